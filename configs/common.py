@@ -1,0 +1,121 @@
+"""What every run shares: the argument string of a config, and the fields that all stages read.
+
+A config is a small program. `--config=configs/grpo.py:model=2b,task=visual_counting` calls
+`get_config("model=2b,task=visual_counting")`, and `--config.data.path=...` overrides a field of
+what it returns. The values for `2b` and `7b` are those of the public Reason-RFT scripts; those of
+`tiny` suit the packaged base model and two CPU cores.
+"""
+
+import ml_collections
+
+from rrft_jax.data.prompts import TASKS
+from rrft_jax.errors import UserError
+
+MODELS = ("tiny", "2b", "7b")
+
+
+def parse(arg: str, paradigms: tuple[str, ...]) -> dict[str, str]:
+    """`"model=2b,paradigm=cot_sft"` -> the chosen model, task and paradigm, defaults filled in.
+
+    Args:
+      arg: comma-separated `name=choice` pairs, in any order; empty takes every default.
+      paradigms: those that the config file can run, its default first.
+
+    Raises:
+      UserError: a name or a choice that doesn't exist; the message lists those that do.
+    """
+    choices = {"model": MODELS, "task": TASKS, "paradigm": paradigms}
+    chosen = {"model": "tiny", "task": "visual_counting", "paradigm": paradigms[0]}
+    for pair in filter(None, (pair.strip() for pair in arg.split(","))):
+        name, _, choice = (part.strip() for part in pair.partition("="))
+        if name not in choices:
+            raise UserError(
+                f"config argument {pair!r}: expected name=choice with name one of "
+                f"{', '.join(choices)}"
+            )
+        if choice not in choices[name]:
+            raise UserError(
+                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}"
+            )
+        chosen[name] = choice
+    return chosen
+
+
+def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
+    """The fields of every config; the stages' own sections come from `sft.py` and `grpo.py`."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.task = chosen["task"]
+    config.paradigm = chosen["paradigm"]
+    config.stages = ()  # which of "sft" and "grpo" to run, in order; evaluation always follows
+
+    # Steps between checkpoints, between evaluations (0: only after each stage), and between
+    # the completions that are kept in rollouts.jsonl.
+    config.checkpoint_every = 100
+    config.eval_every = 0
+    config.rollouts_every = 10
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = chosen["model"]
+    model.path = ""  # a Hugging Face folder; "" is the packaged base, which only `tiny` has
+    model.dtype = "float32"  # of the weights that the optimizer updates
+    model.compute_dtype = "bfloat16"
+    model.remat = "full"  # recompute each layer in the backward pass: "full", "dots" or "none"
+    model.logit_chunk = 128  # completion tokens whose logits exist at one time
+
+    config.data = data = ml_collections.ConfigDict()
+    data.path = ""  # Reason-RFT's folder or a JSON file; "" draws the pictures
+    data.image_root = ""  # where the rows' image paths start; "" looks beside the JSON file
+    data.min_pixels = 3136
+    data.max_pixels = 480_000
+    data.max_prompt_length = 4096  # tokens; a longer row is skipped and counted
+    data.max_target_length = 2048
+    # `reason_rft` wakes up reasoning on the first samples, and reinforces on the rest. Structure
+    # perception has too few samples for that: it reinforces on all of them.
+    data.activation_samples = 1600
+    data.reuse_activation = chosen["task"] == "structure_perception"
+    data.smallest_bucket = 64  # lengths are padded to this, 1.5 times this, twice this, ...
+    data.thought_dropout = 0.0  # share of the chains of thought that SFT sees emptied
+    data.max_skipped_share = 0.5  # of the rows; more broken ones than that end the run
+
+    config.sampling = sampling = ml_collections.ConfigDict()
+    sampling.temperature = 0.9
+    sampling.top_k = 50  # 0: the whole vocabulary
+    sampling.top_p = 0.9  # 1: the whole vocabulary
+    sampling.max_new_tokens = 512
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.samples = 0  # of each split; 0 takes all (1,000 where they are drawn)
+    evaluation.batch_size = 16
+    evaluation.temperature = 0.1  # 0: greedy
+    evaluation.top_k = 50
+    evaluation.top_p = 0.9
+    evaluation.max_new_tokens = 768
+    evaluation.sampled = False  # report accuracy at temperature 1 as well
+
+    # Devices along each axis; their product is the number of devices in use.
+    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+
+    if model.name == "tiny":
+        config.checkpoint_every = 20
+        model.compute_dtype = "float32"
+        model.remat = "none"
+        data.smallest_bucket = 88
+        data.thought_dropout = 0.5
+        sampling.temperature = 1.0
+        sampling.top_k = 0
+        sampling.top_p = 1.0
+        sampling.max_new_tokens = 80
+        evaluation.samples = 1000
+        evaluation.batch_size = 200
+        evaluation.temperature = 0.0
+        evaluation.max_new_tokens = 96
+        evaluation.sampled = True
+    return config
+
+
+def adamw(**fields) -> ml_collections.ConfigDict:
+    """AdamW as in every public script, and the fields of a stage that go with it."""
+    return ml_collections.ConfigDict(
+        {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0} | fields
+    )

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# All tests; torch, the reference that the model must match, is installed for them.
+#   ./launch/test.sh                        everything
+#   ./launch/test.sh tests/rewards -x       any argument of pytest
+# On Linux pip's default torch brings CUDA along (gigabytes). The tests need its CPU build only:
+# where disk or time matter, install that one into .venv first, or tell pip where to find it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/setup.sh
+setup_venv test
+exec .venv/bin/python -m pytest "$@"

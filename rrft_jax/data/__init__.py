@@ -1,0 +1,26 @@
+"""From files and drawn scenes to batches: examples, what is asked of them, arrays."""
+
+from rrft_jax.data.example import Example
+from rrft_jax.data.loader import Batch, Loader, make_loader
+from rrft_jax.data.processor import BadRow, Processor, bucket, open_image, rope_positions
+from rrft_jax.data.prompts import PARADIGMS, TASKS, messages, target
+from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+
+__all__ = [
+    "PARADIGMS",
+    "SPLITS",
+    "TASKS",
+    "BadRow",
+    "Batch",
+    "Example",
+    "Loader",
+    "Processor",
+    "bucket",
+    "find_splits",
+    "make_loader",
+    "messages",
+    "open_image",
+    "read_examples",
+    "rope_positions",
+    "target",
+]

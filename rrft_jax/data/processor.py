@@ -1,0 +1,411 @@
+"""Messages and pictures in, one row of a `Prompt` out, all in NumPy.
+
+The template's own control tokens and the text of a data set never mix: whatever in a question looks
+like a control token is spelt out in ordinary tokens, so that a row holds exactly as many pictures
+as it was given. Everything that depends on a picture's size is decided here.
+"""
+
+import copy
+import functools
+import json
+import os
+import pathlib
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rrft_jax.errors import UserError
+from rrft_jax.models import pretrained
+from rrft_jax.models.prompt import Prompt
+
+# A larger picture is refused before its pixels are decoded: it would be scaled down anyway, and
+# a file of a few kilobytes can claim to hold gigabytes.
+MAX_OPEN_PIXELS = 64_000_000
+
+_IMAGE = "<|image_pad|>"
+_END = "<|im_end|>"
+_PADDING = "<|endoftext|>"
+
+# For folders that bring no template: the turns of Qwen2-VL and nothing besides.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class BadRow(Exception):
+    """A sample that cannot be used; `cause` is the short name under which it is counted."""
+
+    def __init__(self, cause: str, message: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+class Processor:
+    """The tokenizer and the image processor of one checkpoint folder. Safe to share by threads.
+
+    Attributes:
+      stop_tokens: the ids that end a reply.
+      pad_token: the id that fills up rows.
+      image_token: the id that stands for one visual token.
+    """
+
+    def __init__(self, tokenizer: Any, image_processor: Any, stop_tokens: Sequence[int] = ()):
+        """Takes what `from_pretrained` loads; `stop_tokens` are the folder's own."""
+        self._tokenizer = tokenizer
+        self._image_processor = image_processor
+        special = {
+            token.content: index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        if missing := [token for token in (_IMAGE, _END) if token not in special]:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer has no {' and no '.join(missing)}; "
+                "expected the tokenizer of a Qwen2-VL"
+            )
+        self._special = special
+        self._literals = sorted(special, key=len, reverse=True)
+        self._control = re.compile("(" + "|".join(map(re.escape, self._literals)) + ")")
+        # The backend is used directly, with settings of its own: the tokenizer around it changes
+        # the shared settings on every call, which threads must not do to each other.
+        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._plain.encode_special_tokens = True
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self.image_token: int = special[_IMAGE]
+        ends = [*stop_tokens, special[_END], special.get(_PADDING), tokenizer.eos_token_id]
+        self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(i for i in ends if i is not None))
+        padding = [tokenizer.pad_token_id, special.get(_PADDING), special[_END]]
+        self.pad_token: int = next(i for i in padding if i is not None)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, min_pixels: int | None = None, max_pixels: int | None = None
+    ) -> "Processor":
+        """Loads the tokenizer and the image processor of a Hugging Face folder.
+
+        Args:
+          path: the folder; nothing is ever downloaded.
+          min_pixels: pictures of fewer pixels are enlarged; None or 0 keeps the folder's limit.
+          max_pixels: pictures of more pixels are reduced; None or 0 keeps the folder's limit.
+
+        Raises:
+          UserError: a file is missing or broken, or the limits contradict each other.
+        """
+        # Here and not above: these imports take seconds, and most tests and tools need neither.
+        from transformers import AutoTokenizer
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        folder = pathlib.Path(path)
+        if not folder.is_dir():
+            raise UserError(f"{path}: no such folder; expected a Qwen2-VL checkpoint folder")
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UserError(
+                f"{path}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt"
+            )
+        settings = _image_settings(folder, min_pixels, max_pixels)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            image_processor = Qwen2VLImageProcessorPil.from_dict(settings)
+        except Exception as error:  # A broken file can fail anywhere inside the library.
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: the tokenizer or preprocessor is broken: {reason}") from error
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = _chat_template(folder)
+        return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
+
+    def encode(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()) -> Prompt:
+        """One sample as an unbatched `Prompt`: tokens [P], positions [3,P], patches [S,1176], ...
+
+        Args:
+          messages: a chat whose content is a text, or a list of {"type": "image"} and
+            {"type": "text", "text": ...}.
+          images: the pictures of the placeholders, in order: paths or PIL images.
+
+        Raises:
+          BadRow: a picture cannot be used, or the chat has not as many placeholders as `images`.
+        """
+        tokens = []
+        for piece in self._control.split(self._render(messages)):
+            if piece in self._special:
+                tokens.append(self._special[piece])
+            elif piece:
+                tokens += self._tokenize(self._unmask(piece))
+        tokens = np.array(tokens, np.int32)
+        placeholders = int(np.sum(tokens == self.image_token))
+        if placeholders != len(images):
+            raise BadRow(
+                "malformed", f"{placeholders} picture placeholders for {len(images)} pictures"
+            )
+        merge = self._image_processor.merge_size
+        patches, grids = self._patches(images)  # grids [I,2]: rows and columns of patches
+        repeats = np.ones(len(tokens), np.int64)
+        repeats[tokens == self.image_token] = grids.prod(axis=-1) // merge**2
+        tokens = np.repeat(tokens, repeats)
+        positions, next_position = rope_positions(tokens, grids, merge, self.image_token)
+        return Prompt(
+            tokens=tokens,
+            mask=np.ones(len(tokens), bool),
+            positions=positions,
+            next_position=next_position,
+            patches=patches,
+            patch_rows_cols=np.concatenate(
+                [np.zeros((0, 2), np.int32), *(_patch_rows_cols(*grid, merge) for grid in grids)]
+            ),
+            patch_image=np.repeat(np.arange(len(grids), dtype=np.int32), grids.prod(axis=-1)),
+        )
+
+    def prompt_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The chat as the template writes it, with one placeholder a picture: for people."""
+        return self._unmask(self._render(messages))
+
+    def encode_target(self, text: str) -> list[int]:
+        """The tokens of a whole reply, its end-of-turn token included."""
+        return [*self._tokenize(text), self._special[_END]]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, without control tokens. Any ids are accepted."""
+        return self._plain.decode([int(token) for token in tokens], skip_special_tokens=True)
+
+    def batch(
+        self,
+        rows: Sequence[Prompt],
+        prompt_length: int | None = None,
+        num_patches: int | None = None,
+    ) -> Prompt:
+        """Stacks rows: tokens are padded on the left, patches on the right.
+
+        Args:
+          rows: at least one row, as `encode` gives them.
+          prompt_length: P; by default the bucket of the longest row.
+          num_patches: S; by default the bucket of the row with the most patches.
+        """
+        longest = max(len(row.tokens) for row in rows)
+        most = max(len(row.patches) for row in rows)
+        length = bucket(longest) if prompt_length is None else prompt_length
+        count = bucket(most) if num_patches is None else num_patches
+        if longest > length or most > count:
+            raise ValueError(f"{longest} tokens, {most} patches do not fit {length} and {count}")
+
+        def blank(fill, *shape, dtype=np.int32):
+            return np.full((len(rows), *shape), fill, dtype)
+
+        batch = Prompt(
+            tokens=blank(self.pad_token, length),
+            mask=blank(False, length, dtype=bool),
+            positions=np.zeros((3, len(rows), length), np.int32),
+            next_position=np.array([row.next_position for row in rows], np.int32),
+            patches=blank(0, count, rows[0].patches.shape[-1], dtype=np.float32),
+            patch_rows_cols=blank(0, count, 2),
+            patch_image=blank(-1, count),
+        )
+        for b, row in enumerate(rows):
+            start, end = length - len(row.tokens), len(row.patches)
+            batch.tokens[b, start:] = row.tokens
+            batch.mask[b, start:] = row.mask
+            batch.positions[:, b, start:] = row.positions
+            batch.patches[b, :end] = row.patches
+            batch.patch_rows_cols[b, :end] = row.patch_rows_cols
+            batch.patch_image[b, :end] = row.patch_image
+        return batch
+
+    def _tokenize(self, text: str) -> list[int]:
+        try:
+            return self._plain.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeError) as error:  # Half a surrogate pair, which JSON can spell.
+            raise BadRow("malformed", f"a text that is not Unicode: {text!r:.60}") from error
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The chat as text, in which only the template's own control tokens can be read as such."""
+        masked = []
+        for message in messages:
+            content = message["content"]
+            if isinstance(content, str):
+                content = self._mask(content)
+            else:
+                content = [
+                    {**part, "text": self._mask(part["text"])} if "text" in part else part
+                    for part in content
+                ]
+            masked.append({**message, "content": content})
+        return self._tokenizer.apply_chat_template(
+            masked, tokenize=False, add_generation_prompt=True
+        )
+
+    def _mask(self, text: str) -> str:
+        """Replaces control tokens by their number between two private-use characters."""
+        return self._control.sub(lambda m: f"\ue000{self._literals.index(m[0])}\ue001", text)
+
+    def _unmask(self, text: str) -> str:
+        def literal(match):
+            number = int(match[1])
+            return self._literals[number] if number < len(self._literals) else match[0]
+
+        return re.sub("\ue000([0-9]{1,4})\ue001", literal, text)
+
+    def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """All pictures' patches [S,1176] and each picture's rows and columns of them [I,2]."""
+        process = self._image_processor
+        if not images:
+            values = 3 * process.temporal_patch_size * process.patch_size**2
+            return np.zeros((0, values), np.float32), np.zeros((0, 2), np.int32)
+        opened = [open_image(image) for image in images]
+        try:
+            outputs = process(images=opened, return_tensors="np")
+        except Exception as error:  # Elongated beyond all measure, or pixels of an unknown kind.
+            raise BadRow("picture", f"{_name(images[0])}: {error}") from error
+        grids = np.asarray(outputs["image_grid_thw"])[:, 1:].astype(np.int32)
+        return np.asarray(outputs["pixel_values"], np.float32), grids
+
+
+def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Image:
+    """A picture with its pixels decoded, in the file's own mode: the image processor makes it RGB.
+
+    The rotation that a camera noted in the file is not applied, as in Hugging Face processors.
+
+    Args:
+      picture: a path or a PIL image.
+      max_open_pixels: width x height beyond which the pixels are not decoded.
+
+    Raises:
+      BadRow: missing, not a picture, truncated, or too large; its cause is "picture".
+    """
+    try:
+        if not isinstance(picture, Image.Image):
+            # A path in a data set may name anything, a pipe that blocks for ever included.
+            if not os.path.isfile(picture):
+                raise FileNotFoundError("no such picture file")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides
+                with Image.open(picture) as opened:
+                    return _decoded(opened, max_open_pixels)
+        return _decoded(picture, max_open_pixels)
+    except Exception as error:  # Decoders of broken files raise nearly everything.
+        raise BadRow("picture", f"{_name(picture)}: {error}") from error
+
+
+def rope_positions(
+    tokens: np.ndarray, grids: np.ndarray, merge: int, image_token: int
+) -> tuple[np.ndarray, np.int32]:
+    """The three positions (time, row, column) of every token of one unpadded row.
+
+    Text counts on all three axes alike. A picture's tokens share one time and spread over rows and
+    columns from where the text stopped; the text after it goes on behind the largest of them.
+
+        text  <|vision_start|>  2x2 picture  <|vision_end|>
+        0     1                 2  2  2  2   4                time
+        0     1                 2  2  3  3   4                row
+        0     1                 2  3  2  3   4                column
+
+    Args:
+      tokens: [P], with every picture's tokens in place.
+      grids: [I,2], rows and columns of patches of each picture.
+      merge: patches on a side of the square that becomes one token.
+      image_token: the token that pictures are made of.
+
+    Returns:
+      positions [3,P] int32, and the position of the token that comes next.
+    """
+    starts = np.flatnonzero(tokens == image_token)
+    pieces, done, position = [], 0, 0
+    for rows, cols in np.asarray(grids) // merge:
+        start = starts[np.searchsorted(starts, done)]
+        pieces.append(np.broadcast_to(position + np.arange(start - done), (3, start - done)))
+        position += start - done
+        row, col = np.divmod(np.arange(rows * cols), cols)
+        pieces.append(position + np.stack([np.zeros_like(row), row, col]))
+        position += max(rows, cols)
+        done = start + rows * cols
+    rest = len(tokens) - done
+    pieces.append(np.broadcast_to(position + np.arange(rest), (3, rest)))
+    return np.concatenate(pieces, axis=1).astype(np.int32), np.int32(position + rest)
+
+
+def bucket(n: int, smallest: int = 64) -> int:
+    """The length that `n` is padded to: 64, 96, 128, 192, 256, ...; 0 stays 0.
+
+    At most a third of a row is padding, and the number of compiled shapes stays small.
+    """
+    if n == 0:
+        return 0
+    size = smallest
+    while size < n:
+        size *= 2
+    between = size * 3 // 4
+    return between if between >= max(n, smallest) else size
+
+
+@functools.lru_cache(256)
+def _patch_rows_cols(rows: int, cols: int, merge: int) -> np.ndarray:
+    """[rows*cols, 2]: where each patch lies, in an order that keeps merged squares together."""
+    where = np.stack(np.mgrid[:rows, :cols], axis=-1).astype(np.int32)
+    blocks = where.reshape(rows // merge, merge, cols // merge, merge, 2)
+    return blocks.swapaxes(1, 2).reshape(-1, 2)
+
+
+def _decoded(image: Image.Image, max_open_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_open_pixels:
+        raise ValueError(f"{width} x {height} pixels are more than {max_open_pixels}")
+    image.load()
+    return image
+
+
+def _name(picture: Any) -> str:
+    return "a drawn picture" if isinstance(picture, Image.Image) else str(picture)
+
+
+def _image_settings(
+    folder: pathlib.Path, min_pixels: int | None, max_pixels: int | None
+) -> dict[str, Any]:
+    """The image processor's settings, the two spellings of its limits made one."""
+    settings = _read_json(folder / "processor_config.json").get("image_processor")
+    settings = dict(settings or _read_json(folder / "preprocessor_config.json"))
+    if not settings:
+        raise UserError(
+            f"{folder}: no image settings; expected preprocessor_config.json (it comes with "
+            "every Qwen2-VL checkpoint)"
+        )
+    size = settings.pop("size", None) or {}
+    limits = {}
+    for edge, name, given in (
+        ("shortest_edge", "min_pixels", min_pixels),
+        ("longest_edge", "max_pixels", max_pixels),
+    ):
+        stored = settings.pop(name, None) or size.get(edge) or size.get(name)
+        limits[edge] = given or stored or {"min_pixels": 56**2, "max_pixels": 1280 * 28**2}[name]
+    if limits["shortest_edge"] > limits["longest_edge"]:
+        raise UserError(
+            f"min_pixels={limits['shortest_edge']} is above max_pixels={limits['longest_edge']}; "
+            "set data.min_pixels or data.max_pixels"
+        )
+    return {**settings, "size": limits}
+
+
+def _chat_template(folder: pathlib.Path) -> str:
+    return _read_json(folder / "chat_template.json").get("chat_template") or _CHAT_TEMPLATE
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

@@ -1,0 +1,43 @@
+"""How right a completion is, and what a split's scores say, with their uncertainty."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rrft_jax.rewards.accuracy import agree, equal, extract_answer
+from rrft_jax.rewards.transformation import partial_credit
+
+
+def score(task: str, completion: str, answer: str) -> float:
+    """Between 0 and 1. Partial credit for transformations, right or wrong for all else.
+
+    Kinder than the accuracy reward: the value may stand among other words, tags or not.
+    """
+    extracted, _ = extract_answer(completion)
+    if task == "spatial_transformation":
+        return partial_credit(extracted, answer)
+    return float(equal(extracted, answer) or agree(extracted, answer))
+
+
+def summary(scores: Sequence[float]) -> dict[str, Any]:
+    """A split's entry in `results.json`; accuracy and standard error are fractions of 1."""
+    mean, error = _mean_and_error(scores)
+    return {"accuracy": mean, "samples": len(scores), "standard_error": error}
+
+
+def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
+    """The mean gain on the same samples in the same order, and its standard error.
+
+    Samples that are easy or hard for both cancel out, so the error is smaller than that of the
+    difference of two accuracies.
+    """
+    return _mean_and_error([b - a for a, b in zip(before, after, strict=True)])
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """For scores of 0 and 1 the error is sqrt(p (1 - p) / n)."""
+    if not values:
+        raise ValueError("no scores")
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return mean, math.sqrt(variance / len(values))

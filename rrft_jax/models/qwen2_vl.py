@@ -1,0 +1,217 @@
+"""Qwen2-VL as pure functions of (params, inputs): encode_images, prefill, decode, score.
+
+The prompt is computed once per group of completions. `prefill` and `decode` are for sampling,
+`score` is for everything that is trained or compared: supervised fine-tuning is `score` with one
+completion a prompt, the reference model is `score` with other parameters.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrft_jax.models import language, vision
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.language import KeyValues, Step, text_angles
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel.sharding import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class Qwen2VL:
+    """The model without its weights; hashable, so that it can be a static argument.
+
+    Attributes:
+      config: sizes.
+      dtype: what activations are computed in; parameters are cast at their use.
+      remat: rematerialisation policy of both towers' layers (`models/remat.py`).
+      logit_chunk: how many tokens of each completion have their logits in memory at a time.
+      mesh: pins the layout of activations; None on one device.
+      source: the folder that it was loaded from, whose tokenizer files an export copies.
+    """
+
+    config: Qwen2VLConfig
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    logit_chunk: int = 128
+    mesh: jax.sharding.Mesh | None = None
+    source: str | None = None
+
+    @property
+    def _vision(self) -> vision.VisionTower:
+        return vision.VisionTower(self.config.vision, self.dtype, self.remat)
+
+    @property
+    def _language(self) -> language.Decoder:
+        return language.Decoder(self.config.text, self.dtype, self.remat)
+
+    def init(self, key: jax.Array) -> dict:
+        """Random float32 parameters, a plain dict with the layers of each tower stacked."""
+        c = self.config
+        vision_key, language_key = jax.random.split(key)
+        merge = c.vision.merge_size**2
+        patches = jnp.zeros((1, merge, c.vision.patch_values))
+        rows_cols, segments = jnp.zeros((1, merge, 2), int), jnp.zeros((1, merge), int)
+        tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
+        angles = text_angles(c.text, jnp.zeros((3, 1, 1), int))
+
+        def run(decoder: language.Decoder):
+            x = decoder.embed_tokens(tokens)
+            x, *_ = decoder(x, None, None, None, Step(prompt_mask=mask, prompt_angles=angles))
+            return decoder.logits(x)
+
+        return {
+            "vision": self._vision.init(vision_key, patches, rows_cols, segments)["params"],
+            "language": self._language.init(language_key, method=run)["params"],
+        }
+
+    def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
+        """Visual tokens of each row's pictures, in order: [B,N,D]."""
+        visual = self._vision.apply(
+            {"params": params["vision"]},
+            prompt.patches,
+            prompt.patch_rows_cols,
+            prompt.patch_image,
+        )
+        return constrain(visual, "BND", self.mesh)
+
+    def prefill(self, params: dict, prompt: Prompt) -> tuple[jax.Array, KeyValues]:
+        """The prompt through the decoder.
+
+        Returns:
+          (hidden [B,D] of the last token, which predicts the first completion token; the
+          prompt's keys and values [L,B,P,K,C]).
+        """
+        x, step = self._prompt_stream(params, prompt)
+        x, _, _, prompt_kv = self._decoder(params, x, None, None, None, step)
+        return x[:, -1], KeyValues(*(constrain(a, "LBPKC", self.mesh) for a in prompt_kv))
+
+    def empty_cache(self, batch: int, group: int, length: int) -> KeyValues:
+        """Room for the keys and values of `length` tokens of each completion."""
+        c = self.config.text
+        shape = (c.depth, batch, group, length, c.kv_heads, c.head_size)
+        zeros = constrain(jnp.zeros(shape, self.dtype), "LBGTKC", self.mesh)
+        return KeyValues(zeros, zeros)
+
+    def decode(
+        self,
+        params: dict,
+        tokens: jax.Array,
+        time: jax.Array,
+        prompt: Prompt,
+        prompt_kv: KeyValues,
+        cache: KeyValues,
+    ) -> tuple[jax.Array, KeyValues]:
+        """One token of each completion.
+
+        Args:
+          params: parameters.
+          tokens: [B,G], the tokens at index `time` of their completions.
+          time: scalar.
+          prompt: the prompts that `prompt_kv` was computed from.
+          prompt_kv: [L,B,P,K,C].
+          cache: [L,B,G,T,K,C], filled up to `time`.
+
+        Returns:
+          (hidden [B,G,D], which predicts the token at `time + 1`; the cache with this token).
+        """
+        length = cache.keys.shape[3]
+        positions = jnp.broadcast_to(prompt.next_position + time, (3, len(tokens)))[..., None, None]
+        step = Step(
+            prompt_mask=prompt.mask,
+            group_angles=text_angles(self.config.text, positions),
+            own_mask=jnp.arange(length)[None] <= time,
+            time=time,
+        )
+        x = self._embed(params, tokens)[:, :, None]
+        _, x, cache, _ = self._decoder(params, None, x, cache, prompt_kv, step)
+        return x[:, :, 0], cache
+
+    def logits(self, params: dict, hidden: jax.Array) -> jax.Array:
+        """[...,D] -> [...,V] float32."""
+        variables = {"params": params["language"]}
+        return self._language.apply(variables, hidden, method="logits")
+
+    def score(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
+        """Log-probabilities [B,G,T] of the tokens of G completions a prompt, at temperature 1.
+
+        The gradient is that of scoring every (prompt, completion) pair by itself. Padding at the
+        end of a completion is scored like any token and harms none: mask its results.
+        """
+        return self.score_with_entropy(params, prompt, completions)[0]
+
+    def score_with_entropy(
+        self, params: dict, prompt: Prompt, completions: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`score`, and the entropy [B,G,T] of the distribution that each token was drawn from."""
+        hidden = self._predicting_hidden(params, prompt, completions)
+        return self._token_statistics(params, hidden, completions)
+
+    def _predicting_hidden(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
+        """[B,G,T,D]: the hidden state that predicts each completion token."""
+        batch, group, length = completions.shape
+        x, step = self._prompt_stream(params, prompt)
+        steps = prompt.next_position[:, None, None] + jnp.arange(length)  # [B,1,T]
+        step = step.replace(
+            group_angles=text_angles(self.config.text, jnp.broadcast_to(steps, (3, *steps.shape))),
+            own_mask=jnp.tril(jnp.ones((length, length), bool)),
+        )
+        completion_x = self._embed(params, completions)
+        x, completion_x, _, _ = self._decoder(params, x, completion_x, None, None, step)
+        first = jnp.broadcast_to(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
+        return jnp.concatenate([first, completion_x[:, :, :-1]], axis=2)
+
+    def _token_statistics(self, params: dict, hidden: jax.Array, tokens: jax.Array):
+        """Log-probability and entropy per token, never with the logits of all tokens in memory.
+
+        A chunk's logits are computed again in the backward pass, so that the peak is one chunk.
+        """
+        batch, group, length, width = hidden.shape
+        chunk = min(self.logit_chunk, length)
+        chunks = -(-length // chunk)
+        pad = chunks * chunk - length
+
+        def split(x):  # [B,G,T,...] -> [chunks,B,G,chunk,...]
+            x = jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
+            return jnp.moveaxis(x.reshape(batch, group, chunks, chunk, *x.shape[3:]), 2, 0)
+
+        @jax.checkpoint
+        def statistics(hidden, tokens):
+            logits = constrain(self.logits(params, hidden), "BGTV", self.mesh)
+            log_probs = jax.nn.log_softmax(logits)
+            taken = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+            return taken, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+
+        if chunks == 1:
+            return statistics(hidden, tokens)
+        _, results = jax.lax.scan(
+            lambda _, x: (None, statistics(*x)), None, (split(hidden), split(tokens))
+        )
+        return tuple(
+            jnp.moveaxis(r, 0, 2).reshape(batch, group, chunks * chunk)[..., :length]
+            for r in results
+        )
+
+    def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[jax.Array, Step]:
+        """Embedded prompt tokens [B,P,D], visual tokens in the place of their placeholders."""
+        x = self._embed(params, prompt.tokens)
+        if prompt.patches.shape[1]:
+            visual = self.encode_images(params, prompt)
+            is_image = prompt.tokens == self.config.image_token
+            index = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, visual.shape[1] - 1)
+            placed = jnp.take_along_axis(visual, index[..., None], axis=1)
+            x = jnp.where(is_image[..., None], placed, x)
+        step = Step(
+            prompt_mask=prompt.mask,
+            prompt_angles=text_angles(self.config.text, prompt.positions),
+        )
+        return constrain(x, "BPD", self.mesh), step
+
+    def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+        variables = {"params": params["language"]}
+        x = self._language.apply(variables, tokens, method="embed_tokens")
+        return constrain(x, "BGTD" if x.ndim == 4 else "BPD", self.mesh)
+
+    def _decoder(self, params: dict, *inputs):
+        return self._language.apply({"params": params["language"]}, *inputs)

@@ -1,0 +1,29 @@
+"""Rematerialisation by name: what a layer keeps for its backward pass."""
+
+from typing import TypeVar
+
+import jax
+from flax import linen as nn
+
+from rrft_jax.errors import UserError
+
+POLICIES = {
+    "none": None,  # keep everything
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input alone
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep products with weights
+}
+Layer = TypeVar("Layer", bound=type[nn.Module])
+
+
+def rematerialised(layer: Layer, policy: str) -> Layer:
+    """The layer class with the named policy.
+
+    Raises:
+      UserError: no policy has that name.
+    """
+    if policy not in POLICIES:
+        raise UserError(f"model.remat: {policy!r} is not one of {', '.join(POLICIES)}")
+    if policy == "none":
+        return layer
+    # Inside a scan the loop itself keeps XLA from merging the two computations.
+    return nn.remat(layer, policy=POLICIES[policy], prevent_cse=False)

@@ -1,0 +1,69 @@
+"""JSON lines, one object a step, that survive a run's end at any moment and its resumption."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsWriter:
+    """Appends lines to a file; each is complete on disk before the next step begins.
+
+    writer = MetricsWriter(workdir / "metrics.jsonl")
+    writer.write("sft", 1, {"loss": 2.3})  # {"stage": "sft", "step": 1, "loss": 2.3}
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch()
+        self._keep(lambda line: True)
+
+    def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers may be NumPy's or JAX's; what JSON has no word for (NaN, inf) becomes null."""
+        line = json.dumps(
+            {"stage": stage, "step": step, **_plain(values)}, ensure_ascii=False, allow_nan=False
+        )
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def truncate_after(self, stage: str, step: int) -> None:
+        """Drops a stage's lines past the step from which it goes on, for they'll come again."""
+        self._keep(lambda line: line["stage"] != stage or line["step"] <= step)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Rewrites the file with the wanted lines; one that a crash tore goes too."""
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if (value := _read(line)) is not None and wanted(value)]
+        if kept == lines:
+            return
+        # Written beside it and renamed, so that no moment has half of a file.
+        beside = self._path.with_name(self._path.name + ".new")
+        beside.write_bytes(b"".join(kept))
+        os.replace(beside, self._path)
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """The object of a whole line; None for a torn one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and {"stage", "step"} <= value.keys() else None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays and their scalars
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

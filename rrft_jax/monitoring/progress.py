@@ -1,0 +1,67 @@
+"""The console: a bar with the time left on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Progress of a stage from step `start` (where a resumed one goes on) to `total`.
+
+    with Progress("sft", total=100) as progress:
+        progress.update(1, {"loss": 2.3})
+    """
+
+    def __init__(self, stage: str, total: int, start: int = 0, stream: TextIO | None = None):
+        self._stage = stage
+        self._total = total
+        self._start = start
+        self._stream = stream or sys.stderr
+        self._began = self._said = time.monotonic()
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                desc=stage, total=total, initial=start, file=self._stream, dynamic_ncols=True
+            )
+
+    def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
+        """`step` steps are done; the values (numbers or text) stand beside them."""
+        shown = {name: _short(value) for name, value in (values or {}).items()}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        first, last = step == self._start + 1, step >= self._total
+        # The first line says that compilation is over.
+        if not (first or last or now - self._said >= _SECONDS_BETWEEN_LINES):
+            return
+        self._said = now
+        parts = [f"{self._stage} {step}/{self._total}"]
+        parts += [f"{name} {value}" for name, value in shown.items()]
+        if not (first or last):
+            left = (now - self._began) / (step - self._start) * (self._total - step)
+            parts.append(f"{tqdm.format_interval(left)} left")
+        print("  ".join(parts), file=self._stream, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line, above the bar if there's one: what a stage did, what was skipped."""
+    tqdm.write(text, file=stream or sys.stderr)
+    (stream or sys.stderr).flush()
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else f"{float(value):.3g}"

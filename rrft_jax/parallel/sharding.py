@@ -1,0 +1,83 @@
+"""One table says where every array lives: a letter per axis, and the mesh axes of that letter.
+
+An array is described by the letters of its axes: a prompt's tokens are "BP", the cache of the
+completions "LBGTKC", the query projection of all layers "LDH". A mesh axis is used once per
+array, by the first letter that asks for it: so "BPD" splits its batch over `data` and `fsdp` and
+leaves D whole, while "LDH" splits D over `fsdp` and the heads over `tensor`. A dimension that the
+mesh axes don't divide stays whole.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+LETTERS = {
+    "B": ("data", "fsdp"),  # prompts
+    "D": ("fsdp",),  # width of the residual stream (a weight's other side)
+    "H": ("tensor",),  # heads, alone or times their size
+    "K": ("tensor",),  # key/value heads
+    "F": ("tensor",),  # width of an MLP
+    "V": ("tensor",),  # vocabulary
+}  # every other letter, and ".", is whole on each device
+
+
+def spec(mesh: Mesh, letters: str, shape: tuple[int, ...]) -> PartitionSpec:
+    """The partition of an array of this shape, whose axes have these letters."""
+    used: set[str] = set()
+    entries = []
+    for letter, size in zip(letters, shape, strict=True):
+        axes = tuple(a for a in LETTERS.get(letter, ()) if a not in used and mesh.shape[a] > 1)
+        parts = 1
+        for axis in axes:
+            parts *= mesh.shape[axis]
+        if not axes or size % parts:
+            entries.append(None)
+            continue
+        used.update(axes)
+        entries.append(axes if len(axes) > 1 else axes[0])
+    return PartitionSpec(*entries)
+
+
+def sharding(mesh: Mesh, letters: str, shape: tuple[int, ...]) -> NamedSharding:
+    return NamedSharding(mesh, spec(mesh, letters, shape))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, letters: str, mesh: Mesh | None) -> jax.Array:
+    """Inside jit: pins the layout of an activation (a no-op without a mesh)."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, letters, x.shape))
+
+
+def place(mesh: Mesh, tree: Any, letters: Any) -> Any:
+    """Puts host arrays on the mesh; `letters` is a tree of strings, one for each array."""
+    return jax.tree.map(
+        lambda name, x: jax.device_put(x, sharding(mesh, name, x.shape)), letters, tree
+    )
+
+
+def micro_batches(tree: Any, letters: Any, number: int) -> Any:
+    """Splits the B axis of every array into `number` parts, stacked on a new first axis.
+
+    Row i goes to part i % number, so that on a mesh every device splits its own rows and none
+    travels.
+    """
+
+    def split(name: str, x: jax.Array) -> jax.Array:
+        axis = name.index("B")
+        shape = (*x.shape[:axis], x.shape[axis] // number, number, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis + 1, 0)
+
+    return jax.tree.map(split, letters, tree)
+
+
+def join_micro_batches(x: jax.Array) -> jax.Array:
+    """The rows of `micro_batches` in their order again: [number,B/number,...] -> [B,...]."""
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(-1, *x.shape[2:])

@@ -1,0 +1,119 @@
+"""The state of a stage of training, its layout on the mesh, and one update of it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from rrft_jax.errors import UserError
+from rrft_jax.parallel import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that an update changes.
+
+    `params` is the whole model; `opt_state` covers the trained part of it alone, so that a frozen
+    weight has no moments.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+
+
+def split(params: dict, freeze: str) -> tuple[dict, dict]:
+    """(trained, frozen) flat dicts {path: array}; `freeze` is a regex that must match a whole path.
+
+    Raises:
+      UserError: the expression is broken, or freezes everything.
+    """
+    try:
+        pattern = re.compile(freeze)
+    except re.error as error:
+        raise UserError(f"freeze: {freeze!r} is not a regular expression: {error}") from None
+    flat = flatten_dict(params, sep="/")
+    frozen = {path: x for path, x in flat.items() if freeze and pattern.fullmatch(path)}
+    trained = {path: x for path, x in flat.items() if path not in frozen}
+    if not trained:
+        raise UserError(f"freeze: {freeze!r} matches every parameter: nothing is left to train")
+    return trained, frozen
+
+
+def merge(trained: dict, frozen: dict) -> dict:
+    """The nested parameters again."""
+    return unflatten_dict({**trained, **frozen}, sep="/")
+
+
+def create(params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh):
+    """A fresh state. The optimizer's moments lie where their parameters lie."""
+    trained, _ = split(params, freeze)
+    abstract = jax.eval_shape(optimizer.init, trained)
+    whole = sharding.replicated(mesh)
+    layout = optax.tree_map_params(
+        optimizer,
+        lambda _, param: param.sharding,
+        abstract,
+        trained,
+        transform_non_params=lambda _: whole,
+    )
+    opt_state = jax.jit(optimizer.init, out_shardings=layout)(trained)
+    step = jax.device_put(jnp.zeros((), jnp.int32), whole)
+    return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def layout(state: TrainState) -> TrainState:
+    """Where each array of a state lies: a tree of shardings."""
+    return jax.tree.map(lambda x: x.sharding, state)
+
+
+def update(
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    freeze: str,
+    loss: Callable[[dict, Any], tuple[jax.Array, dict]],
+    micro_batches: Any,
+) -> tuple[TrainState, dict]:
+    """One step of the optimizer, on gradients summed over micro-batches.
+
+    Args:
+      state: the state before.
+      optimizer: works on the trained part of the parameters.
+      freeze: which parameters are not trained.
+      loss: (params, micro-batch) -> (loss, metrics), scaled so that the *sum* over micro-batches
+        is the loss of the batch: the result then doesn't depend on how many there are.
+      micro_batches: the batch, split along a new first axis of every array.
+
+    Returns:
+      (the state after, metrics summed over micro-batches, with `loss` and `gradient_norm`).
+    """
+    trained, frozen = split(state.params, freeze)
+
+    def gradients(micro_batch):
+        def of_trained(trained):
+            value, metrics = loss(merge(trained, frozen), micro_batch)
+            return value, {**metrics, "loss": value}
+
+        grads, metrics = jax.grad(of_trained, has_aux=True)(trained)
+        return grads, metrics
+
+    if jax.tree.leaves(micro_batches)[0].shape[0] == 1:
+        grads, metrics = gradients(jax.tree.map(lambda x: x[0], micro_batches))
+    else:
+        first = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], micro_batches))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+        (grads, metrics), _ = jax.lax.scan(
+            lambda total, batch: (jax.tree.map(jnp.add, total, gradients(batch)), None),
+            zeros,
+            micro_batches,
+        )
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = merge(optax.apply_updates(trained, updates), frozen)
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -1,0 +1,45 @@
+"""Package metadata. Ranges say what works; constraints.txt pins what is tested."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rrft_jax/__init__.py").read_text())[1]
+
+setup(
+    name="rrft_jax",
+    version=VERSION,
+    description="Fine-tunes Qwen2-VL for visual reasoning in JAX: SFT, then GRPO",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["rrft_jax", "rrft_jax.*"]),
+    package_data={"rrft_jax": ["assets/**"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "grain>=0.2.14",
+        "jax>=0.10",
+        "jaxtyping>=0.3",
+        "jinja2>=3.1",  # chat templates
+        "math-verify>=0.8",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "pillow>=11",
+        "safetensors>=0.6",
+        "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.66",
+        "transformers>=5.0",
+        # Newer JAX, which needs Python 3.12, doesn't work with Flax up to 0.12.8, which is the
+        # newest for Python 3.11.
+        "flax>=0.12.8; python_version < '3.12'",
+        "flax>=0.12.9; python_version >= '3.12'",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+        "test": ["pytest>=8", "ruff>=0.12", "torch==2.13.0"],
+    },
+)

@@ -1,0 +1,81 @@
+"""Configs: the argument string, the public hyperparameters, and that all of them check out."""
+
+import itertools
+
+import pytest
+
+from configs import common, eval, grpo, sft
+from rrft_jax import rewards
+from rrft_jax.data.prompts import PARADIGMS, TASKS
+from rrft_jax.errors import UserError
+from rrft_jax.main import check
+
+FILES = {sft: ("cot_sft", "ans_sft"), grpo: ("reason_rft", "reason_rft_zero"), eval: PARADIGMS}
+
+
+def test_every_choice_makes_a_valid_config():
+    for file, paradigms in FILES.items():
+        for model, task, paradigm in itertools.product(common.MODELS, TASKS, paradigms):
+            config = file.get_config(f"model={model},task={task},paradigm={paradigm}")
+            check(config)
+            assert (config.model.name, config.task, config.paradigm) == (model, task, paradigm)
+
+
+@pytest.mark.parametrize(
+    "file, arg, message",
+    [
+        (grpo, "model=3b", "'model=3b': model is one of tiny, 2b, 7b"),
+        (grpo, "task=x", "visual_counting, structure_perception, spatial_transformation"),
+        (grpo, "paradigm=cot_sft", "paradigm is one of reason_rft, reason_rft_zero"),
+        (sft, "paradigm=reason_rft", "paradigm is one of cot_sft, ans_sft"),
+        (eval, "paradigm=x", "reason_rft, reason_rft_zero, cot_sft, ans_sft"),
+        (grpo, "size=2b", "'size=2b': expected name=choice with name one of model, task, paradigm"),
+        (grpo, "2b", "'2b': expected name=choice"),
+    ],
+)
+def test_unknown_choices_are_listed(file, arg, message):
+    with pytest.raises(UserError) as error:
+        file.get_config(arg)
+    assert message in str(error.value)
+
+
+def test_argument_takes_any_order_and_spaces():
+    config = sft.get_config(" paradigm = ans_sft , model=7b,")
+    assert (config.model.name, config.paradigm) == ("7b", "ans_sft")
+
+
+@pytest.mark.parametrize("model", ["2b", "7b"])
+def test_public_hyperparameters(model):
+    config = grpo.get_config(f"model={model},task=spatial_transformation")
+    assert config.stages == ("sft", "grpo")
+    assert (config.data.min_pixels, config.data.max_pixels) == (3136, 480_000)
+    assert (config.data.max_prompt_length, config.data.activation_samples) == (4096, 1600)
+    assert not config.data.reuse_activation and config.data.thought_dropout == 0
+    sampling = config.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.9, 0.9, 50)
+    assert sampling.max_new_tokens == 512
+    stage = config.grpo
+    assert (stage.batch_size, stage.num_samples, stage.micro_batches) == (14, 8, 2)
+    assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-6, "linear", 0)
+    assert (stage.weight_decay, stage.beta, stage.inner_updates) == (0, 0.04, 1)
+    assert (stage.epochs, stage.freeze) == (1, "")
+    assert set(stage.rewards) <= set(rewards.names())
+    assert config.eval.max_new_tokens == 768
+
+    config = sft.get_config(f"model={model}")
+    stage = config.sft
+    assert config.stages == ("sft",) and config.data.max_pixels == 512 * 512
+    assert (stage.batch_size, stage.micro_batches, stage.epochs) == (16, 2, 1)
+    assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-5, "cosine", 100)
+    assert (stage.weight_decay, stage.clip_norm, stage.freeze) == (0.1, 1.0, "vision/.*")
+    assert (stage.b1, stage.b2, stage.eps) == (0.9, 0.999, 1e-8)
+
+
+def test_structure_perception_reinforces_on_everything_for_five_epochs():
+    config = grpo.get_config("model=2b,task=structure_perception")
+    assert config.data.reuse_activation and config.grpo.epochs == 5
+
+
+def test_zero_reinforces_at_once_and_eval_trains_nothing():
+    assert grpo.get_config("paradigm=reason_rft_zero").stages == ("grpo",)
+    assert eval.get_config().stages == ()

@@ -1,0 +1,269 @@
+"""Rows equal what transformers makes of the same messages; hostile text and pictures stay harmless.
+
+The patches must match its PIL image processor, the positions torch's `get_rope_index`.
+"""
+
+import itertools
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.vision_utils import get_vision_position_ids
+
+from rrft_jax.data import BadRow, Processor, bucket, open_image
+from rrft_jax.errors import UserError
+
+SIZES = {"none": [], "one": [(100, 60)], "two": [(60, 130), (57, 57)], "three": [(30, 90)] * 3}
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint):
+    return checkpoint("small")
+
+
+@pytest.fixture(scope="module")
+def processor(folder):
+    return Processor.from_pretrained(folder)
+
+
+def _picture(size, mode="RGB", seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    return Image.fromarray(pixels, "RGBA").convert(mode)
+
+
+def _chat(text, images=0):
+    parts = [{"type": "image"}] * images + [{"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+def _rows(processor):
+    pictures = {name: [_picture(size) for size in sizes] for name, sizes in SIZES.items()}
+    rows = {
+        name: processor.encode(
+            _chat("How many red cubes?\n" * (1 + len(images)), len(images)), images
+        )
+        for name, images in pictures.items()
+    }
+    return pictures, rows
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
+def test_patches_equal_the_pil_image_processor(folder, processor, tmp_path, mode):
+    if mode == "I;16":
+        pixels = np.random.default_rng(0).integers(0, 2**16, (61, 90), np.uint16)
+        picture = Image.fromarray(pixels)
+    else:
+        picture = _picture((90, 61), mode)
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    picture.save(path)
+    row = processor.encode(_chat("How many?", 1), [path])
+    picture = Image.open(
+        path
+    )  # as stored: files keep the transparency of palettes in their own way
+    theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)(images=[picture], return_tensors="np")
+    np.testing.assert_array_equal(row.patches, theirs["pixel_values"])
+    assert row.patches.dtype == np.float32
+    assert np.sum(row.tokens == processor.image_token) == len(row.patches) // 4
+
+
+def test_transparent_pictures_of_two_sizes(folder, processor):
+    pictures = [_picture((640, 480), "RGBA"), _picture((33, 70), "RGBA", seed=1)]
+    row = processor.encode(_chat("What changed?", 2), pictures)
+    theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)(images=pictures, return_tensors="np")
+    np.testing.assert_array_equal(row.patches, theirs["pixel_values"])
+    grids = torch.tensor(theirs["image_grid_thw"])
+    np.testing.assert_array_equal(row.patch_rows_cols, get_vision_position_ids(grids, 2).numpy())
+    np.testing.assert_array_equal(row.patch_image, np.repeat([0, 1], grids.prod(-1).numpy()))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_tokens_equal_the_expanded_template(folder, processor, name):
+    pictures, rows = _rows(processor)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = _chat("How many red cubes?\n" * (1 + len(pictures[name])), len(pictures[name]))
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert processor.prompt_text(chat) == text
+    pieces = text.split("<|image_pad|>")
+    for index in range(len(pictures[name])):
+        count = int(np.sum(rows[name].patch_image == index)) // 4
+        pieces[index] += "<|image_pad|>" * count
+    assert rows[name].tokens.tolist() == tokenizer("".join(pieces))["input_ids"]
+
+
+def test_positions_of_a_mixed_batch_equal_torch(folder, processor):
+    pictures, rows = _rows(processor)
+    batch = processor.batch(list(rows.values()))
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).model
+    images = list(itertools.chain(*pictures.values()))
+    grids = processor._image_processor(images=images, return_tensors="np")["image_grid_thw"]
+    tokens = torch.tensor(batch.tokens).long()
+    positions, deltas = model.get_rope_index(
+        tokens,
+        (tokens == processor.image_token).int(),
+        torch.tensor(grids),
+        attention_mask=torch.tensor(batch.mask).int(),
+    )
+    np.testing.assert_array_equal(batch.positions, positions.numpy())
+    lengths = batch.mask.sum(-1)
+    np.testing.assert_array_equal(batch.next_position, deltas[:, 0].numpy() + lengths)
+
+
+def test_batches_pad_tokens_left_and_patches_right(processor):
+    _, rows = _rows(processor)
+    batch = processor.batch([rows["none"], rows["two"]])
+    length, patches = batch.tokens.shape[1], batch.patches.shape[1]
+    assert length == bucket(len(rows["two"].tokens))
+    assert patches == bucket(len(rows["two"].patches))
+    for b, row in enumerate((rows["none"], rows["two"])):
+        own, count = len(row.tokens), len(row.patches)
+        np.testing.assert_array_equal(batch.tokens[b, length - own :], row.tokens)
+        assert np.all(batch.tokens[b, : length - own] == processor.pad_token)
+        np.testing.assert_array_equal(batch.mask[b], np.arange(length) >= length - own)
+        np.testing.assert_array_equal(batch.patches[b, :count], row.patches)
+        np.testing.assert_array_equal(batch.patch_rows_cols[b, :count], row.patch_rows_cols)
+        np.testing.assert_array_equal(batch.patch_image[b, :count], row.patch_image)
+        assert np.all(batch.patch_image[b, count:] == -1)
+    assert processor.batch([rows["none"]]).patches.shape[1] == 0
+    with pytest.raises(ValueError, match="do not fit"):
+        processor.batch([rows["two"]], prompt_length=8)
+
+
+def test_buckets():
+    sizes = [bucket(n) for n in (0, 1, 64, 65, 96, 97, 128, 129, 193, 257)]
+    assert sizes == [0, 64, 64, 96, 96, 128, 128, 192, 256, 384]
+    assert [bucket(n, 16) for n in (1, 17, 25, 33)] == [16, 24, 32, 48]
+
+
+@pytest.mark.parametrize(
+    "literal", ["<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|video_pad|>"]
+)
+def test_control_tokens_in_a_question_are_spelt_out(processor, literal):
+    text = f"How {literal}many{literal}? \ue0006\ue001"
+    chat = _chat(text, 1)
+    row, plain = (processor.encode(c, [_picture((60, 60))]) for c in (chat, _chat("", 1)))
+    for token in processor._special.values():
+        assert np.sum(row.tokens == token) == np.sum(plain.tokens == token)
+    assert literal in processor.decode(row.tokens)  # the text itself is not lost
+    assert f"How {literal}many{literal}?" in processor.prompt_text(chat)
+    target = processor.encode_target(f"<answer>{literal}</answer>")
+    assert set(target) & set(processor._special.values()) == {target[-1]}
+
+
+def test_targets_end_their_turn_and_decode_to_themselves(processor):
+    text = "<think>\n\n</think>\n<answer>\n3\n</answer>"
+    tokens = processor.encode_target(text)
+    assert tokens[-1] in processor.stop_tokens
+    assert processor.decode(tokens) == text
+    assert len(processor.stop_tokens) == len(set(processor.stop_tokens)) == 2
+
+
+def test_rows_that_cannot_be_encoded(processor):
+    with pytest.raises(BadRow, match="2 picture placeholders for 1 pictures") as error:
+        processor.encode(_chat("How many?", 2), [_picture((60, 60))])
+    assert error.value.cause == "malformed"
+    with pytest.raises(BadRow, match="not Unicode") as error:
+        processor.encode(_chat("How many \ud800?"))
+    assert error.value.cause == "malformed"
+    with pytest.raises(BadRow, match="ratio") as error:
+        processor.encode(_chat("How many?", 1), [_picture((1005, 5))])
+    assert error.value.cause == "picture"
+
+
+def test_pictures_that_cannot_be_opened(tmp_path):
+    whole, cut, text = tmp_path / "whole.png", tmp_path / "cut.png", tmp_path / "text.png"
+    _picture((80, 80)).save(whole)
+    cut.write_bytes(whole.read_bytes()[:2000])
+    text.write_text("not a picture")
+    assert open_image(whole).size == (80, 80)
+    cases = [
+        (cut, 10**6, "cut.png"),
+        (text, 10**6, "cannot identify"),
+        (tmp_path / "nowhere.png", 10**6, "no such picture file"),
+        (tmp_path, 10**6, "no such picture file"),
+        ("nul\0.png", 10**6, "no such picture file"),
+        (whole, 6399, "80 x 80 pixels are more than 6399"),
+        (_picture((80, 80)), 6399, "a drawn picture: 80 x 80"),
+    ]
+    for picture, limit, message in cases:
+        with pytest.raises(BadRow, match=message) as error:
+            open_image(picture, limit)
+        assert error.value.cause == "picture"
+
+
+def _copy(folder, path, *names):
+    """The folder's tokenizer and preprocessor alone, without `names`."""
+    path.mkdir()
+    for file in pathlib.Path(folder).iterdir():
+        if file.suffix != ".safetensors" and file.name not in names:
+            shutil.copy(file, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"min_pixels": 6272, "max_pixels": 50176},
+        {"size": {"shortest_edge": 6272, "longest_edge": 50176}},
+        {"size": {"min_pixels": 6272, "max_pixels": 50176}},
+        {"size": {"shortest_edge": 1, "longest_edge": 2}, "min_pixels": 6272, "max_pixels": 50176},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_pixel_limits_in_every_spelling(folder, tmp_path, stored, nested):
+    path = _copy(folder, tmp_path / "model", "preprocessor_config.json")
+    settings = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2} | stored
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    (path / name).write_text(json.dumps({"image_processor": settings} if nested else settings))
+
+    def patches(side, **limits):
+        processor = Processor.from_pretrained(path, **limits)
+        return len(processor.encode(_chat("", 1), [_picture((side, side))]).patches)
+
+    assert patches(28) == 36  # 84 x 84, the least above 6272
+    assert patches(560) == 256  # 224 x 224
+    assert patches(560, max_pixels=112**2) == 64
+    assert patches(28, min_pixels=112**2) == 64
+    assert patches(560, min_pixels=0, max_pixels=0) == 256
+
+
+def test_templates_of_a_folder(folder, tmp_path):
+    path = _copy(folder, tmp_path / "model", "chat_template.jinja")
+    chat = [{"role": "system", "content": "Be brief."}, *_chat("How many?", 1)]
+    assert Processor.from_pretrained(path).prompt_text(chat) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>How many?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    (path / "chat_template.json").write_text(json.dumps({"chat_template": "of the folder"}))
+    assert Processor.from_pretrained(path).prompt_text(chat) == "of the folder"
+
+
+def test_folders_that_cannot_be_loaded(folder, tmp_path):
+    def refused(path, message, **limits):
+        with pytest.raises(UserError, match=message) as error:
+            Processor.from_pretrained(path, **limits)
+        assert "\n" not in str(error.value)
+
+    refused(tmp_path / "nowhere", "no such folder")
+    refused(_copy(folder, tmp_path / "a", "tokenizer.json"), "no tokenizer")
+    refused(_copy(folder, tmp_path / "b", "preprocessor_config.json"), "no image settings")
+    refused(
+        folder, "min_pixels=100000 is above max_pixels=50000", min_pixels=10**5, max_pixels=50000
+    )
+    broken = _copy(folder, tmp_path / "c")
+    (broken / "preprocessor_config.json").write_text("{")
+    refused(broken, "preprocessor_config.json: not JSON")
+    broken = _copy(folder, tmp_path / "d")
+    (broken / "tokenizer.json").write_text('{"version": "1.0"')
+    refused(broken, "broken")
+    foreign = _copy(folder, tmp_path / "e")
+    tokenizer = (foreign / "tokenizer.json").read_text().replace("<|image_pad|>", "<|picture|>")
+    (foreign / "tokenizer.json").write_text(tokenizer)
+    (foreign / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    refused(foreign, r"no <\|image_pad\|>")

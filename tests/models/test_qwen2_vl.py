@@ -1,0 +1,138 @@
+"""The shared-prompt form against the plain one, in which every prompt and picture is repeated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrft_jax.models.language import Step, text_angles
+from tests import tiny
+
+
+def repeated_log_probs(model, params, prompt, completions):
+    """Each completion appended to its own copy of the prompt, plain causal attention: [B,G,T]."""
+    batch, group, length = completions.shape
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompt.replace(positions=0))
+    positions = jnp.repeat(prompt.positions, group, axis=1)
+    appended = repeated.next_position[:, None] + jnp.arange(length)
+    appended = jnp.broadcast_to(appended, (3, *appended.shape))
+    flat = completions.reshape(batch * group, length)
+    whole = repeated.replace(
+        tokens=jnp.concatenate([repeated.tokens, flat], 1),
+        mask=jnp.concatenate([repeated.mask, jnp.ones_like(flat, bool)], 1),
+        positions=jnp.concatenate([positions, appended], 2),
+    )
+    x, step = model._prompt_stream(params, whole)
+    x, *_ = model._decoder(params, x, None, None, None, step)
+    log_probs = jax.nn.log_softmax(model.logits(params, x[:, -length - 1 : -1]))
+    taken = jnp.take_along_axis(log_probs, flat[..., None], axis=-1)[..., 0]
+    return taken.reshape(completions.shape)
+
+
+@pytest.fixture(scope="module")
+def case():
+    tokens, mask = tiny.completions(3, 4, 6)
+    return tiny.model(), tiny.params(), tiny.prompts(3), tokens, mask
+
+
+def test_score_equals_the_repeated_form(case):
+    model, params, prompt, tokens, _ = case
+    shared = jax.jit(model.score)(params, prompt, tokens)
+    repeated = jax.jit(lambda *a: repeated_log_probs(model, *a))(params, prompt, tokens)
+    np.testing.assert_allclose(shared, repeated, atol=1e-5)
+    assert np.abs(np.asarray(shared)).max() > 1  # not a comparison of flat distributions
+
+
+def test_gradient_equals_that_of_the_repeated_form(case):
+    model, params, prompt, tokens, mask = case
+    weights = mask * np.random.default_rng(1).normal(size=mask.shape)
+
+    def gradient(score):
+        return jax.jit(jax.grad(lambda p: jnp.sum(score(p, prompt, tokens) * weights)))(params)
+
+    shared = gradient(model.score)
+    repeated = gradient(lambda *a: repeated_log_probs(model, *a))
+    for path, want in jax.tree_util.tree_leaves_with_path(repeated):
+        got = shared
+        for key in path:
+            got = got[key.key]
+        error = jnp.linalg.norm(got - want) / (jnp.linalg.norm(want) + 1e-6)
+        assert error < 1e-5, jax.tree_util.keystr(path)
+
+
+def test_decoding_token_by_token_gives_the_scores(case):
+    model, params, prompt, tokens, _ = case
+    batch, group, length = tokens.shape
+
+    @jax.jit
+    def decoded(params, prompt, tokens):
+        hidden, prompt_kv = model.prefill(params, prompt)
+        hidden = jnp.broadcast_to(hidden[:, None], (batch, group, hidden.shape[-1]))
+        cache, results = model.empty_cache(batch, group, length), []
+        for time in range(length):
+            log_probs = jax.nn.log_softmax(model.logits(params, hidden))
+            results.append(jnp.take_along_axis(log_probs, tokens[:, :, time, None], -1)[..., 0])
+            hidden, cache = model.decode(params, tokens[:, :, time], time, prompt, prompt_kv, cache)
+        return jnp.stack(results, axis=-1)
+
+    np.testing.assert_allclose(
+        decoded(params, prompt, tokens), jax.jit(model.score)(params, prompt, tokens), atol=1e-5
+    )
+
+
+def test_chunks_and_rematerialisation_change_nothing(case):
+    _, params, prompt, tokens, _ = case
+
+    def gradient(model):
+        return jax.jit(jax.grad(lambda p: model.score(p, prompt, tokens).sum()))(params)
+
+    want = gradient(tiny.model(logit_chunk=100))
+    got = gradient(tiny.model(logit_chunk=5, remat="full"))  # 5 doesn't divide the 6 tokens
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), got, want)
+
+
+def test_entropy_is_that_of_the_distribution(case):
+    model, params, prompt, tokens, _ = case
+    _, entropy = jax.jit(model.score_with_entropy)(params, prompt, tokens)
+    hidden, _ = model.prefill(params, prompt)
+    p = jax.nn.softmax(model.logits(params, hidden))
+    np.testing.assert_allclose(entropy[:, 0, 0], -(p * jnp.log(p)).sum(-1), rtol=1e-4)
+
+
+def test_padding_of_prompt_and_pictures_changes_nothing(case):
+    model, params, prompt, tokens, _ = case
+    more = prompt.replace(
+        tokens=jnp.pad(prompt.tokens, ((0, 0), (5, 0))),
+        mask=jnp.pad(prompt.mask, ((0, 0), (5, 0))),
+        positions=jnp.pad(prompt.positions, ((0, 0), (0, 0), (5, 0))),
+        patches=jnp.pad(prompt.patches, ((0, 0), (0, 8), (0, 0)), constant_values=3.0),
+        patch_rows_cols=jnp.pad(prompt.patch_rows_cols, ((0, 0), (0, 8), (0, 0))),
+        patch_image=jnp.pad(prompt.patch_image, ((0, 0), (0, 8)), constant_values=-1),
+    )
+    score = jax.jit(model.score)
+    np.testing.assert_allclose(
+        score(params, more, tokens), score(params, prompt, tokens), atol=1e-5
+    )
+
+
+def test_a_batch_without_pictures_needs_no_patches(case):
+    model, params, _, tokens, _ = case
+    prompt = tiny.prompts(3)
+    text = prompt.replace(tokens=jnp.where(prompt.tokens == 60, 5, prompt.tokens))
+    none = text.replace(
+        patches=text.patches[:, :0],
+        patch_rows_cols=text.patch_rows_cols[:, :0],
+        patch_image=text.patch_image[:, :0],
+    )
+    score = jax.jit(model.score)
+    np.testing.assert_allclose(score(params, none, tokens), score(params, text, tokens), atol=1e-6)
+
+
+def test_text_positions_are_plain_rotary_positions():
+    config = tiny.CONFIG.text
+    positions = jnp.broadcast_to(jnp.arange(5), (3, 5))
+    frequencies = config.rope_theta ** (-np.arange(0, 8, 2) / 8)
+    np.testing.assert_allclose(
+        text_angles(config, positions), np.arange(5)[:, None] * frequencies, rtol=1e-6
+    )
+    assert Step(prompt_mask=None).time is None

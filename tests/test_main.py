@@ -1,0 +1,128 @@
+"""The command line: overrides arrive, mistakes end in one line that helps."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from rrft_jax import main
+from rrft_jax.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+GRPO = f"--config={CONFIGS / 'grpo.py'}"
+
+
+def test_overrides_have_the_config_s_types():
+    config, workdir = main.parse(
+        [
+            f"{GRPO}:model=2b,paradigm=reason_rft_zero",
+            "--config.model.path=3",
+            "--config.grpo.num_samples=4",
+            "--config.grpo.learning_rate=1",
+            "--config.eval.sampled=true",
+            "--config.sampling.top_k",
+            "7",
+            "--workdir=somewhere/else",
+        ]
+    )
+    assert config.model.path == "3"
+    assert config.grpo.num_samples == 4
+    assert config.grpo.learning_rate == 1.0 and isinstance(config.grpo.learning_rate, float)
+    assert config.eval.sampled is True
+    assert config.sampling.top_k == 7
+    assert config.stages == ("grpo",)
+    assert workdir == Path("somewhere/else")
+
+
+def test_defaults_are_the_demo(monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    config, workdir = main.parse([])
+    assert config.model.name == "tiny" and config.stages == ("sft", "grpo")
+    assert workdir == Path("runs/grpo-tiny-visual_counting-reason_rft")
+
+
+def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import sft\n\ndef get_config(arg=''):\n  return sft.get_config(arg)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config, _ = main.parse(["--config", "own.py:paradigm=ans_sft", "--config.stages=sft"])
+    assert config.paradigm == "ans_sft" and config.stages == ("sft",)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.sed=1"], "unknown config key sed: did you mean seed? config has "),
+        (["--config.grpo.num_sample=1"], "did you mean num_samples? config.grpo has "),
+        (["--config.sampling.zzz=1"], "config.sampling has max_new_tokens, temperature, "),
+        (["--config.seed.x=1"], "unknown config key seed.x: config.seed is a single value"),
+        (["--config.grpo=1"], "config key grpo is a section: set one of "),
+        (["--config.seed=x"], "--config.seed=x: expected an integer, such as 0"),
+        (["--config.seed=2.5"], "--config.seed=2.5: expected an integer, such as 0"),
+        (["--config.grpo.beta=high"], "--config.grpo.beta=high: expected a number, such as 0.04"),
+        (["--config.eval.sampled=3"], "--config.eval.sampled=3: expected true or false"),
+        (["--config.seed"], "seed"),
+        (["--seed=1"], "unknown argument --seed"),
+        (["--conf=x.py"], "unknown argument --conf"),
+        (["more"], "unknown argument 'more'"),
+        (["--workdir"], "--workdir: expected one argument"),
+        (["--config.task=visual_counting"], "--config=FILE:task=CHOICE"),
+        (["--config.model.name=2b"], "--config=FILE:model=CHOICE"),
+        (["--config.model.remat=half"], "--config.model.remat=half: expected one of none, full"),
+        (["--config.stages=eval"], "expected of sft, grpo"),
+        (["--config.stages=('grpo','sft')"], "in this order"),
+        (["--config.sampling.top_p=0"], "--config.sampling.top_p=0.0: expected more than 0"),
+        (["--config.grpo.learning_rate=nan"], "expected 0 or more"),
+        (["--config.grpo.num_samples=1"], "expected 2 or more"),
+        (["--config.mesh.fsdp=0"], "expected 1 or more"),
+        (["--config.grpo.micro_batches=3"], "expected a multiple of grpo.micro_batches=3"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, capsys):
+    assert main.main([GRPO, *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("nowhere.py", "expected a Python file"),
+        (str(CONFIGS), "expected a Python file"),
+        (f"{CONFIGS / 'common.py'}", "expected the file to define get_config"),
+        (f"{CONFIGS / 'grpo.py'}:model=9b", "model is one of tiny, 2b, 7b"),
+        (f"{CONFIGS / 'eval.py'}", "this config has no section sft"),
+    ],
+)
+def test_config_files(config, message):
+    with pytest.raises(UserError, match=message):
+        main.parse([f"--config={config}", "--config.stages=sft"])
+
+
+def test_hands_over_to_the_pipeline(monkeypatch, capsys):
+    calls = []
+    pipeline = types.ModuleType("rrft_jax.pipeline")
+    pipeline.run = lambda config, workdir: calls.append((config.seed, workdir))
+    monkeypatch.setitem(sys.modules, "rrft_jax.pipeline", pipeline)
+    monkeypatch.setattr("rrft_jax.pipeline", pipeline, raising=False)
+    assert main.main([GRPO, "--config.seed=3", "--workdir=w"]) == 0
+    assert calls == [(3, Path("w"))]
+
+    def fail(config, workdir):
+        raise UserError("w: no such folder")
+
+    pipeline.run = fail
+    assert main.main([GRPO]) == 1
+    assert capsys.readouterr().err == "error: w: no such folder\n"
+
+
+def test_as_a_command():
+    command = [sys.executable, "-m", "rrft_jax.main", GRPO, "--config.sed=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "did you mean seed?" in done.stderr

@@ -1,0 +1,238 @@
+"""Whole runs of the tiny model: they improve, stop and resume, and end in the promised files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrft_jax import main, pipeline
+from rrft_jax.data.drawn import counting
+
+ROOT = Path(__file__).resolve().parents[1]
+GRPO = f"--config={ROOT}/configs/grpo.py"
+SHORT = [
+    "--config.sft.batch_size=16",
+    "--config.grpo.steps=2",
+    "--config.grpo.batch_size=4",
+    "--config.grpo.num_samples=4",
+    "--config.sampling.max_new_tokens=32",
+    "--config.eval.samples=16",
+    "--config.eval.batch_size=16",
+    "--config.eval.max_new_tokens=32",
+    "--config.eval.sampled=False",
+    "--config.checkpoint_every=2",
+    "--config.rollouts_every=1",
+]
+TIMES = ("seconds", "tokens_per_second")
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(workdir: Path, *arguments: str) -> None:
+    assert main.main([GRPO, f"--workdir={workdir}", *SHORT, *arguments]) == 0
+
+
+def numbers(workdir: Path) -> list[dict]:
+    """metrics.jsonl without what a clock measured."""
+    return [
+        {key: value for key, value in line.items() if not key.startswith(TIMES)}
+        for line in lines(workdir / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short run, uninterrupted."""
+    workdir = tmp_path_factory.mktemp("finished")
+    run(workdir, "--config.sft.steps=4")
+    return workdir
+
+
+def test_a_run_leaves_the_promised_files(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert list(results) == ["start", "sft", "grpo"]
+    for splits in results.values():
+        assert set(splits) == {"id", "ood"}
+        for entry in splits.values():
+            assert 0 <= entry["accuracy"] <= 1 and entry["samples"] == 16
+            assert entry["standard_error"] >= 0 and entry["decoding"] == "greedy"
+    metrics = lines(finished / "metrics.jsonl")
+    assert [(m["stage"], m["step"]) for m in metrics] == [
+        *(("sft", step) for step in (1, 2, 3, 4)),
+        *(("grpo", step) for step in (1, 2)),
+    ]
+    assert set(metrics[-1]) >= {
+        "loss", "reward", "reward_std", "reward_accuracy", "reward_format", "reward_format_std",
+        "kl", "clip_fraction", "entropy", "completion_length", "truncated_share", "gradient_norm",
+        "learning_rate", "tokens_per_second", "seconds_sample", "seconds_rewards", "seconds_update",
+    }  # fmt: skip
+    rollouts = lines(finished / "rollouts.jsonl")
+    assert len(rollouts) == 2 * 2 * 4
+    assert set(rollouts[0]) >= {"prompt", "completion", "rewards", "advantage", "step"}
+    assert json.loads((finished / "config.json").read_text())["seed"] == 0
+
+
+def test_predictions_hold_all_that_a_score_came_from(finished):
+    rows = lines(finished / "predictions-id.jsonl")
+    assert len(rows) == 16
+    for index, row in enumerate(rows):
+        example = counting.sample("id", 0, index, pipeline.DRAWN_SIZE)
+        assert (row["id"], row["problem"], row["answer"]) == (
+            example.id, example.problem, example.answer,
+        )  # fmt: skip
+        assert example.problem in row["prompt"]
+        assert len(row["tokens"]) == len(row["log_probs"]) <= 32
+        assert max(row["log_probs"]) <= 0
+    results = json.loads((finished / "results.json").read_text())
+    assert np.mean([r["score"] for r in rows]) == results["grpo"]["id"]["accuracy"]
+    assert len(lines(finished / "evaluations" / "start" / "predictions-ood.jsonl")) == 16
+
+
+def test_the_export_is_what_the_last_stage_ended_with(finished):
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+    theirs = Qwen2VLForConditionalGeneration.from_pretrained(finished / "export")
+    assert (
+        len(AutoTokenizer.from_pretrained(finished / "export"))
+        <= theirs.config.text_config.vocab_size
+    )
+    from rrft_jax.models import load_pretrained
+
+    _, params = load_pretrained(finished / "export")
+    _, base = load_pretrained(pipeline.TINY)
+    weight = params["language"]["layers"]["q"]["kernel"][1]
+    np.testing.assert_array_equal(
+        weight.T, theirs.model.language_model.layers[1].self_attn.q_proj.weight.detach().numpy()
+    )
+    assert (
+        np.abs(weight - base["language"]["layers"]["q"]["kernel"][1].astype(weight.dtype)).max() > 0
+    )
+
+
+def test_the_same_command_again_does_nothing_twice(finished):
+    before = numbers(finished)
+    run(finished, "--config.sft.steps=4")
+    assert numbers(finished) == before
+
+
+def test_another_config_in_the_same_folder_is_refused(finished, capsys):
+    code = main.main([GRPO, f"--workdir={finished}", *SHORT, "--config.sft.steps=5"])
+    assert code == 1
+    assert "sft.steps is 4 there and 5 here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
+    command = [sys.executable, "-m", "rrft_jax.main", GRPO, f"--workdir={tmp_path}", *SHORT]
+    command.append("--config.sft.steps=4")
+    metrics = tmp_path / "metrics.jsonl"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for stage, number in (("sft", signal.SIGTERM), ("grpo", signal.SIGINT)):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.time() + 300
+        while process.poll() is None and time.time() < deadline:
+            if metrics.exists() and f'"stage": "{stage}"' in metrics.read_text():
+                process.send_signal(number)
+                break
+            time.sleep(0.02)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "the same command goes on" in errors
+    run(tmp_path, "--config.sft.steps=4")
+    assert numbers(tmp_path) == numbers(finished)
+
+
+@pytest.mark.slow
+def test_a_shortened_demo_improves_on_its_start(tmp_path):
+    arguments = [
+        "--config.grpo.steps=2",
+        "--config.eval.samples=256",
+        "--config.eval.batch_size=256",
+        "--config.eval.sampled=False",
+    ]
+    assert main.main([GRPO, f"--workdir={tmp_path}", *arguments]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["sft"]["id"]["accuracy"] > results["start"]["id"]["accuracy"] + 0.1
+    metrics = lines(tmp_path / "metrics.jsonl")
+    assert metrics[199]["loss"] < 0.1 * metrics[0]["loss"]
+    rewards = [m["reward"] for m in metrics if m["stage"] == "grpo"]
+    assert min(rewards) > 0.9  # of 2: format holds, and some answers are right
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Five questions on pictures: RGBA and two a row among them, one file that is no picture."""
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for i in range(5):
+        picture = counting.sample("train", 0, i, 90).images[0]
+        names = [f"{i}-{k}.png" for k in range(1 + i % 2)]
+        for name in names:
+            picture.convert("RGBA" if i == 2 else "RGB").save(folder / "images" / name)
+        rows.append(
+            {"id": str(i), "image": names if len(names) > 1 else names[0], "problem": "How many?",
+             "answer": str(i), "cot": "I count."}
+        )  # fmt: skip
+    (folder / "images" / "3-0.png").write_bytes(b"no picture")
+    (folder / "Visual-Counting-train-cot.json").write_text(json.dumps(rows))
+    (folder / "Visual-Counting-id-test-1k.json").write_text(json.dumps(rows))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_runs_through_all_stages(dataset, tmp_path, capfd):
+    run(
+        tmp_path / "run",
+        "--config.sft.steps=1",
+        "--config.sft.batch_size=4",
+        "--config.grpo.steps=1",
+        f"--config.data.path={dataset}",
+        f"--config.model.path={pipeline.TINY}",
+        "--config.mesh.data=2",
+    )
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["grpo"]["id"]["samples"] == 4
+    assert results["grpo"]["id"]["skipped"] == {"picture": 1}
+    assert "picture" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: [f"--config.model.path={path}/none"], "none"),
+        (lambda path: [f"--config.data.path={path}/none"], "none"),
+        (lambda path: [f"--config.data.path={path}"], "no"),
+        (lambda path: ["--config.grpo.batch_size=3", "--config.mesh.data=2"], "multiple of 2"),
+        (lambda path: ["--config.mesh.data=64"], "64 devices"),
+    ],
+    ids=["no checkpoint", "no data", "empty data", "batch and mesh", "too few devices"],
+)
+def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    arguments = [GRPO, f"--workdir={tmp_path}/run", *make(tmp_path / "empty")]
+    assert main.main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_row_without_an_answer_is_named(dataset, tmp_path, capsys):
+    file = dataset / "Visual-Counting-train-cot.json"
+    rows = json.loads(file.read_text())
+    del rows[3]["answer"]
+    file.write_text(json.dumps(rows))
+    code = main.main([GRPO, f"--workdir={tmp_path}/run", f"--config.data.path={dataset}"])
+    assert code == 1
+    error = capsys.readouterr().err
+    assert "3" in error and "answer" in error and file.name in error

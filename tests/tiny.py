@@ -1,0 +1,77 @@
+"""A model of a few thousand parameters and random prompts for it, for tests of everything else."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrft_jax.models import Prompt, Qwen2VL
+from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
+
+CONFIG = Qwen2VLConfig(
+    vision=VisionConfig(depth=2, width=16, heads=2, mlp_width=32, out_width=32),
+    text=TextConfig(
+        vocab_size=64,
+        width=32,
+        depth=2,
+        heads=4,
+        kv_heads=2,
+        mlp_width=48,
+        rope_theta=1e4,
+        mrope_sections=(2, 1, 1),
+        norm_eps=1e-6,
+        tied=True,
+    ),
+    image_token=60,
+    video_token=61,
+    vision_start_token=62,
+    vision_end_token=63,
+)
+STOP, PAD = 1, 0
+
+
+@functools.cache
+def model(**fields) -> Qwen2VL:
+    return dataclasses.replace(Qwen2VL(CONFIG, logit_chunk=4), **fields)
+
+
+@functools.cache
+def params() -> dict:
+    """Weights large enough for distributions that are far from flat."""
+    return jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, model().init(jax.random.key(0)))
+
+
+def prompts(batch: int = 2, length: int = 9, seed: int = 0) -> Prompt:
+    """Rows that differ in text, padding and pictures: every third has none, the others 2 x 4."""
+    rng = np.random.default_rng(seed)
+    patches, visual = 8, 2
+    tokens = rng.integers(2, 60, (batch, length))
+    padding = np.arange(batch) % 3
+    for row in range(batch):
+        if row % 3 != 2:
+            tokens[row, 3 : 3 + visual] = CONFIG.image_token
+    index = np.arange(length)
+    positions = np.maximum(index - padding[:, None], 0)
+    has_image = (np.arange(batch) % 3 != 2)[:, None]
+    return jax.tree.map(
+        jnp.asarray,
+        Prompt(
+            tokens=tokens.astype(np.int32),
+            mask=index >= padding[:, None],
+            positions=np.broadcast_to(positions, (3, batch, length)).astype(np.int32),
+            next_position=(length - padding).astype(np.int32),
+            patches=rng.normal(size=(batch, patches, 1176)).astype(np.float32),
+            patch_rows_cols=rng.integers(0, 4, (batch, patches, 2)).astype(np.int32),
+            patch_image=np.where(has_image, 0, -1) * np.ones((batch, patches), np.int32),
+        ),
+    )
+
+
+def completions(batch: int = 2, group: int = 3, length: int = 6, seed: int = 0):
+    """(tokens [B,G,T], mask [B,G,T]) with ends of all lengths."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, 60, (batch, group, length)).astype(np.int32)
+    lengths = rng.integers(1, length + 1, (batch, group, 1))
+    return jnp.asarray(tokens), jnp.asarray(np.arange(length) < lengths)
