@@ -75,9 +75,11 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     config = _load(known.config)
     _override(config, overrides)
     check(config)
+    for section, field in (("model", "path"), ("data", "path"), ("data", "image_root")):
+        config[section][field] = os.path.expanduser(config[section][field])
     program = Path(known.config.partition(":")[0]).stem
     name = f"{program}-{config.model.name}-{config.task}-{config.paradigm}"
-    return config, known.workdir or Path("runs") / name
+    return config, (known.workdir or Path("runs") / name).expanduser()
 
 
 def check(config: ml_collections.ConfigDict) -> None:

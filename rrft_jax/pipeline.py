@@ -16,7 +16,7 @@ import jax
 import ml_collections
 
 from rrft_jax.data import Example, Loader, Processor, find_splits, make_loader, read_examples
-from rrft_jax.data.drawn import DrawnSource
+from rrft_jax.data.drawn import IMAGE_SIZE, DrawnSource
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import evaluate as evaluation
 from rrft_jax.evaluation import scores, tables
@@ -29,7 +29,6 @@ from rrft_jax.training import loop
 from rrft_jax.training import state as states
 
 TINY = pathlib.Path(__file__).parent / "assets" / "tiny"
-DRAWN_SIZE = 112  # pixels: what the tiny base has seen
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
 
@@ -103,7 +102,7 @@ class _Data:
     @classmethod
     def _draw(cls, config) -> "_Data":
         def source(split: str, start: int, stop: int) -> DrawnSource:
-            return DrawnSource(config.task, split, config.seed, start, stop, DRAWN_SIZE)
+            return DrawnSource(config.task, split, config.seed, start, stop, IMAGE_SIZE)
 
         first = config.data.activation_samples if "sft" in config.stages else 0
         limit = config.eval.samples or DRAWN_TEST
@@ -114,7 +113,7 @@ class _Data:
             },
             # Held-out pictures are the same for every seed, so that runs can be compared.
             splits={
-                name: DrawnSource(config.task, name, 0, 0, limit, DRAWN_SIZE)
+                name: DrawnSource(config.task, name, 0, 0, limit, IMAGE_SIZE)
                 for name in ("id", "ood")
             },
         )

@@ -12,6 +12,7 @@ them, each visual token is asked for the words of its own cell, through the embe
 without that, a model of this size takes thousands of steps to find that the picture matters.
 """
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -26,8 +27,8 @@ import optax
 from absl import app, flags
 
 from rrft_jax.data import prompts
-from rrft_jax.data.drawn import counting
-from rrft_jax.data.processor import Processor
+from rrft_jax.data.drawn import IMAGE_SIZE, counting
+from rrft_jax.data.processor import CHAT_TEMPLATE, Processor
 from rrft_jax.models import pretrained
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.qwen2_vl import Qwen2VL
@@ -43,7 +44,6 @@ START = flags.DEFINE_string("start", None, "what the first phase ended with: ski
 SCENES = flags.DEFINE_integer("scenes", 16, "pictures a step")
 SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
 
-IMAGE_SIZE = 112
 VOCABULARY = 512
 SPECIAL = (
     "<|endoftext|>",
@@ -61,14 +61,6 @@ WORDS = (
     r" ?[a-d][1-4]|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.content is string %}{{ message.content }}{% else %}"
-    "{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 OPTIMIZER = dict(
     learning_rate=1e-3,
     schedule="cosine",
@@ -80,38 +72,44 @@ OPTIMIZER = dict(
     weight_decay=0.02,
 )
 # Steps of the phases: first the whole model learns to see, then the decoder learns to answer.
-PHASES = {"perceive": 1200, "answer": 600}
+PHASES = {"perceive": 1200, "answer": 1600}
 STREAM = 7  # no split of counting.SPLITS draws from this stream
 
 
 def conversations(rng: np.random.Generator, scene: counting.Scene, phase: str, progress: float):
     """Lists of (question, answer) about a scene, of the phase "perceive" or "answer".
 
-    `progress` is the share of the phase that is over. Numbering of what does *not* fit comes in its
-    second half: with both kinds from the start, neither is learnt, for on average an object that
-    fits is then numbered as often as not.
+    `progress` is the share of the phase that is over. Numbering of what does *not* fit comes late:
+    with both kinds from the start, neither is learnt, for on average an object that fits is then
+    numbered as often as not.
     """
-    inverse = 0.5 if progress > 0.5 else 0.0
-    if phase == "answer":
-        # Several questions about one picture: only the question tells their answers apart.
-        return [*([_number(rng, scene, inverse)] for _ in range(3)), _short(rng, scene)]
     caption = ("Describe the picture.", _listing(scene.placed))
-    second = [_number(rng, scene, inverse)] if rng.random() < 0.4 else _short(rng, scene)
-    return [[caption], second]
+    if phase == "perceive":
+        return [[caption], [_number(rng, scene)] if rng.random() < 0.4 else _short(rng, scene)]
+    # Several questions about one picture: only the question tells their answers apart.
+    inverse = 0.5 if progress > 0.4 else 0.0
+    last = [caption] if rng.random() < 0.25 else _short(rng, scene)
+    return [*([_number(rng, scene, inverse)] for _ in range(3)), last]
 
 
-def _number(rng: np.random.Generator, scene: counting.Scene, inverse: float) -> tuple[str, str]:
-    """Every object, numbered if it fits a description, or, with probability `inverse`, if not."""
+def _number(
+    rng: np.random.Generator, scene: counting.Scene, inverse: float = 0.0
+) -> tuple[str, str]:
+    """What fits a description, numbered, or, with probability `inverse`, all that doesn't."""
     about = counting.description(rng, scene.things, counting.EVERYTHING)
-    fits = rng.random() >= inverse
-    numbered = counting.numbered(scene, [about.covers(thing) == fits for thing in scene.things])
-    return f"Number {'all' if fits else 'everything but'} {about.plural}.", f"{numbered}."
+    removes = rng.random() < inverse
+    numbered, _ = counting.number(scene, about, removes)
+    return f"Number {'everything but' if removes else 'all'} {about.plural}.", f"{numbered}."
 
 
 def _short(rng: np.random.Generator, scene: counting.Scene) -> list[tuple[str, str]]:
-    """A count, an addition, and a look at one cell."""
+    """A count, two additions, and a look at one cell."""
+    return [_count(rng, scene), _add(rng), _add(rng), _look(rng, scene)]
+
+
+def _add(rng: np.random.Generator) -> tuple[str, str]:
     a, b = rng.integers(0, 12), rng.integers(0, 5)
-    return [_count(rng, scene), (f"What is {a}+{b}?", str(a + b)), _look(rng, scene)]
+    return f"What is {a}+{b}?", str(a + b)
 
 
 def _look(rng: np.random.Generator, scene: counting.Scene) -> tuple[str, str]:
@@ -227,7 +225,7 @@ def _corpus(seed: int):
     """What the tokenizer is made from: the texts of the base, and those of its later training."""
     for i in range(2000):
         rng = np.random.default_rng([seed, STREAM, i])
-        for conversation in conversations(rng, _scene(rng), "perceive", i / 2000):
+        for conversation in conversations(rng, _scene(rng, "perceive"), "perceive", 0):
             yield from (f"{question}\n{answer}" for question, answer in conversation)
         for split in ("train", "ood"):
             example = counting.sample(split, seed, i, 28)
@@ -235,8 +233,20 @@ def _corpus(seed: int):
             yield f"assistant\n{prompts.target(example, 'reason_rft')}"
 
 
-def _scene(rng: np.random.Generator) -> counting.Scene:
-    return counting.draw_scene(rng, counting.EVERYTHING, IMAGE_SIZE)
+def _scene(rng: np.random.Generator, phase: str) -> counting.Scene:
+    """Every colour and shape to see them; three of each, mostly, to tell what fits and what not.
+
+    With ten colours few objects have the one that is asked for, and a model that says "no" to all
+    of them stays at that for a thousand steps.
+    """
+    vocabulary = counting.EVERYTHING
+    if phase == "answer" and rng.random() < 0.8:
+        some = {
+            name: tuple(rng.choice(getattr(vocabulary, name), 3, replace=False).tolist())
+            for name in ("colours", "shapes")
+        }
+        vocabulary = dataclasses.replace(vocabulary, **some)
+    return counting.draw_scene(rng, vocabulary, IMAGE_SIZE)
 
 
 @flax.struct.dataclass
@@ -281,7 +291,7 @@ def batches(processor: Processor, config: Qwen2VLConfig, seed: int, phase: str, 
 
     def row(index: int) -> Batch:
         rng = np.random.default_rng([seed, STREAM, list(PHASES).index(phase), index])
-        scene = _scene(rng)
+        scene = _scene(rng, phase)
         # Up to its picture the prompt is shared; the question comes with each text, unweighted.
         chat = [{"role": "user", "content": [{"type": "image"}]}]
         prompt = processor.encode(chat, [scene.image])

@@ -43,6 +43,15 @@ def test_defaults_are_the_demo(monkeypatch):
     assert workdir == Path("runs/grpo-tiny-visual_counting-reason_rft")
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config, workdir = main.parse(
+        [GRPO, "--config.model.path=~/base", "--config.data.path=~/data", "--workdir=~/runs/a"]
+    )
+    assert config.model.path == "/home/someone/base" and config.data.path == "/home/someone/data"
+    assert workdir == Path("/home/someone/runs/a")
+
+
 def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
     own = tmp_path / "own.py"
     own.write_text(

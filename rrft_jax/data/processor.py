@@ -31,7 +31,7 @@ _END = "<|im_end|>"
 _PADDING = "<|endoftext|>"
 
 # For folders that bring no template: the turns of Qwen2-VL and nothing besides.
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
     "{% for part in message.content %}"
@@ -395,7 +395,7 @@ def _image_settings(
 
 
 def _chat_template(folder: pathlib.Path) -> str:
-    return _read_json(folder / "chat_template.json").get("chat_template") or _CHAT_TEMPLATE
+    return _read_json(folder / "chat_template.json").get("chat_template") or CHAT_TEMPLATE
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -35,12 +35,16 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The latest (state, loader position), each array laid out as in `like`.
 
+        The arrays of `like` are freed first: a large state is in memory once.
+
         Raises:
           UserError: the checkpoint is of another model or optimizer.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
+        for array in jax.tree.leaves(like):
+            array.delete()
         content = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore()
         )

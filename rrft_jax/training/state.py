@@ -115,5 +115,5 @@ def update(
         )
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), frozen)
-    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["gradient_norm"] = optax.tree.norm(grads)
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

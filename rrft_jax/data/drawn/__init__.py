@@ -7,6 +7,7 @@ from rrft_jax.data.example import Example
 from rrft_jax.errors import UserError
 
 TASKS = {counting.TASK: counting}
+IMAGE_SIZE = 112  # pixels: what the tiny base has seen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ A scene is 3 to 8 shaded solids, each somewhere in its own cell of a 4 x 4 grid,
 lit warm from the left and cool from the right. Questions are of one to three steps: an optional
 removal, an optional addition, and a count, as in CLEVR-Math (https://arxiv.org/abs/2208.05358).
 The chain of thought goes through the objects in reading order, with their cells (columns a to d,
-rows 1 to 4), and numbers those that count:
+rows 1 to 4), names what was asked of each until that settles it, and numbers those that count:
 
-    Remove all red things. Add 2 small cubes. How many things are left?
-    a1 large red cube no, c2 small blue sphere=1, d2 large gray cube=2. Add 2: 2+2=4.
+    Remove all large cubes. Add 2 small spheres. How many things are left?
+    a1 large cube no, c2 small=1, d2 large sphere=2. Add 2: 2+2=4.
 
 The shifted split has other shapes, other colours and more objects, as Super-CLEVR has beside
 CLEVR. Everything is a pure function of (split, seed, index), at any picture size.
@@ -68,10 +68,19 @@ class Thing:
     def plural(self) -> str:
         return f"{self}s"
 
-    def covers(self, other: "Thing") -> bool:
-        """Whether everything that is `other` is also this."""
-        pairs = ((self.size, other.size), (self.colour, other.colour), (self.shape, other.shape))
-        return all(mine is None or mine == theirs for mine, theirs in pairs)
+    def compare(self, thing: "Thing") -> tuple[list[str], bool]:
+        """The words of `thing` up to the first that differs from this, and whether none does."""
+        words = []
+        for asked, word in zip(dataclasses.astuple(self), dataclasses.astuple(thing)):
+            if asked is not None:
+                words.append(word)
+                if word != asked:
+                    return words, False
+        return words, True
+
+    def covers(self, thing: "Thing") -> bool:
+        """Whether the object is one of those that this describes."""
+        return self.compare(thing)[1]
 
 
 def sample(split: str, seed: int, index: int, image_size: int) -> Example:
@@ -160,20 +169,26 @@ def _question(rng, scene: Scene, vocabulary: Vocabulary) -> tuple[str, str, str]
         sentences.append(f"Add {more} {new.plural if more > 1 else new}.")
     sentences.append(f"How many {counted.plural} are {'left' if removes else 'there'}?")
 
-    kept = [described.covers(thing) != removes for thing in scene.things]
-    cot = f"{numbered(scene, kept)}."
+    steps, kept = number(scene, described, removes)
+    cot = f"{steps}."
     if adds:
-        cot += f" Add {more}: {sum(kept)}+{more}={sum(kept) + more}."
-    return " ".join(sentences), cot, str(sum(kept) + more)
+        cot += f" Add {more}: {kept}+{more}={kept + more}."
+    return " ".join(sentences), cot, str(kept + more)
 
 
-def numbered(scene: Scene, kept: list[bool]) -> str:
-    """All objects in reading order, those that count with their number: "a1 red cube=1, ..."."""
+def number(scene: Scene, described: Thing, removes: bool) -> tuple[str, int]:
+    """Goes through the objects; `removes` says whether those that fit count or all the others.
+
+    Returns:
+      ("a1 red=1, c2 blue no, ...", how many count).
+    """
     count, steps = 0, []
-    for (cell, thing), counts in zip(scene.placed, kept):
+    for cell, thing in scene.placed:
+        words, fits = described.compare(thing)
+        counts = fits != removes
         count += counts
-        steps.append(f"{cell} {thing}={count}" if counts else f"{cell} {thing} no")
-    return ", ".join(steps)
+        steps.append(f"{cell} {' '.join(words)}" + (f"={count}" if counts else " no"))
+    return ", ".join(steps), count
 
 
 def _floor(size: int, brightness: float) -> Image.Image:

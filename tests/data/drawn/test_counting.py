@@ -24,17 +24,28 @@ def test_answers_follow_from_the_thoughts_and_the_question(split):
     vocabulary = counting.SPLITS[split][1]
     for index, sample in enumerate(samples(split)):
         rng = np.random.default_rng([0, counting.SPLITS[split][0], index])
-        objects = [str(t) for t in counting.draw_scene(rng, vocabulary, 56).things]
+        scene = counting.draw_scene(rng, vocabulary, 56)
         removed = re.search(r"Remove all (.+?)\.", sample.problem)
         added = re.search(r"Add (\d) (.+?)\.", sample.problem)
         counted = re.search(r"How many (.+?) are", sample.problem)[1]
-        left = [t for t in objects if not (removed and matches(removed[1], t))]
-        left = [t for t in left if matches(counted, t)]
-        assert re.findall(r"[a-d][1-4] (\w+ \w+ \w+)=\d+", sample.cot) == left
-        answer = len(left) + (int(added[1]) if added else 0)
+        steps = re.findall(r"([a-d][1-4]) ([a-z ]+?)(=\d+| no)", sample.cot)
+        left = 0
+        for (cell, words, mark), (place, thing) in zip(steps, scene.placed, strict=True):
+            assert cell == place and set(words.split()) <= set(str(thing).split())
+            gone = removed and matches(removed[1], str(thing))
+            counts = matches(counted, str(thing)) and not gone
+            left += counts
+            assert mark == (f"={left}" if counts else " no"), sample.cot
+        answer = left + (int(added[1]) if added else 0)
         assert sample.answer == str(answer), sample.problem
         if added:
             assert matches(counted, re.sub("s$", "", added[2])) and f"={answer}." in sample.cot
+
+
+def test_a_comparison_stops_at_the_first_difference():
+    asked = counting.Thing("large", None, "cube")
+    assert asked.compare(counting.Thing("large", "red", "cube")) == (["large", "cube"], True)
+    assert asked.compare(counting.Thing("small", "red", "cube")) == (["small"], False)
 
 
 def test_a_sample_is_a_function_of_split_seed_and_index():
