@@ -20,7 +20,6 @@ setup(
         "absl-py>=2.1",
         "grain>=0.2.14",
         "jax>=0.10",
-        "jaxtyping>=0.3",
         "jinja2>=3.1",  # chat templates
         "math-verify>=0.8",
         "ml-collections>=1.0",

@@ -32,5 +32,5 @@ def stage(model: str) -> ml_collections.ConfigDict:
         freeze=r"vision/.*",  # parameter paths; frozen ones have no optimizer state
     )
     if model == "tiny":
-        sft.update(steps=200, micro_batches=1, learning_rate=1.5e-3, warmup_steps=20)
+        sft.update(steps=400, micro_batches=1, learning_rate=1e-3, warmup_steps=20)
     return sft
