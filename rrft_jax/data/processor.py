@@ -7,7 +7,6 @@ as it was given. Everything that depends on a picture's size is decided here.
 
 import copy
 import functools
-import json
 import os
 import pathlib
 import re
@@ -371,8 +370,8 @@ def _image_settings(
     folder: pathlib.Path, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
     """The image processor's settings, the two spellings of its limits made one."""
-    settings = _read_json(folder / "processor_config.json").get("image_processor")
-    settings = dict(settings or _read_json(folder / "preprocessor_config.json"))
+    settings = pretrained.read_json(folder / "processor_config.json").get("image_processor")
+    settings = dict(settings or pretrained.read_json(folder / "preprocessor_config.json"))
     if not settings:
         raise UserError(
             f"{folder}: no image settings; expected preprocessor_config.json (it comes with "
@@ -395,17 +394,4 @@ def _image_settings(
 
 
 def _chat_template(folder: pathlib.Path) -> str:
-    return _read_json(folder / "chat_template.json").get("chat_template") or CHAT_TEMPLATE
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+    return pretrained.read_json(folder / "chat_template.json").get("chat_template") or CHAT_TEMPLATE

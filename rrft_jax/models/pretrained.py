@@ -139,11 +139,11 @@ def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
     file = _folder(path) / "config.json"
     if not file.exists():
         raise UserError(f"{file}: no such file; expected the folder of a Qwen2-VL checkpoint")
-    raw = _read_json(file)
+    raw = read_json(file)
     config = Qwen2VLConfig.from_dict(raw, str(file))
-    tokenizer = file.with_name("tokenizer.json")
-    if config.vision_pad_token is None and tokenizer.exists():
-        added = {t["content"]: t["id"] for t in _read_json(tokenizer).get("added_tokens", ())}
+    if config.vision_pad_token is None:
+        tokenizer = read_json(file.with_name("tokenizer.json"))
+        added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
         config = dataclasses.replace(config, vision_pad_token=added.get("<|vision_pad|>"))
     return config, raw
 
@@ -152,11 +152,10 @@ def stop_tokens(path: Path) -> tuple[int, ...]:
     """The tokens that end a generation by the folder's own word; empty if it says nothing."""
     folder = _folder(path)
     for name in ("generation_config.json", "config.json"):
-        if (folder / name).exists():
-            raw = _read_json(folder / name)
-            tokens = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id"))
-            if tokens is not None:
-                return tuple(tokens) if isinstance(tokens, list) else (tokens,)
+        raw = read_json(folder / name)
+        tokens = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id"))
+        if tokens is not None:
+            return tuple(tokens) if isinstance(tokens, list) else (tokens,)
     return ()
 
 
@@ -253,7 +252,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
             f"{folder}: neither {WEIGHTS} nor {INDEX} is there"
             + (f"; {others[0]} is not read, convert it to safetensors first" if others else "")
         )
-    weight_map = _read_json(folder / INDEX).get("weight_map")
+    weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{folder / INDEX}: 'weight_map' is missing")
     files = [folder / name for name in sorted(set(weight_map.values()))]
@@ -321,11 +320,18 @@ def _folder(path: Path) -> pathlib.Path:
     return folder
 
 
-def _read_json(file: pathlib.Path) -> dict:
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint folder; empty where there is no such file.
+
+    Raises:
+      UserError: it can't be read as a JSON object.
+    """
+    if not file.is_file():
+        return {}
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: expected a JSON object")
-    return raw
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
