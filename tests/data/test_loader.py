@@ -73,7 +73,7 @@ def test_a_batch_holds_what_it_says(processor):
     (batch,) = _loader(Drawn(4), processor)
     rows = [np.sum(batch.prompt.mask[b]) for b in range(4)]
     assert batch.prompt.tokens.shape == (4, bucket(max(rows), 16))
-    assert batch.prompt.patches.shape == (4, 32, 1176)
+    assert batch.prompt.patches.shape == (4, bucket(32), 1176)
     assert [len(set(row[row >= 0])) for row in batch.prompt.patch_image] == [0, 1, 2, 0]
     assert batch.completions.shape == batch.completion_mask.shape
     for b, example in enumerate(batch.examples):

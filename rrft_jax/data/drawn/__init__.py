@@ -10,6 +10,11 @@ TASKS = {counting.TASK: counting}
 IMAGE_SIZE = 112  # pixels: what the tiny base has seen
 
 
+def splits(task: str) -> tuple[str, ...]:
+    """The held-out splits of a drawn task."""
+    return tuple(split for split in TASKS[task].SPLITS if split != "train")
+
+
 @dataclasses.dataclass(frozen=True)
 class DrawnSource:
     """Samples `start` to `stop` of one split of a drawn task; draws the one that is asked for."""
