@@ -66,6 +66,9 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.path = ""  # Reason-RFT's folder or a JSON file; "" draws the pictures
     data.image_root = ""  # where the rows' image paths start; "" looks beside the JSON file
+    data.prompts = ""  # JSON or YAML with instructions of your own: rrft_jax/data/prompts.py
+    data.system_prompt = ""  # takes the place of the instruction after the question
+    data.variant = ""  # "caption": spatial transformation with a summary and a caption first
     data.min_pixels = 3136
     data.max_pixels = 480_000
     data.max_prompt_length = 4096  # tokens; a longer row is skipped and counted

@@ -1,30 +1,42 @@
 """Measures one thing at a time and prints JSON.
 
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
+    python -m rrft_jax.bench data [--samples=128] [--repeats=5]
 
 `grpo` times the three parts of a GRPO step on random pictures: `generate` (sampling, no early
 end), `reference` (log-probabilities without gradient) and `update` (log-probabilities, penalty,
 backward pass, AdamW), medians in seconds after one warming run, and `step`, their sum.
+
+`data` reads picture files of two sizes through the loader, and, in turns with it, through a bare
+pool of as many threads that does nothing but open them and call transformers' PIL image processor.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image
 
+from rrft_jax.data import Example, Processor, make_loader
 from rrft_jax.errors import UserError
 from rrft_jax.models import Qwen2VL, load_pretrained
 from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.pipeline import TINY
 from rrft_jax.rollout import generate
 from rrft_jax.training import grpo, objectives
 from rrft_jax.training import optimizer as optimizers
@@ -139,6 +151,72 @@ def bench_grpo(workload: Workload, checkpoint: str | None, repeats: int) -> dict
     }
 
 
+def bench_data(samples: int, repeats: int) -> dict:
+    """Samples and patches a second, in all and a worker, of the loader and of the bare pool."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    workers = min(16, os.cpu_count() or 1)  # as many as the loader takes
+    limits = {"shortest_edge": 3136, "longest_edge": 480_000}
+    bare = Qwen2VLImageProcessorPil(size=limits)
+    processor = Processor.from_pretrained(TINY, min_pixels=3136, max_pixels=480_000)
+
+    def with_loader(examples: list[Example]) -> int:
+        loader = make_loader(
+            examples,
+            processor,
+            paradigm="reason_rft",
+            batch_size=16,
+            seed=0,
+            shuffle=False,
+            epochs=1,
+            targets=False,
+            max_prompt_length=4096,
+            max_target_length=1,
+        )
+        with contextlib.closing(loader):
+            return sum(int((batch.prompt.patch_image >= 0).sum()) for batch in loader)
+
+    def with_pool(examples: list[Example]) -> int:
+        def patches(example: Example) -> int:
+            with Image.open(example.images[0]) as image:
+                return len(bare(images=[image], return_tensors="np")["pixel_values"])
+
+        with ThreadPoolExecutor(workers) as pool:
+            return sum(pool.map(patches, examples))
+
+    result: dict = {"workers": workers}
+    for width, height in ((480, 320), (800, 600)):
+        with tempfile.TemporaryDirectory() as folder:
+            examples = list(_pictures(pathlib.Path(folder), samples, width, height))
+            speeds: dict[str, list[float]] = {"loader": [], "pool": []}
+            for repeat in range(repeats + 1):
+                for name, read in (("loader", with_loader), ("pool", with_pool)):
+                    started = time.perf_counter()
+                    patches = read(examples)
+                    if repeat:  # the first one warms up
+                        speeds[name].append(samples / (time.perf_counter() - started))
+        medians = {name: statistics.median(values) for name, values in speeds.items()}
+        result[f"{width}x{height}"] = {
+            "samples_per_second": round(medians["loader"], 1),
+            "patches_per_second_a_worker": round(medians["loader"] * patches / samples / workers),
+            "pool_samples_per_second": round(medians["pool"], 1),
+            "loader_to_pool": round(medians["loader"] / medians["pool"], 2),
+        }
+    return result
+
+
+def _pictures(folder: pathlib.Path, number: int, width: int, height: int) -> Iterator[Example]:
+    """Writes photograph-like JPEG files: smooth, with some noise."""
+    rng = np.random.default_rng(0)
+    for index in range(number):
+        coarse = rng.integers(0, 256, (height // 40, width // 40, 3), np.uint8)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        noise = rng.normal(0, 6, (height, width, 3))
+        file = folder / f"{index}.jpg"
+        Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(file, quality=90)
+        yield Example(f"{index}", (str(file),), "How many?", "1", None, "visual_counting")
+
+
 def _random_prompt(workload: Workload) -> Prompt:
     rng, config = np.random.default_rng(0), workload.model
     batch, length = workload.prompts, workload.prompt_tokens
@@ -164,9 +242,15 @@ def main() -> None:
     command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
     command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
     command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("data", help="the loader, beside transformers' image processor")
+    command.add_argument("--samples", type=int, default=128)
+    command.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     try:
-        result = bench_grpo(PRESETS[args.preset], args.checkpoint, args.repeats)
+        if args.command == "data":
+            result = bench_data(args.samples, args.repeats)
+        else:
+            result = bench_grpo(PRESETS[args.preset], args.checkpoint, args.repeats)
     except UserError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result))

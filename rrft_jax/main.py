@@ -34,8 +34,7 @@ _ENVIRONMENT = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    quieten()
     try:
         config, workdir = parse(sys.argv[1:] if argv is None else argv)
         interrupts.listen()
@@ -48,13 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def quieten() -> None:
+    """Asks the libraries to keep to themselves; before their first import."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     """Command line -> the checked config, and the run's folder.
 
     Raises:
       UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m rrft_jax.main",
         description="Fine-tunes Qwen2-VL for visual reasoning.",
         epilog="--config.KEY=VALUE overrides a field of the config.",
@@ -75,7 +80,8 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     config = _load(known.config)
     _override(config, overrides)
     check(config)
-    for section, field in (("model", "path"), ("data", "path"), ("data", "image_root")):
+    for key in ("model.path", "data.path", "data.image_root", "data.prompts"):
+        section, field = key.split(".")
         config[section][field] = os.path.expanduser(config[section][field])
     program = Path(known.config.partition(":")[0]).stem
     name = f"{program}-{config.model.name}-{config.task}-{config.paradigm}"
@@ -187,7 +193,9 @@ _RULES = {
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are UserErrors, of one line."""
+
     def error(self, message: str) -> None:
         raise UserError(message)
 

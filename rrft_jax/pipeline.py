@@ -15,8 +15,17 @@ from typing import Any
 import jax
 import ml_collections
 
-from rrft_jax.data import Example, Loader, Processor, find_splits, make_loader, read_examples
-from rrft_jax.data.drawn import IMAGE_SIZE, DrawnSource
+from rrft_jax.data import (
+    Example,
+    Loader,
+    Processor,
+    Prompts,
+    drawn,
+    find_splits,
+    make_loader,
+    read_examples,
+    read_prompts,
+)
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import evaluate as evaluation
 from rrft_jax.evaluation import scores, tables
@@ -45,14 +54,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(**config.mesh)
     _check_batches(config, mesh)
-    data = _Data.open(config)
-    folder = model_folder(config)
-    read_config(folder)  # before its tokenizer: the message is about what the folder is
-    processor = Processor.from_pretrained(
-        folder, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
-    )
+    data = Data.open(config)
+    processor = open_processor(config)
     model, params = load_pretrained(
-        folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
+        model_folder(config),
+        config.model.dtype,
+        compute_dtype=config.model.compute_dtype,
+        mesh=mesh,
     )
     model = dataclasses.replace(
         model, remat=config.model.remat, logit_chunk=config.model.logit_chunk
@@ -88,38 +96,60 @@ def model_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
     )
 
 
-@dataclasses.dataclass
-class _Data:
-    """The samples of a run: one sequence per training stage, and the held-out splits."""
+def open_processor(config: ml_collections.ConfigDict) -> Processor:
+    """The processor of the checkpoint that a config starts from."""
+    folder = model_folder(config)
+    read_config(folder)  # before its tokenizer: the message is about what the folder is
+    return Processor.from_pretrained(
+        folder, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
+    )
 
+
+@dataclasses.dataclass
+class Data:
+    """The samples of a run, a sequence a training stage or held-out split, and how they're put."""
+
+    prompts: Prompts
     training: dict[str, Sequence[Example]]
     splits: dict[str, Sequence[Example]]
 
     @classmethod
-    def open(cls, config: ml_collections.ConfigDict) -> "_Data":
-        return cls._read(config) if config.data.path else cls._draw(config)
+    def open(cls, config: ml_collections.ConfigDict) -> "Data":
+        prompts = read_prompts(
+            config.task,
+            config.paradigm,
+            file=config.data.prompts,
+            system=config.data.system_prompt,
+            variant=config.data.variant,
+        )
+        if prompts.variant and "sft" in config.stages:
+            say("data: data.variant asks for a summary and a caption, which SFT's targets lack")
+        return cls._read(config, prompts) if config.data.path else cls._draw(config, prompts)
 
     @classmethod
-    def _draw(cls, config) -> "_Data":
-        def source(split: str, start: int, stop: int) -> DrawnSource:
-            return DrawnSource(config.task, split, config.seed, start, stop, IMAGE_SIZE)
+    def _draw(cls, config, prompts: Prompts) -> "Data":
+        size = drawn.TINY_SIZE if config.model.name == "tiny" else drawn.SIZE
+
+        def source(split: str, start: int, stop: int) -> drawn.DrawnSource:
+            return drawn.DrawnSource(config.task, split, config.seed, start, stop, size)
 
         first = config.data.activation_samples if "sft" in config.stages else 0
         limit = config.eval.samples or DRAWN_TEST
         return cls(
+            prompts,
             training={
                 "sft": source("train", 0, config.data.activation_samples),
                 "grpo": source("train", first, first + DRAWN_TRAINING),
             },
             # Held-out pictures are the same for every seed, so that runs can be compared.
             splits={
-                name: DrawnSource(config.task, name, 0, 0, limit, IMAGE_SIZE)
-                for name in ("id", "ood")
+                name: drawn.DrawnSource(config.task, name, 0, 0, limit, size)
+                for name in drawn.splits(config.task)
             },
         )
 
     @classmethod
-    def _read(cls, config) -> "_Data":
+    def _read(cls, config, prompts: Prompts) -> "Data":
         def read(split: str) -> list[Example]:
             return read_examples(config.data.path, config.task, split, config.data.image_root)
 
@@ -146,7 +176,7 @@ class _Data:
                         f"data: {bare} of the {len(training['sft'])} samples of SFT have no chain "
                         "of thought; theirs is left empty"
                     )
-        return cls(training, splits)
+        return cls(prompts, training, splits)
 
 
 def _activation_split(config, every: list[Example]) -> dict[str, list[Example]]:
@@ -168,7 +198,7 @@ class _Stages:
     mesh: jax.sharding.Mesh
     model: Any
     processor: Processor
-    data: _Data
+    data: Data
 
     def run(self, params: dict) -> None:
         config = self.config
@@ -268,26 +298,42 @@ class _Stages:
         return -(-len(self.data.training[stage]) * section.epochs // section.batch_size)
 
     def _loader(self, examples: Sequence[Example], stage: str) -> Loader:
-        config, training = self.config, stage != "eval"
-        batch_size = config[stage].batch_size
-        if not training:  # a small split needs no large batch
+        batch_size = self.config[stage].batch_size
+        if stage == "eval":  # a small split needs no large batch
             parts = batch_parts(self.mesh)
             batch_size = min(batch_size, -(-len(examples) // parts) * parts)
-        return make_loader(
-            examples,
-            self.processor,
-            paradigm=config.paradigm,
-            batch_size=batch_size,
-            seed=config.seed,
-            shuffle=training,
-            epochs=None if training else 1,
-            targets=stage == "sft",
-            max_prompt_length=config.data.max_prompt_length,
-            max_target_length=config.data.max_target_length,
-            thought_dropout=config.data.thought_dropout,
-            smallest_bucket=config.data.smallest_bucket,
-            max_skipped_share=config.data.max_skipped_share,
+        prompts = self.data.prompts
+        return stage_loader(
+            self.config, stage, examples, prompts, self.processor, batch_size=batch_size
         )
+
+
+def stage_loader(
+    config: ml_collections.ConfigDict,
+    stage: str,
+    examples: Sequence[Example],
+    prompts: Prompts,
+    processor: Processor,
+    *,
+    batch_size: int,
+) -> Loader:
+    """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
+    return make_loader(
+        examples,
+        processor,
+        paradigm=config.paradigm,
+        batch_size=batch_size,
+        seed=config.seed,
+        shuffle=stage != "eval",
+        epochs=1 if stage == "eval" else None,
+        targets=stage == "sft",
+        max_prompt_length=config.data.max_prompt_length,
+        max_target_length=config.data.max_target_length,
+        thought_dropout=config.data.thought_dropout,
+        prompts=prompts,
+        smallest_bucket=config.data.smallest_bucket,
+        max_skipped_share=config.data.max_skipped_share,
+    )
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -27,7 +27,7 @@ import optax
 from absl import app, flags
 
 from rrft_jax.data import prompts
-from rrft_jax.data.drawn import IMAGE_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.data.processor import CHAT_TEMPLATE, Processor
 from rrft_jax.models import pretrained
 from rrft_jax.models.config import Qwen2VLConfig
@@ -246,7 +246,7 @@ def _scene(rng: np.random.Generator, phase: str) -> counting.Scene:
             for name in ("colours", "shapes")
         }
         vocabulary = dataclasses.replace(vocabulary, **some)
-    return counting.draw_scene(rng, vocabulary, IMAGE_SIZE)
+    return counting.draw_scene(rng, vocabulary, TINY_SIZE)
 
 
 @flax.struct.dataclass

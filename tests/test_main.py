@@ -46,8 +46,15 @@ def test_defaults_are_the_demo(monkeypatch):
 def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     config, workdir = main.parse(
-        [GRPO, "--config.model.path=~/base", "--config.data.path=~/data", "--workdir=~/runs/a"]
+        [
+            GRPO,
+            "--config.model.path=~/base",
+            "--config.data.path=~/data",
+            "--config.data.prompts=~/own.yaml",
+            "--workdir=~/runs/a",
+        ]
     )
+    assert config.data.prompts == "/home/someone/own.yaml"
     assert config.model.path == "/home/someone/base" and config.data.path == "/home/someone/data"
     assert workdir == Path("/home/someone/runs/a")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rrft_jax import main, pipeline
-from rrft_jax.data.drawn import IMAGE_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE, counting
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
@@ -84,7 +84,7 @@ def test_predictions_hold_all_that_a_score_came_from(finished):
     rows = lines(finished / "predictions-id.jsonl")
     assert len(rows) == 16
     for index, row in enumerate(rows):
-        example = counting.sample("id", 0, index, IMAGE_SIZE)
+        example = counting.sample("id", 0, index, TINY_SIZE)
         assert (row["id"], row["problem"], row["answer"]) == (
             example.id, example.problem, example.answer,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from rrft_jax.data.example import Example
 from rrft_jax.data.loader import Batch, Loader, make_loader
 from rrft_jax.data.processor import BadRow, Processor, bucket, open_image, rope_positions
-from rrft_jax.data.prompts import PARADIGMS, TASKS, messages, target
+from rrft_jax.data.prompts import PARADIGMS, TASKS, Prompts, messages, read_prompts, target
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
 
 __all__ = [
@@ -15,12 +15,14 @@ __all__ = [
     "Example",
     "Loader",
     "Processor",
+    "Prompts",
     "bucket",
     "find_splits",
     "make_loader",
     "messages",
     "open_image",
     "read_examples",
+    "read_prompts",
     "rope_positions",
     "target",
 ]

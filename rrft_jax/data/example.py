@@ -13,7 +13,7 @@ class Example:
     """
 
     id: str
-    images: tuple[Any, ...]  # paths, or PIL images; none for a question without pictures
+    images: tuple[Any, ...]  # paths, PIL images, or the BadRow of a refused path; may be none
     problem: str
     answer: str
     cot: str | None  # the worked-out thought, where the data set has one

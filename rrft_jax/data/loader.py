@@ -14,9 +14,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from rrft_jax.data import prompts
 from rrft_jax.data.example import Example
 from rrft_jax.data.processor import BadRow, Processor, bucket
+from rrft_jax.data.prompts import OWN, Prompts, messages, target
 from rrft_jax.errors import UserError
 from rrft_jax.models.prompt import Prompt
 
@@ -40,17 +40,20 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class Row:
+    """One sample of a batch to be."""
+
     example: Example
     prompt: Prompt
     text: str
-    target: list[int]
+    target: list[int]  # empty without targets
 
 
 class Loader(Iterator[Batch]):
     """Iterates over batches; see `make_loader`.
 
     Attributes:
+      rows: what batches are made of, one `Row | BadRow` a sample, for whoever wants to see each.
       skipped: how many rows were left out, by cause: "picture", "malformed", "prompt too long",
         "target too long".
     """
@@ -65,8 +68,8 @@ class Loader(Iterator[Batch]):
         smallest_bucket: int,
         max_skipped_share: float,
     ):
-        """Takes `rows` of `_Row | BadRow`; `max_lengths` are those of prompts and targets."""
-        self._rows = iter(rows)
+        """Takes `rows` of `Row | BadRow`; `max_lengths` are those of prompts and targets."""
+        self.rows = iter(rows)
         self._processor = processor
         self._batch_size = batch_size
         self._max_prompt, self._max_target = max_lengths
@@ -84,7 +87,7 @@ class Loader(Iterator[Batch]):
         """
         rows = []
         while len(rows) < self._batch_size:
-            row = next(self._rows, None)
+            row = next(self.rows, None)
             if row is None:
                 break
             if isinstance(row, BadRow):
@@ -99,23 +102,23 @@ class Loader(Iterator[Batch]):
                     f"{self._last_skipped}"
                 )
             raise StopIteration
-        return self._batch(rows)
+        return self.batch(rows)
 
     def close(self) -> None:
         """Ends the reading ahead, which would hold the program's exit up."""
-        self._rows.close()
+        self.rows.close()
 
     def get_state(self) -> dict[str, Any]:
         """Where the loader stands between two batches, as JSON values."""
         return {
-            "rows": self._rows.get_state(),
+            "rows": self.rows.get_state(),
             "used": self._used,
             "skipped": dict(self.skipped),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on as the loader did that gave `state`; both must have been made alike."""
-        self._rows.set_state(state["rows"])
+        self.rows.set_state(state["rows"])
         self._used = state["used"]
         self.skipped = collections.Counter(state["skipped"])
 
@@ -134,7 +137,8 @@ class Loader(Iterator[Batch]):
     def _causes(self) -> str:
         return ", ".join(f"{cause}: {n}" for cause, n in self.skipped.items())
 
-    def _batch(self, rows: list[_Row]) -> Batch:
+    def batch(self, rows: list[Row]) -> Batch:
+        """Puts at least one and at most B rows together."""
         missing = self._batch_size - len(rows)
         padded = rows + [rows[-1]] * missing
         prompt = self._processor.batch(
@@ -176,6 +180,7 @@ def make_loader(
     max_prompt_length: int,
     max_target_length: int,
     thought_dropout: float = 0.0,
+    prompts: Prompts = OWN,
     smallest_bucket: int = 64,
     max_skipped_share: float = 0.5,
 ) -> Loader:
@@ -194,27 +199,27 @@ def make_loader(
       max_target_length: tokens of the longest target that is used.
       thought_dropout: the share of samples whose target has an empty thought. A sample belongs to
         it or not by its id, in every epoch alike.
+      prompts: the words of what is asked.
       smallest_bucket: prompts and targets are padded to this or to a `bucket` above it.
       max_skipped_share: more unusable rows than this share end the run with a UserError.
     """
     if not len(examples):
         raise UserError("the data set is empty; expected at least one sample")
 
-    def load(index: int) -> _Row | BadRow:
+    def load(index: int) -> Row | BadRow:
         example = examples[index]
-        messages = prompts.messages(example, paradigm)
-        target = []
+        chat = messages(example, paradigm, prompts)
+        reply = []
         try:
             if targets:
                 think = _uniform(seed, example.id) >= thought_dropout
-                text = prompts.target(example, paradigm, think=think)
-                target = processor.encode_target(text)
-                _check_length("target", len(target), max_target_length)
-            prompt = processor.encode(messages, example.images)
+                reply = processor.encode_target(target(example, paradigm, think=think))
+                _check_length("target", len(reply), max_target_length)
+            prompt = processor.encode(chat, example.images)
             _check_length("prompt", len(prompt.tokens), max_prompt_length)
         except BadRow as error:
             return BadRow(error.cause, f"sample {example.id}: {error}")
-        return _Row(example, prompt, processor.prompt_text(messages), target)
+        return Row(example, prompt, processor.prompt_text(chat), reply)
 
     # Over indices and not the examples themselves, so that only the threads open or draw anything.
     indices = grain.MapDataset.source(range(len(examples)))

@@ -25,6 +25,10 @@ from rrft_jax.models.prompt import Prompt
 # a file of a few kilobytes can claim to hold gigabytes.
 MAX_OPEN_PIXELS = 64_000_000
 
+# What pictures of data sets come in. Pillow reads far more, and some of it in dangerous ways: EPS
+# runs Ghostscript, icons hold pictures larger than they say.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+
 _IMAGE = "<|image_pad|>"
 _END = "<|im_end|>"
 _PADDING = "<|endoftext|>"
@@ -56,6 +60,7 @@ class Processor:
       stop_tokens: the ids that end a reply.
       pad_token: the id that fills up rows.
       image_token: the id that stands for one visual token.
+      control_tokens: what the ids that a template alone can write stand for, such as <|im_end|>.
     """
 
     def __init__(self, tokenizer: Any, image_processor: Any, stop_tokens: Sequence[int] = ()):
@@ -82,6 +87,7 @@ class Processor:
         self._plain.no_truncation()
         self._plain.no_padding()
         self.image_token: int = special[_IMAGE]
+        self.control_tokens: dict[int, str] = {index: text for text, index in special.items()}
         ends = [*stop_tokens, special[_END], special.get(_PADDING), tokenizer.eos_token_id]
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(i for i in ends if i is not None))
         padding = [tokenizer.pad_token_id, special.get(_PADDING), special[_END]]
@@ -178,6 +184,25 @@ class Processor:
         """The text of `tokens`, without control tokens. Any ids are accepted."""
         return self._plain.decode([int(token) for token in tokens], skip_special_tokens=True)
 
+    def pictures(self, prompt: Prompt) -> list[Image.Image]:
+        """The pictures of one unbatched row, put together again from its patches, in 8 bits."""
+        process, side = self._image_processor, self._image_processor.patch_size
+        pictures = []
+        for number in range(int(np.max(prompt.patch_image, initial=-1)) + 1):
+            mine = prompt.patch_image == number
+            rows, cols = prompt.patch_rows_cols[mine].T
+            # A still picture stands twice in a patch, as two frames of a film.
+            shape = (-1, 3, process.temporal_patch_size, side, side)
+            squares = np.empty((rows.max() + 1, cols.max() + 1, side, side, 3), np.float32)
+            squares[rows, cols] = np.moveaxis(prompt.patches[mine].reshape(shape)[:, :, 0], 1, -1)
+            pixels = squares.swapaxes(1, 2).reshape(len(squares) * side, -1, 3)
+            if process.do_normalize:
+                pixels = pixels * np.array(process.image_std) + np.array(process.image_mean)
+            if process.do_rescale:
+                pixels = pixels / process.rescale_factor
+            pictures.append(Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
+        return pictures
+
     def batch(
         self,
         rows: Sequence[Prompt],
@@ -206,7 +231,8 @@ class Processor:
             mask=blank(False, length, dtype=bool),
             positions=np.zeros((3, len(rows), length), np.int32),
             next_position=np.array([row.next_position for row in rows], np.int32),
-            patches=blank(0, count, rows[0].patches.shape[-1], dtype=np.float32),
+            # Not written where it stays empty: this is nearly all of a batch's memory.
+            patches=np.zeros((len(rows), count, rows[0].patches.shape[-1]), np.float32),
             patch_rows_cols=blank(0, count, 2),
             patch_image=blank(-1, count),
         )
@@ -260,27 +286,35 @@ class Processor:
         if not images:
             values = 3 * process.temporal_patch_size * process.patch_size**2
             return np.zeros((0, values), np.float32), np.zeros((0, 2), np.int32)
-        opened = [open_image(image) for image in images]
-        try:
-            outputs = process(images=opened, return_tensors="np")
-        except Exception as error:  # Elongated beyond all measure, or pixels of an unknown kind.
-            raise BadRow("picture", f"{_name(images[0])}: {error}") from error
-        grids = np.asarray(outputs["image_grid_thw"])[:, 1:].astype(np.int32)
-        return np.asarray(outputs["pixel_values"], np.float32), grids
+        patches, grids = [], []
+        for image in images:
+            opened = open_image(image)
+            try:
+                output = process(images=[opened], return_tensors="np")
+            except Exception as error:  # Elongated beyond all measure, for one.
+                raise BadRow("picture", f"{_name(image)}: {error}") from error
+            patches.append(np.asarray(output["pixel_values"], np.float32))
+            grids.append(np.asarray(output["image_grid_thw"])[:, 1:].astype(np.int32))
+        return np.concatenate(patches), np.concatenate(grids)
 
 
 def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Image:
     """A picture with its pixels decoded, in the file's own mode: the image processor makes it RGB.
 
-    The rotation that a camera noted in the file is not applied, as in Hugging Face processors.
+    Grey of 16 bits comes as 8, as colour of 16 bits does from Pillow: it clips the one and scales
+    the other. Of an animation it's the first frame. The rotation that a camera noted in the file
+    is not applied, as in Hugging Face processors.
 
     Args:
-      picture: a path or a PIL image.
+      picture: a path or a PIL image; or the `BadRow` of a picture that must not be opened.
       max_open_pixels: width x height beyond which the pixels are not decoded.
 
     Raises:
-      BadRow: missing, not a picture, truncated, or too large; its cause is "picture".
+      BadRow: missing, not a picture, truncated, too large, or of pixels whose range isn't known;
+        its cause is "picture".
     """
+    if isinstance(picture, BadRow):
+        raise BadRow(picture.cause, str(picture))  # anew: it would collect tracebacks
     try:
         if not isinstance(picture, Image.Image):
             # A path in a data set may name anything, a pipe that blocks for ever included.
@@ -288,7 +322,7 @@ def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Im
                 raise FileNotFoundError("no such picture file")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides
-                with Image.open(picture) as opened:
+                with Image.open(picture, formats=_FORMATS) as opened:
                     return _decoded(opened, max_open_pixels)
         return _decoded(picture, max_open_pixels)
     except Exception as error:  # Decoders of broken files raise nearly everything.
@@ -359,6 +393,10 @@ def _decoded(image: Image.Image, max_open_pixels: int) -> Image.Image:
     if width * height > max_open_pixels:
         raise ValueError(f"{width} x {height} pixels are more than {max_open_pixels}")
     image.load()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range; expected 8 or 16 bits")
     return image
 
 

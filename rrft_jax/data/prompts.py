@@ -2,28 +2,38 @@
 
 Whoever learns the answer alone reads the question alone. Whoever learns to reason is also told
 where the thought and the answer go, and of which kind the answer is; nothing else about it.
+
+A checkpoint that was trained elsewhere knows other words. `data.prompts` names a JSON or YAML file
+that replaces any of the instructions, by these keys:
+
+    visual_counting
+    structure_perception.letter      a question whose answer is A, B, C or D
+    structure_perception.value       any other
+    spatial_transformation
+    spatial_transformation.caption   under data.variant=caption: a summary and a caption come first
+
+A text follows the question on a new line; one with {problem} in it has the question there instead.
 """
 
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
 from typing import Any
+
+import yaml
 
 from rrft_jax.data.example import Example
 from rrft_jax.errors import UserError
 
 TASKS = ("visual_counting", "structure_perception", "spatial_transformation")
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
-
-# Short, because the smallest models read it with every question.
-_NUMBER = (
-    "Think inside <think> </think>, "
-    "then give the final answer, a number, inside <answer> </answer>."
-)
+VARIANTS = ("", "caption")
 
 _LETTER_OR_VALUE = (
     "Work out the solution step by step inside <think> </think>. "
     "Then give the final answer inside <answer> </answer>: {kind}, and nothing else."
 )
-_LETTER = "the letter of the option you choose (A, B, C or D)"
-_VALUE = "a single integer or decimal number"
 
 _TRANSFORMATION = """\
 Explain how the first picture becomes the second by a sequence of 1 to 4 calls, in order. \
@@ -35,30 +45,131 @@ change_shape(object_id, value): 'cube', 'sphere', 'cylinder'
 change_position(object_id, value): 'front', 'behind', 'left', 'right', 'front_left', \
 'front_right', 'behind_left', 'behind_right'
 An object is listed as ('object_id', 'shape', 'size', 'color', 'material').
-Compare the pictures object by object inside <think> </think>. \
+{parts}
 Then give only the sequence of calls, separated by commas, inside <answer> </answer>."""
+
+_INSTRUCTIONS = {
+    # Short, because the smallest models read it with every question.
+    "visual_counting": (
+        "Think inside <think> </think>, "
+        "then give the final answer, a number, inside <answer> </answer>."
+    ),
+    "structure_perception.letter": _LETTER_OR_VALUE.format(
+        kind="the letter of the option you choose (A, B, C or D)"
+    ),
+    "structure_perception.value": _LETTER_OR_VALUE.format(
+        kind="a single integer or decimal number"
+    ),
+    "spatial_transformation": _TRANSFORMATION.format(
+        parts="Compare the pictures object by object inside <think> </think>."
+    ),
+    "spatial_transformation.caption": _TRANSFORMATION.format(
+        parts=(
+            "First outline how you will go about it inside <summary> </summary>. "
+            "Then describe what both pictures show inside <caption> </caption>. "
+            "Then compare them object by object inside <think> </think>."
+        )
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """How questions are put; the default is the project's own way. `read_prompts` checks one."""
+
+    system: str = ""  # a system prompt; it takes the place of the instruction after the question
+    variant: str = ""  # one of VARIANTS
+    replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)  # key -> instruction
+
+    def instruction(self, example: Example) -> str:
+        """What `example` is told about its reply.
+
+        Raises:
+          UserError: the example's task is unknown.
+        """
+        key = _known(example.task, TASKS, "task")
+        if key == "structure_perception":
+            # The options are in the question already: that a letter is wanted gives nothing away.
+            is_letter = example.answer.strip() in ("A", "B", "C", "D")
+            key += ".letter" if is_letter else ".value"
+        elif self.variant:
+            key += f".{self.variant}"
+        return self.replaced.get(key, _INSTRUCTIONS[key])
+
+
+OWN = Prompts()
+
+
+def read_prompts(
+    task: str, paradigm: str, *, file: str = "", system: str = "", variant: str = ""
+) -> Prompts:
+    """The `Prompts` of a config's `data.prompts`, `data.system_prompt` and `data.variant`.
+
+    Raises:
+      UserError: there's no such variant of the task, a field would have no effect beside another,
+        or the file can't be read, is no mapping, or holds an unknown key or a value that is no
+        text.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"data.variant={variant}: expected caption, or nothing")
+    if variant and task != "spatial_transformation":
+        raise UserError(f"data.variant={variant}: only spatial_transformation has it, not {task}")
+    # Said, so that nobody takes what such a run measures for an effect of the fields.
+    reason = "data.system_prompt" if system else paradigm if paradigm == "ans_sft" else ""
+    for field, value in (("variant", variant), ("prompts", file)):
+        if reason and value:
+            raise UserError(
+                f"data.{field}={value}: no effect, as {reason} asks without instruction"
+            )
+    return Prompts(system, variant, _read_instructions(file) if file else {})
+
+
+def _read_instructions(file: str) -> dict[str, str]:
+    where = f"data.prompts={file}"
+    try:
+        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+        # Nearly all JSON is YAML; a tab is not.
+        texts = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: expected a JSON or YAML file of texts: {reason}") from None
+    if not isinstance(texts, dict):
+        raise UserError(f"{where}: expected a mapping of keys to texts, found {_kind(texts)}")
+    for key, value in texts.items():
+        if key not in _INSTRUCTIONS:
+            raise UserError(f"{where}: key {key!r}: expected one of {', '.join(_INSTRUCTIONS)}")
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {key}: expected a text, found {_kind(value)}")
+    return texts
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
 
 
 def messages(
-    example: Example, paradigm: str, system: str | None = None
+    example: Example, paradigm: str, prompts: Prompts = OWN
 ) -> list[dict[str, str | list[dict[str, Any]]]]:
     """The chat that asks `example`'s question: its pictures first, then the text.
 
     Args:
       example: its pictures appear as placeholders only; the processor is handed them apart.
       paradigm: one of PARADIGMS.
-      system: a system prompt. It takes the place of the instruction after the question.
+      prompts: whose words; the project's own by default.
 
     Returns:
       The messages, in the form that chat templates of Hugging Face tokenizers take.
     """
     text = example.problem
-    if system is None and _known(paradigm, PARADIGMS, "paradigm") != "ans_sft":
-        text = f"{text}\n{_instruction(example)}"
+    if _known(paradigm, PARADIGMS, "paradigm") != "ans_sft" and not prompts.system:
+        instruction = prompts.instruction(example)
+        inside = "{problem}" in instruction
+        text = instruction.replace("{problem}", text) if inside else f"{text}\n{instruction}"
     content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": text}]
     chat = [{"role": "user", "content": content}]
-    if system is not None:
-        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    if prompts.system:
+        part = {"type": "text", "text": prompts.system}
+        chat.insert(0, {"role": "system", "content": [part]})
     return chat
 
 
@@ -68,17 +179,6 @@ def target(example: Example, paradigm: str, *, think: bool = True) -> str:
         return example.answer
     thought = (example.cot or "").strip() if think else ""
     return f"<think>\n{thought}\n</think>\n<answer>\n{example.answer}\n</answer>"
-
-
-def _instruction(example: Example) -> str:
-    task = _known(example.task, TASKS, "task")
-    if task == "visual_counting":
-        return _NUMBER
-    if task == "spatial_transformation":
-        return _TRANSFORMATION
-    # The options are in the question already: telling that a letter is wanted gives nothing away.
-    is_letter = example.answer.strip() in ("A", "B", "C", "D")
-    return _LETTER_OR_VALUE.format(kind=_LETTER if is_letter else _VALUE)
 
 
 def _known(name: str, choices: tuple[str, ...], what: str) -> str:

@@ -1,11 +1,25 @@
-"""Reason-RFT files on disk -> `Example`.
+"""Files on disk -> `Example`.
 
 A data set is a JSON file, a JSON-lines file, or a folder whose files say in their names which task
-and which split they hold. Everything about a row but its pictures is checked here, at once, so that
-a mistake shows before anything is compiled; pictures are opened by the loader.
+and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory reads it:
+
+    {"image": "a.png", "problem": "How many?", "cot": "One, two.", "answer": "2"}
+
+    {"images": ["a.png"], "messages": [
+        {"role": "user", "content": "<image>How many?"},
+        {"role": "assistant", "content": "<think>One, two.</think><answer>2</answer>"}]}
+
+    {"image": "a.png", "conversations": [
+        {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "2"}]}
+
+Everything about a row but its pictures is checked here, at once, so that a mistake shows before
+anything is compiled; pictures are opened by the loader.
 """
 
+import collections
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -13,17 +27,25 @@ from collections.abc import Iterator
 from typing import Any
 
 from rrft_jax.data.example import Example
+from rrft_jax.data.processor import BadRow
 from rrft_jax.errors import UserError
+from rrft_jax.monitoring import say
 
 SPLITS = ("train", "id", "ood", "ood-left", "ood-right")
 
 # Where JSON files may lie in a folder, and pictures beside a JSON file: flat, or as published.
 _JSON_FOLDERS = ("", "train_jsons", "test_jsons")
 _IMAGE_FOLDERS = tuple(
-    pathlib.Path(up, folder)
+    os.path.join(up, folder)
     for folder in ("", "images", "images/train_images", "images/test_images")
     for up in ("", "..")
 )
+
+# The two spellings of a chat: who speaks, what is said, and the names of the two who do.
+_CHATS = {
+    "messages": ("role", "content", "user", "assistant"),
+    "conversations": ("from", "value", "human", "gpt"),
+}
 
 
 def find_splits(path: str, task: str) -> dict[str, str]:
@@ -81,12 +103,17 @@ def find_splits(path: str, task: str) -> dict[str, str]:
 def read_examples(path: str, task: str, split: str, image_root: str = "") -> list[Example]:
     """All samples of one split, in the order of the file.
 
+    Ids are unique: where rows share one, or have none, their place in the file tells them apart.
+    A picture that is missing, or whose path leads out of the data set (`_ImageFinder`), is no
+    error here: the loader leaves its sample out and counts it.
+
     Args:
       path: as in `find_splits`, which tells the file that a split comes from.
       task: such as "visual_counting".
       split: one of SPLITS.
       image_root: the folder that the samples' picture paths start from. Without it they are looked
-        for beside the JSON file, in images/, and in the published data set's image folders.
+        for beside the JSON file, in images/, and in the published data set's image folders; and
+        only without it may a path be an absolute one to somewhere else.
 
     Raises:
       UserError: no such split, not JSON, or a row that lacks something; says where.
@@ -105,25 +132,68 @@ def read_examples(path: str, task: str, split: str, image_root: str = "") -> lis
     ]
     if not examples:
         raise UserError(f"{file}: no samples; expected a JSON list of objects, or one a line")
-    return examples
+    return _with_unique_ids(examples, file)
 
 
 class _ImageFinder:
-    """Finds picture files; remembers the last folder, so that big files cost a look each."""
+    """Finds picture files; remembers the last folder, so that big files cost a look each.
+
+    A data set that came from elsewhere must not choose what is read on this machine: "../../x" is
+    refused, and so is an absolute path that does not lie under image_root. Without image_root the
+    fence is the folder above the JSON file's, where pictures are looked for too, and an absolute
+    path is taken for the user's own. A symbolic link inside the fence may lead anywhere.
+    """
 
     def __init__(self, file: pathlib.Path, image_root: str):
-        folders = [pathlib.Path(image_root)] if image_root else []
-        self._folders = folders or [file.parent / folder for folder in _IMAGE_FOLDERS]
+        self._may_be_absolute = not image_root
+        if image_root:
+            self._fence = os.path.abspath(image_root)
+            self._folders = [self._fence]
+        else:
+            # The real folder, because ".." leads up from there and not from a link to it.
+            folder = os.path.realpath(file.parent)
+            self._fence = os.path.dirname(folder)
+            self._folders = [os.path.normpath(os.path.join(folder, f)) for f in _IMAGE_FOLDERS]
 
-    def __call__(self, name: str) -> str:
+    def __call__(self, name: str) -> str | BadRow:
+        """The picture's path, whether there is such a file or not; a `BadRow` if it's refused."""
+        if os.path.isabs(name) and self._may_be_absolute:
+            return name
+        paths = []
         for folder in self._folders:
-            if os.path.isfile(folder / name):  # False too for names that no file can have.
+            path = os.path.normpath(os.path.join(folder, name))  # no ".." is left in it
+            if os.path.commonpath([path, self._fence]) != self._fence:
+                continue
+            if os.path.isfile(path):  # False too for names that no file can have.
                 if folder != self._folders[0]:
                     self._folders.remove(folder)
                     self._folders.insert(0, folder)
-                return str(folder / name)
-        # Not an error yet: the loader leaves the sample out and counts it.
-        return str(self._folders[0] / name)
+                return path
+            paths.append(path)
+        if not paths:
+            return BadRow("picture", f"{name}: not opened, it leads out of {self._fence}")
+        return paths[0]
+
+
+def _with_unique_ids(examples: list[Example], file: pathlib.Path) -> list[Example]:
+    """Adds a row's place in the file to an id that an earlier row has, so that results tell whose.
+
+    Not an error: questions about one picture often share its id.
+    """
+    ids = collections.Counter(example.id for example in examples)
+    repeated = len(examples) - len(ids)
+    if not repeated:
+        return examples
+    seen = set()
+    unique = []
+    for index, example in enumerate(examples):
+        name = example.id
+        while name in seen or (name != example.id and name in ids):
+            name = f"{name}#{index}"
+        seen.add(name)
+        unique.append(dataclasses.replace(example, id=name))
+    say(f"data: {file}: {repeated} samples share an earlier one's id; '#' and their index is added")
+    return unique
 
 
 def _rows(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
@@ -131,6 +201,8 @@ def _rows(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    if not text.strip():
+        return
     if file.suffix == ".jsonl":
         lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         for index, (number, line) in enumerate(lines):
@@ -155,11 +227,18 @@ def _parse(text: str, file: pathlib.Path, first_line: int) -> Any:
 def _example(row: Any, where: str, default_id: str, task: str, find_image: _ImageFinder) -> Example:
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected an object, found {type(row).__name__}")
+    names = _image_names(row, where)
+    form = next((key for key in _CHATS if row.get(key) is not None), None)
+    if form and row.get("problem") is None:
+        row = row | _read_chat(row, form, len(names), where)
     problem = row.get("problem")
     if not isinstance(problem, str) or not problem.strip():
-        raise UserError(f"{where}: no question; expected a text as 'problem'")
+        raise UserError(
+            f"{where}: no question; expected a text as 'problem', or a chat as 'messages' or "
+            "'conversations'"
+        )
     answer = row.get("answer") if row.get("answer") is not None else row.get("solution")
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+    if not isinstance(answer, str) and not _is_number(answer):
         raise UserError(f"{where}: no answer; expected a text as 'answer' or 'solution'")
     answer = str(answer).strip()
     if tagged := re.fullmatch(r"<answer>(.*)</answer>", answer, re.DOTALL):
@@ -169,9 +248,12 @@ def _example(row: Any, where: str, default_id: str, task: str, find_image: _Imag
     cot = row.get("cot")
     if cot is not None and not isinstance(cot, str):
         raise UserError(f"{where}: 'cot' is {type(cot).__name__}; expected a text")
+    name = default_id if row.get("id") in (None, "") else row["id"]
+    if not isinstance(name, str) and not _is_number(name):
+        raise UserError(f"{where}: 'id' is {name!r:.60}; expected a text or a number")
     return Example(
-        id=default_id if row.get("id") is None else str(row["id"]),
-        images=tuple(find_image(name) for name in _image_names(row, where)),
+        id=str(name),
+        images=tuple(find_image(picture) for picture in names),
         problem=problem,
         answer=answer,
         cot=cot or None,
@@ -179,8 +261,53 @@ def _example(row: Any, where: str, default_id: str, task: str, find_image: _Imag
     )
 
 
+def _read_chat(row: dict[str, Any], form: str, pictures: int, where: str) -> dict[str, Any]:
+    """The question, the thought and the answer of a chat. What its system prompt says is not used.
+
+    Without tags the whole reply is the answer. A text outside of the tags is an error, and so are
+    further turns: nothing here learns from them, and to leave them out would change the sample.
+    """
+    speaker, said, asks, replies = _CHATS[form]
+    turns = row[form] if isinstance(row[form], list) else []
+    well_formed = all(isinstance(t, dict) and isinstance(t.get(said), str) for t in turns)
+    turns = [turn for turn in turns if well_formed and turn.get(speaker) != "system"]
+    if [turn.get(speaker) for turn in turns] != [asks, replies]:
+        raise UserError(
+            f"{where}: {form!r} is no chat of two; expected a list of "
+            f"{{{speaker!r}: {asks!r}, {said!r}: text}} and then the same of {replies!r}"
+        )
+    question, reply = (turn[said].strip() for turn in turns)
+    placeholders = question.count("<image>")
+    if placeholders not in (0, pictures):
+        raise UserError(
+            f"{where}: {placeholders} <image> in the question for {pictures} pictures; expected "
+            "as many, or none"
+        )
+    thought, answer = "", reply
+    if reply.startswith("<think>"):
+        thought, _, answer = reply.removeprefix("<think>").partition("</think>")
+    answer = answer.strip()
+    if answer.startswith("<answer>") and answer.endswith("</answer>"):
+        answer = answer.removeprefix("<answer>").removesuffix("</answer>").strip()
+    if not answer or re.search("</?(think|answer)>", thought + answer):
+        raise UserError(
+            f"{where}: the reply of {replies!r} is {reply!r:.60}; expected "
+            "<think>thought</think><answer>answer</answer>, or the answer alone"
+        )
+    problem = question.replace("<image>", "").strip()
+    return {"problem": problem, "cot": thought.strip(), "answer": answer}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether JSON meant a number: not true, and not the NaN that other tools write for nothing."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _image_names(row: dict[str, Any], where: str) -> list[str]:
-    images = row.get("image") or row.get("images") or []
+    given = [row.get(key) for key in ("image", "images")]
+    images = next((value for value in given if value not in (None, "", [])), [])
     names = []
     for image in images if isinstance(images, list) else [images]:
         name = image.get("path") if isinstance(image, dict) else image

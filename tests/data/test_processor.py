@@ -53,19 +53,9 @@ def _rows(processor):
     return pictures, rows
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
-def test_patches_equal_the_pil_image_processor(folder, processor, tmp_path, mode):
-    if mode == "I;16":
-        pixels = np.random.default_rng(0).integers(0, 2**16, (61, 90), np.uint16)
-        picture = Image.fromarray(pixels)
-    else:
-        picture = _picture((90, 61), mode)
-    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
-    picture.save(path)
-    row = processor.encode(_chat("How many?", 1), [path])
-    picture = Image.open(
-        path
-    )  # as stored: files keep the transparency of palettes in their own way
+def test_patches_equal_the_pil_image_processor(folder, processor):
+    picture = _picture((90, 61))
+    row = processor.encode(_chat("How many?", 1), [picture])
     theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)(images=[picture], return_tensors="np")
     np.testing.assert_array_equal(row.patches, theirs["pixel_values"])
     assert row.patches.dtype == np.float32

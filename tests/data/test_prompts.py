@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from rrft_jax.data import PARADIGMS, TASKS, Example, messages, target
+from rrft_jax.data import PARADIGMS, TASKS, Example, Prompts, messages, read_prompts, target
 from rrft_jax.errors import UserError
 
 EXAMPLE = Example("a", ("one.png", "two.png"), "How many?", "7319", "One, two.", "visual_counting")
@@ -56,9 +56,82 @@ def test_the_transformation_rules_name_every_call():
 
 
 def test_a_system_prompt_replaces_the_instruction():
-    system, user = messages(EXAMPLE, "reason_rft", system="Count well.")
+    system, user = messages(EXAMPLE, "reason_rft", Prompts(system="Count well."))
     assert system == {"role": "system", "content": [{"type": "text", "text": "Count well."}]}
     assert user["content"][-1]["text"] == "How many?"
+
+
+def test_the_caption_variant_asks_for_four_parts_in_order():
+    example = dataclasses.replace(EXAMPLE, task="spatial_transformation")
+    prompts = read_prompts("spatial_transformation", "reason_rft_zero", variant="caption")
+    text = _text(example, "reason_rft_zero", prompts=prompts)
+    tags = [f"<{part}> </{part}>" for part in ("summary", "caption", "think", "answer")]
+    assert sorted(tags, key=text.index) == tags
+    assert text.splitlines()[:-2] == _text(example, "reason_rft_zero").splitlines()[:-2]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("own.json", '{\n\t"visual_counting": "Count.",\n\t"structure_perception.value": "V"}'),
+        ("own.yaml", "visual_counting: Count.\nstructure_perception.value: V\n"),
+    ],
+)
+def test_a_file_replaces_the_texts_that_it_names(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    prompts = read_prompts("visual_counting", "cot_sft", file=str(tmp_path / name))
+    geometry = dataclasses.replace(EXAMPLE, task="structure_perception")
+    letter = dataclasses.replace(geometry, answer="B")
+    assert _text(EXAMPLE, "cot_sft", prompts=prompts) == "How many?\nCount."
+    assert _text(geometry, "cot_sft", prompts=prompts) == "How many?\nV"
+    assert _text(letter, "cot_sft", prompts=prompts) == _text(letter, "cot_sft")
+
+
+def test_a_text_may_say_where_the_question_goes():
+    prompts = Prompts(replaced={"visual_counting": "Q: {problem} {A}"})
+    example = dataclasses.replace(EXAMPLE, problem="Is {problem} {0} a set?")
+    assert _text(example, "cot_sft", prompts=prompts) == "Q: Is {problem} {0} a set? {A}"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("counting: x", "key 'counting': expected one of visual_counting, structure_perc"),
+        ("structure_perception: x", "key 'structure_perception': expected one of"),
+        ("1: x", "key 1: expected one of"),
+        ("visual_counting: 3", "visual_counting: expected a text, found int"),
+        ("visual_counting:", "visual_counting: expected a text, found nothing"),
+        ("visual_counting: [a]", "visual_counting: expected a text, found list"),
+        ("- a", "expected a mapping of keys to texts, found list"),
+        ("", "expected a mapping of keys to texts, found nothing"),
+        ("{", "expected a JSON or YAML file of texts: while parsing"),
+        (b"\xff\xfe\xfd", "expected a JSON or YAML file of texts: 'utf-8' codec"),
+        (None, "expected a JSON or YAML file of texts: [Errno 2]"),
+    ],
+)
+def test_broken_files_are_named_in_one_line(tmp_path, content, message):
+    file = tmp_path / "own.yaml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        read_prompts("visual_counting", "cot_sft", file=str(file))
+    assert f"data.prompts={file}: " in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "task, paradigm, fields, message",
+    [
+        ("visual_counting", "cot_sft", {"variant": "caption"}, "only spatial_transformation"),
+        ("spatial_transformation", "cot_sft", {"variant": "x"}, "expected caption, or nothing"),
+        ("spatial_transformation", "ans_sft", {"variant": "caption"}, "as ans_sft asks"),
+        ("visual_counting", "ans_sft", {"file": "f.json"}, "f.json: no effect, as ans_sft"),
+        ("visual_counting", "cot_sft", {"file": "f", "system": "s"}, "data.system_prompt asks"),
+    ],
+)
+def test_fields_without_effect_are_refused(task, paradigm, fields, message):
+    with pytest.raises(UserError, match=message):
+        read_prompts(task, paradigm, **fields)
 
 
 def test_targets():

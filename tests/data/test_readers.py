@@ -1,10 +1,11 @@
 """Files of every accepted shape become the same examples; wrong ones end in one clear line."""
 
 import json
+import pathlib
 
 import pytest
 
-from rrft_jax.data import find_splits, read_examples
+from rrft_jax.data import BadRow, find_splits, open_image, read_examples
 from rrft_jax.errors import UserError
 
 ROW = {"id": 5, "image": "a.png", "problem": "How many?", "answer": "3", "cot": "One, two, three."}
@@ -49,8 +50,7 @@ def test_the_published_layout(tmp_path):
     assert find_splits(tmp_path, "spatial_transformation")["ood-left"] == left
     picture = _touch(tmp_path / "images/train_images/a.png")
     (example,) = read_examples(tmp_path, TASK, "train")
-    assert example.images == (str(tmp_path / "train_jsons/../images/train_images/a.png"),)
-    assert (tmp_path / example.images[0]).samefile(picture)
+    assert example.images == (picture,)
 
 
 def test_a_sample_file_serves_the_splits_that_have_no_file(tmp_path):
@@ -100,6 +100,7 @@ def test_image_root_comes_first_and_alone(tmp_path):
         ({"image": {"path": "a.png"}}, ["a.png"]),
         ({"image": ""}, []),
         ({"images": None}, []),
+        ({"image": None, "images": []}, []),
         ({}, []),
     ],
 )
@@ -118,6 +119,158 @@ def test_spellings_of_answers(tmp_path, fields):
     assert read_examples(path, TASK, "train")[0].answer == "3"
 
 
+def _chat(question, *replies, form="messages", system=None):
+    """One row's chat in either form; `replies` alternate from there on."""
+    speaker, said, names = {
+        "messages": ("role", "content", ("user", "assistant")),
+        "conversations": ("from", "value", ("human", "gpt")),
+    }[form]
+    turns = [{speaker: names[n % 2], said: text} for n, text in enumerate((question, *replies))]
+    return {form: [{speaker: "system", said: system}] * (system is not None) + turns}
+
+
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+@pytest.mark.parametrize(
+    "reply, cot, answer",
+    [
+        ("<think>One, two.</think><answer>2</answer>", "One, two.", "2"),
+        (" <think>\nOne,\ntwo.\n</think>\n<answer>\n2\n</answer>\n", "One,\ntwo.", "2"),
+        ("<think> </think><answer>2</answer>", None, "2"),
+        ("<think>One, two.</think>\n\n2", "One, two.", "2"),
+        ("<answer>2</answer>", None, "2"),
+        ("It is 2 < 3.", None, "It is 2 < 3."),
+    ],
+)
+def test_chats(tmp_path, form, reply, cot, answer):
+    rows = [
+        _chat("<image><image>\nHow many? ", reply, form=form, system="Be brief.")
+        | {"images": ["a.png", "b.png"]},
+        _chat("How many?", reply, form=form) | {"id": "x", "image": "a.png", "problem": None},
+    ]
+    first, second = read_examples(_write(tmp_path / "data.jsonl", rows), TASK, "train")
+    assert (first.problem, first.cot, first.answer) == ("How many?", cot, answer)
+    assert (second.problem, second.cot, second.answer) == ("How many?", cot, answer)
+    assert [image.split("/")[-1] for image in first.images] == ["a.png", "b.png"]
+    assert (first.id, second.id, len(second.images)) == ("data-0", "x", 1)
+
+
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        (["How many?"], "is no chat of two; expected a list of"),
+        (["How many?", "2", "Sure?"], "is no chat of two"),
+        (["How many?", "2", "Sure?", "Yes."], "is no chat of two"),
+        (["How many?", 2], "is no chat of two"),
+        (["How many?", [{"type": "text", "text": "2"}]], "is no chat of two"),
+        (["<image>", "2"], "no question"),
+        (["<image><image>How many?", "2"], "2 <image> in the question for 1 pictures"),
+        (["How many?", " "], "expected <think>thought</think><answer>answer</answer>"),
+        (["How many?", "<think>One, two"], "expected <think>"),
+        (["How many?", "<think>One.</think>"], "expected <think>"),
+        (["How many?", "<think>One.</think><answer>2"], "expected <think>"),
+        (["How many?", "Well: <think>One.</think><answer>2</answer>"], "expected <think>"),
+        (["How many?", "<answer>2</answer> or <answer>3</answer>"], "expected <think>"),
+        (["How many?", "<think>One.</think><answer> </answer>"], "expected <think>"),
+    ],
+)
+def test_other_chats_are_named(tmp_path, form, texts, message):
+    rows = [ROW, {"image": "a.png"} | _chat(*texts, form=form)]
+    path = _write(tmp_path / "data.json", rows)
+    with pytest.raises(UserError, match=message) as error:
+        read_examples(path, TASK, "train")
+    assert f"{path}: sample 1: " in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("chat", [7, "How many?", {}, [], [7], [{"from": "user", "value": "a"}]])
+def test_what_is_no_chat(tmp_path, chat):
+    path = _write(tmp_path / "data.json", [{"messages": chat}])
+    with pytest.raises(UserError, match="sample 0: 'messages' is no chat of two"):
+        read_examples(path, TASK, "train")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AI2D-train-1k-cot", "GeoQA_train", "GeomVerse-cot", "PuzzleVQA-train", "Raven-train-cot"],
+)
+def test_every_other_file_of_the_published_layout_loads_by_its_path(tmp_path, name):
+    train = _touch(tmp_path / f"images/train_images/{name}/1.png")
+    test = _touch(tmp_path / "images/test_images/2.png")
+    rows = [ROW | {"image": f"{name}/1.png"}, ROW | {"id": 6, "image": ["2.png", f"{name}/1.png"]}]
+    path = _write(tmp_path / f"train_jsons/{name}.json", rows)
+    _write(tmp_path / "train_jsons/A3-Visual-Counting-train-35k-cot.json")
+    examples = read_examples(path, "structure_perception", "train")
+    assert [example.images for example in examples] == [(train,), (test, train)]
+
+
+def _images(path, *names, image_root=""):
+    _write(path, [{**ROW, "id": name, "image": name} for name in names])
+    examples = read_examples(path, TASK, "train", str(image_root))
+    return [example.images[0] for example in examples]
+
+
+def test_pictures_outside_of_the_image_root_are_refused(tmp_path):
+    secret, inside = _touch(tmp_path / "secret.png"), _touch(tmp_path / "root/a/b.png")
+    _touch(tmp_path / "rootless/c.png")  # its path begins like the root's
+    climbing = ["../secret.png", "a/../../secret.png", "/etc/passwd", secret, "../rootless/c.png"]
+    climbing += [str(tmp_path / "root/../secret.png"), "..", "../../../../../../etc/passwd"]
+    for root in (tmp_path / "root", f"{tmp_path}/root/"):
+        found = _images(tmp_path / "data.json", *climbing, image_root=root)
+        for image, name in zip(found, climbing):
+            assert isinstance(image, BadRow) and image.cause == "picture"
+            assert str(image).startswith(name)
+            with pytest.raises(BadRow, match="not opened"):
+                open_image(image)
+    names = ["a/b.png", "a/../a/b.png", "./a//b.png", inside, "../root/a/b.png"]
+    assert _images(tmp_path / "data.json", *names, image_root=tmp_path / "root") == [inside] * 5
+
+
+def test_links_inside_of_the_image_root_may_lead_out(tmp_path):
+    secret = _touch(tmp_path / "elsewhere/a.png")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/link.png").symlink_to(secret)
+    (tmp_path / "root/folder").symlink_to(tmp_path / "elsewhere")
+    names = ["link.png", "folder/a.png"]
+    found = _images(tmp_path / "data.json", *names, image_root=tmp_path / "root")
+    assert found == [str(tmp_path / "root" / name) for name in names]
+    # ".." is taken away before anything is looked up: it cannot follow a link out and up.
+    _touch(tmp_path / "a.png")
+    (found,) = _images(tmp_path / "data.json", "folder/../a.png", image_root=tmp_path / "root")
+    assert found == str(tmp_path / "root/a.png")
+
+
+def test_without_image_root_the_data_set_is_the_fence(tmp_path, monkeypatch):
+    secret = _touch(tmp_path / "secret.png")
+    inside = _touch(tmp_path / "set/pictures/a.png")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "set/jsons/data.json", pathlib.Path("set/jsons/data.json")):
+        found = _images(path, "../pictures/a.png", "pictures/a.png", secret)
+        assert found == [inside, inside, secret]
+        near, far = _images(path, "../../secret.png", "../../../../secret.png")
+        assert near.startswith(str(tmp_path / "set")) and not pathlib.Path(near).exists()
+        assert isinstance(far, BadRow)
+
+
+def test_pictures_beside_a_linked_folder(tmp_path):
+    picture = _touch(tmp_path / "disk/images/a.png")
+    path = pathlib.Path(_write(tmp_path / "disk/jsons/data.json"))
+    (tmp_path / "link").symlink_to(path.parent)
+    assert _images(tmp_path / "link/data.json", "a.png") == [picture]
+
+
+def test_repeated_ids_are_told_apart(tmp_path, capsys):
+    ids = ["a", "b", "a", None, "a#2", "a", "data-3", 7, "7", ""]
+    path = _write(tmp_path / "data.json", [{**ROW, "id": name} for name in ids])
+    found = [example.id for example in read_examples(path, TASK, "train")]
+    assert found == [
+        "a", "b", "a#2#2", "data-3", "a#2", "a#5", "data-3#6", "7", "7#8", "data-9"
+    ]  # fmt: skip
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: 4 samples" in line
+    read_examples(_write(tmp_path / "other.json"), TASK, "train")
+    assert not capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "row, message",
     [
@@ -125,11 +278,17 @@ def test_spellings_of_answers(tmp_path, fields):
         ({"problem": "How many?"}, "sample 1: no answer"),
         ({**ROW, "answer": " "}, "sample 1: the answer is empty"),
         ({**ROW, "answer": ["3"]}, "sample 1: no answer"),
+        ({**ROW, "answer": True}, "sample 1: no answer"),
+        ({**ROW, "answer": float("nan")}, "sample 1: no answer"),
         ({**ROW, "problem": ""}, "sample 1: no question"),
         ({**ROW, "problem": 7}, "sample 1: no question"),
         ({**ROW, "image": 7}, "sample 1: a picture is 7"),
         ({**ROW, "image": ["a.png", None]}, "sample 1: a picture is None"),
+        ({**ROW, "image": {}}, "sample 1: a picture is {}"),
+        ({**ROW, "image": False}, "sample 1: a picture is False"),
         ({**ROW, "cot": 7}, "sample 1: 'cot' is int"),
+        ({**ROW, "id": ["a"]}, r"sample 1: 'id' is \['a'\]"),
+        ({**ROW, "id": float("nan")}, "sample 1: 'id' is nan"),
         ("text", "sample 1: expected an object, found str"),
     ],
 )
@@ -149,6 +308,9 @@ def test_bad_rows_are_named(tmp_path, row, message, name):
         ("data.json", b'{"problem": "a"}', "expected a JSON list of objects, found dict"),
         ("data.json", b"[]", "no samples"),
         ("data.jsonl", b"", "no samples"),
+        ("data.json", b"", "no samples"),
+        ("data.json", b"\xef\xbb\xbf \n", "no samples"),
+        ("data.json", b'[{"problem": "a", "answer": 1' + b"0" * 5000 + b"}]", "line 1: not JSON"),
         ("data.json", b"\xff\xfe\x00", "UTF-8"),
         ("data.json", b"[" * 100_000, "line 1: not JSON"),
     ],

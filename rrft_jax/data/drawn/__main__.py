@@ -15,7 +15,7 @@ import json
 import pathlib
 import sys
 
-from rrft_jax.data.drawn import DrawnSource, splits
+from rrft_jax.data.drawn import SIZE, DrawnSource, splits
 from rrft_jax.data.prompts import TASKS
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress
@@ -59,13 +59,14 @@ def write(source: DrawnSource, root: pathlib.Path) -> pathlib.Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m rrft_jax.data.drawn", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m rrft_jax.data.drawn", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")
     parser.add_argument("--train", type=int, default=1000, help="training samples")
     parser.add_argument("--test", type=int, default=100, help="samples of each held-out split")
-    parser.add_argument("--size", type=int, default=480, help="pixels on a side")
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels on a side")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:

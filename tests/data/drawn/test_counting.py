@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from rrft_jax.data.drawn import DrawnSource, counting
-from rrft_jax.errors import UserError
 
 
 def samples(split, number=200, size=56):
@@ -103,8 +102,3 @@ def test_a_source_is_a_window_of_a_split():
     assert source[0].id == counting.sample("train", 0, 10, 56).id
     with pytest.raises(IndexError):
         source[5]
-
-
-def test_a_task_without_pictures_of_its_own_is_an_error():
-    with pytest.raises(UserError, match="data.path"):
-        DrawnSource("structure_perception", "train", 0, 0, 1, 56)

@@ -1,0 +1,211 @@
+"""Drawn spatial transformation: which calls turn the first picture into the second?
+
+A scene is 3 to 5 solids in the cells of a 4 x 4 square on the ground: columns a to d from the left,
+rows 1 to 4 from the far side, as the central camera sees them. One to four calls change it, as in
+TRANCE (https://arxiv.org/abs/2011.13160), whose list of objects, calls and values these are:
+
+    [('0', 'sphere', 'large', 'red', 'metal'), ('1', 'cube', 'small', 'yellow', 'glass')]
+    change_color(1, 'cyan'), change_position(1, 'behind')
+
+A position changes by one cell. As in TRANCE, directions are those of whoever looks from the central
+camera: 'front' is onwards, away from the camera, and 'behind' is back towards it. The chain of
+thought finds every object of the list in both pictures, and names what has changed:
+
+    0: large red metal sphere b2 -> same. 1: small yellow glass cube c3 -> small cyan glass cube
+    c4: cyan, behind.
+
+The shifted splits show the second picture from the left or from the right; cells and directions
+stay those of the centre. Pictures are square, as the other drawn ones: seen from this high, the
+ground fills a square, and every patch of a small picture has something to show. Everything is a
+pure function of (split, seed, index), at any picture size.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from rrft_jax.data.drawn.render import Camera, Solid, render
+from rrft_jax.data.drawn.sprites import COLOURS
+from rrft_jax.data.example import Example
+
+TASK = "spatial_transformation"
+GRID = 4
+OBJECTS = (3, 5)  # the smallest and the largest number
+STEPS = (1, 4)
+VALUES = {
+    "size": ("small", "medium", "large"),
+    "color": ("yellow", "gray", "cyan", "blue", "brown", "green", "red", "purple"),
+    "material": ("glass", "metal", "rubber"),
+    "shape": ("cube", "sphere", "cylinder"),
+}
+DIRECTIONS = {  # columns to the right, rows to the near side
+    "front": (0, -1),
+    "behind": (0, 1),
+    "left": (-1, 0),
+    "right": (1, 0),
+    "front_left": (-1, -1),
+    "front_right": (1, -1),
+    "behind_left": (-1, 1),
+    "behind_right": (1, 1),
+}
+RADII = {"small": 0.22, "medium": 0.32, "large": 0.44}  # cells; neighbours never touch
+CAMERAS = {"center": 0, "left": -35, "right": 35}  # degrees around the ground
+SPLITS = {  # its stream of random numbers, and the camera of the second picture
+    "train": (0, "center"),
+    "id": (1, "center"),
+    "ood-left": (2, "left"),
+    "ood-right": (3, "right"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    size: str
+    color: str
+    material: str
+    shape: str
+    cell: tuple[int, int]  # (column, row)
+
+    def __str__(self) -> str:
+        column, row = self.cell
+        return f"{self.size} {self.color} {self.material} {self.shape} {'abcd'[column]}{row + 1}"
+
+
+Scene = tuple[Thing, ...]  # an object's id is its place
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    object: int
+    attribute: str  # of VALUES, or "position"
+    value: str
+
+    def __str__(self) -> str:
+        return f"change_{self.attribute}({self.object}, '{self.value}')"
+
+
+def sample(split: str, seed: int, index: int, image_size: int) -> Example:
+    """The sample at `index` of a split ("train", "id", "ood-left", "ood-right")."""
+    stream, camera = SPLITS[split]
+    initial, steps, final = draw_story(np.random.default_rng([seed, stream, index]))
+    return Example(
+        id=f"transformation-{split}-{seed}-{index}",
+        images=(picture(initial, "center", image_size), picture(final, camera, image_size)),
+        problem=_problem(initial),
+        answer=", ".join(map(str, steps)),
+        cot=_thought(initial, steps, final),
+        task=TASK,
+    )
+
+
+def draw_story(rng: np.random.Generator) -> tuple[Scene, list[Step], Scene]:
+    """A random scene, what happens to it (in the order of objects and attributes), what it becomes.
+
+    An attribute of an object changes once at most, so that nothing is undone; and no other way to
+    the same end is as short, so that the pictures tell the steps.
+    """
+    while True:
+        initial = _draw_scene(rng)
+        changes = list(itertools.product(range(len(initial)), (*VALUES, "position")))
+        number = rng.integers(STEPS[0], STEPS[1] + 1)
+        chosen = np.sort(rng.choice(len(changes), number, replace=False))
+        scene, steps = initial, []
+        for thing, attribute in (changes[c] for c in chosen):
+            values = _possible(scene, thing, attribute)
+            if not values:
+                break
+            steps.append(Step(thing, attribute, values[rng.integers(len(values))]))
+            scene = apply(scene, steps[-1])
+        else:
+            if _shortest(initial, scene, number):
+                return initial, steps, scene
+
+
+def apply(scene: Scene, step: Step) -> Scene:
+    """The scene after a step."""
+    thing = scene[step.object]
+    if step.attribute == "position":
+        thing = dataclasses.replace(thing, cell=_neighbour(thing.cell, step.value))
+    else:
+        thing = dataclasses.replace(thing, **{step.attribute: step.value})
+    return (*scene[: step.object], thing, *scene[step.object + 1 :])
+
+
+def picture(scene: Scene, camera: str, image_size: int):
+    """The scene as one of CAMERAS sees it, `image_size` pixels wide and high."""
+    middle = (GRID - 1) / 2
+    solids = tuple(
+        Solid(
+            shape=thing.shape,
+            material=thing.material,
+            color=COLOURS[thing.color],
+            x=thing.cell[0] - middle,
+            y=middle - thing.cell[1],
+            radius=RADII[thing.size],
+        )
+        for thing in scene
+    )
+    return render(solids, Camera(CAMERAS[camera], image_size))
+
+
+def _draw_scene(rng: np.random.Generator) -> Scene:
+    """Objects of which no two look alike: by its attributes, each is found in the picture."""
+    count = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
+    looks = list(itertools.product(*VALUES.values()))
+    chosen = rng.choice(len(looks), count, replace=False)
+    cells = rng.choice(GRID * GRID, count, replace=False)
+    return tuple(
+        Thing(*looks[look], cell=(int(cell) % GRID, int(cell) // GRID))
+        for look, cell in zip(chosen, cells)
+    )
+
+
+def _possible(scene: Scene, thing: int, attribute: str) -> list[str]:
+    """The values that an object's attribute can change to; a position, to a free cell."""
+    if attribute != "position":
+        return [v for v in VALUES[attribute] if v != getattr(scene[thing], attribute)]
+    taken = {other.cell for other in scene}
+    cells = {name: _neighbour(scene[thing].cell, name) for name in DIRECTIONS}
+    return [n for n, c in cells.items() if c not in taken and 0 <= min(c) and max(c) < GRID]
+
+
+def _neighbour(cell: tuple[int, int], direction: str) -> tuple[int, int]:
+    (column, row), (right, near) = cell, DIRECTIONS[direction]
+    return column + right, row + near
+
+
+def _shortest(initial: Scene, final: Scene, number: int) -> bool:
+    """Whether no other pairing of the first scene's objects with the second's is as short.
+
+    Two objects that trade their colours could be two that trade their places, for instance.
+    """
+    costs = [[_changes(before, after) for after in final] for before in initial]
+    order = range(len(initial))
+    pairings = itertools.permutations(order)
+    next(pairings)  # each object with itself
+    return all(sum(costs[i][j] for i, j in zip(order, pairing)) > number for pairing in pairings)
+
+
+def _changes(before: Thing, after: Thing) -> float:
+    """How many steps make one thing of another."""
+    across, down = (abs(a - b) for a, b in zip(before.cell, after.cell))
+    if max(across, down) > 1:
+        return np.inf  # a position changes once at most
+    return (before.cell != after.cell) + sum(
+        getattr(before, a) != getattr(after, a) for a in VALUES
+    )
+
+
+def _problem(scene: Scene) -> str:
+    listed = [(str(i), t.shape, t.size, t.color, t.material) for i, t in enumerate(scene)]
+    return f"Attributes of the initial objects: {listed}. Which calls lead to the final picture?"
+
+
+def _thought(initial: Scene, steps: list[Step], final: Scene) -> str:
+    sentences = []
+    for number, (before, after) in enumerate(zip(initial, final)):
+        changes = ", ".join(step.value for step in steps if step.object == number)
+        end = f"{after}: {changes}" if changes else "same"
+        sentences.append(f"{number}: {before} -> {end}.")
+    return " ".join(sentences)
