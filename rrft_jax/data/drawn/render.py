@@ -22,7 +22,7 @@ GROUND = 2.0  # the marked square reaches this far from the centre, lined at eve
 SHAPES = {"cube": ((0, 1, 2), ()), "sphere": ((), (0, 1, 2)), "cylinder": ((2,), (0, 1))}
 _ELEVATION = np.radians(48)
 _DISTANCE = 12
-_FIELD = 0.238  # tangent of half the angle of view
+_FIELD = 0.243  # tangent of half the angle of view
 _TURN = np.radians(24)  # of every solid: of a cube, three faces are seen
 
 

@@ -24,6 +24,7 @@ import dataclasses
 import itertools
 
 import numpy as np
+from PIL import Image
 
 from rrft_jax.data.drawn.render import Camera, Solid, render
 from rrft_jax.data.drawn.sprites import COLOURS
@@ -49,7 +50,7 @@ DIRECTIONS = {  # columns to the right, rows to the near side
     "behind_left": (-1, 1),
     "behind_right": (1, 1),
 }
-RADII = {"small": 0.22, "medium": 0.32, "large": 0.44}  # cells; neighbours never touch
+RADII = {"small": 0.24, "medium": 0.33, "large": 0.44}  # cells; neighbours never touch
 CAMERAS = {"center": 0, "left": -35, "right": 35}  # degrees around the ground
 SPLITS = {  # its stream of random numbers, and the camera of the second picture
     "train": (0, "center"),
@@ -132,7 +133,7 @@ def apply(scene: Scene, step: Step) -> Scene:
     return (*scene[: step.object], thing, *scene[step.object + 1 :])
 
 
-def picture(scene: Scene, camera: str, image_size: int):
+def picture(scene: Scene, camera: str, image_size: int) -> Image.Image:
     """The scene as one of CAMERAS sees it, `image_size` pixels wide and high."""
     middle = (GRID - 1) / 2
     solids = tuple(
