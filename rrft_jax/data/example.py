@@ -1,7 +1,18 @@
-"""`Example`: one question about pictures, whatever it came from."""
+"""`Example`: one question about pictures, whatever it came from; `Source`: a data set of them."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A picture of a known size that is drawn when it is opened: its question comes for nothing."""
+
+    size: tuple[int, int]  # pixels: width and height
+    draw: Callable[[], Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -9,12 +20,22 @@ class Example:
     """One sample of a task.
 
     A data set is anything with `__len__` and `__getitem__` that yields these: a list that was read
-    from a file, or an object that draws its pictures when asked for them.
+    from a file, or an object that makes them up when asked for them.
     """
 
     id: str
-    images: tuple[Any, ...]  # paths, PIL images, or the BadRow of a refused path; may be none
+    images: tuple[Any, ...]  # whatever `open_image` opens, in the order of the question
     problem: str
     answer: str
     cot: str | None  # the worked-out thought, where the data set has one
     task: str  # one of prompts.TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set, and how it takes part in training: its words, its rewards, its share."""
+
+    examples: Sequence[Example]
+    prompts: Any = None  # a prompts.Prompts; None asks in the project's own words
+    rewards: Mapping[str, float] | None = None  # name -> weight; None takes those of the config
+    weight: float = 0.0  # its share of the samples, relative to the others'; 0: by its length

@@ -7,6 +7,7 @@ as it was given. Everything that depends on a picture's size is decided here.
 
 import copy
 import functools
+import io
 import os
 import pathlib
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rrft_jax.data.example import Drawing
 from rrft_jax.errors import UserError
 from rrft_jax.models import pretrained
 from rrft_jax.models.prompt import Prompt
@@ -306,7 +308,8 @@ def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Im
     is not applied, as in Hugging Face processors.
 
     Args:
-      picture: a path or a PIL image; or the `BadRow` of a picture that must not be opened.
+      picture: a path, a PIL image, a `Drawing`, or the bytes of a picture file; or the `BadRow` of
+        a picture that must not be opened.
       max_open_pixels: width x height beyond which the pixels are not decoded.
 
     Raises:
@@ -316,9 +319,13 @@ def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Im
     if isinstance(picture, BadRow):
         raise BadRow(picture.cause, str(picture))  # anew: it would collect tracebacks
     try:
+        if isinstance(picture, Drawing):
+            picture = picture.draw()
         if not isinstance(picture, Image.Image):
+            if isinstance(picture, bytes):
+                picture = io.BytesIO(picture)
             # A path in a data set may name anything, a pipe that blocks for ever included.
-            if not os.path.isfile(picture):
+            elif not os.path.isfile(picture):
                 raise FileNotFoundError("no such picture file")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides
@@ -401,7 +408,7 @@ def _decoded(image: Image.Image, max_open_pixels: int) -> Image.Image:
 
 
 def _name(picture: Any) -> str:
-    return "a drawn picture" if isinstance(picture, Image.Image) else str(picture)
+    return str(picture) if isinstance(picture, str | os.PathLike) else "a picture in memory"
 
 
 def _image_settings(

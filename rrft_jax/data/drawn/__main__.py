@@ -16,6 +16,7 @@ import pathlib
 import sys
 
 from rrft_jax.data.drawn import SIZE, DrawnSource, splits
+from rrft_jax.data.processor import open_image
 from rrft_jax.data.prompts import TASKS
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress
@@ -42,7 +43,7 @@ def write(source: DrawnSource, root: pathlib.Path) -> pathlib.Path:
             example = source[index]
             names = [f"{example.id}-{number}.png" for number in range(len(example.images))]
             for name, image in zip(names, example.images):
-                image.save(images / name)
+                open_image(image).save(images / name)
             row = {
                 "id": example.id,
                 "image": names[0] if len(names) == 1 else names,

@@ -12,12 +12,13 @@ Geometry3K ("Find x."). Everything is a pure function of (split, seed, index), a
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
 from rrft_jax.data.drawn.figures import TINTS, Figure, draw, ray, right_triangle, triangle
-from rrft_jax.data.example import Example
+from rrft_jax.data.example import Drawing, Example
 
 TASK = "structure_perception"
 OPTIONS = "ABCD"
@@ -54,7 +55,9 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
     posed = question(split, seed, index)
     return Example(
         id=f"structure-{split}-{seed}-{index}",
-        images=(draw(posed.puzzle.figure, image_size),),
+        images=(
+            Drawing((image_size,) * 2, functools.partial(draw, posed.puzzle.figure, image_size)),
+        ),
         problem=posed.problem,
         answer=posed.answer,
         cot=posed.cot,

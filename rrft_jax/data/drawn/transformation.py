@@ -21,6 +21,7 @@ pure function of (split, seed, index), at any picture size.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -28,7 +29,7 @@ from PIL import Image
 
 from rrft_jax.data.drawn.render import Camera, Solid, render
 from rrft_jax.data.drawn.sprites import COLOURS
-from rrft_jax.data.example import Example
+from rrft_jax.data.example import Drawing, Example
 
 TASK = "spatial_transformation"
 GRID = 4
@@ -92,7 +93,10 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
     initial, steps, final = draw_story(np.random.default_rng([seed, stream, index]))
     return Example(
         id=f"transformation-{split}-{seed}-{index}",
-        images=(picture(initial, "center", image_size), picture(final, camera, image_size)),
+        images=tuple(
+            Drawing((image_size,) * 2, functools.partial(picture, scene, camera, image_size))
+            for scene, camera in ((initial, "center"), (final, camera))
+        ),
         problem=_problem(initial),
         answer=", ".join(map(str, steps)),
         cot=_thought(initial, steps, final),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrft_jax.data import find_splits, read_examples
+from rrft_jax.data import find_splits, open_image, read_examples
 from rrft_jax.data.drawn import TASKS, DrawnSource, splits
 from rrft_jax.data.drawn.__main__ import main
 
@@ -26,7 +26,7 @@ def test_a_written_folder_reads_back_as_what_was_drawn(task, tmp_path):
             assert example.cot == (drawn.cot if split == "train" else None)
             assert len(example.images) == len(drawn.images)
             for file, picture in zip(example.images, drawn.images):
-                np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(picture))
+                np.testing.assert_array_equal(Image.open(file), open_image(picture))
 
 
 def test_a_mistake_ends_in_one_line(tmp_path, capsys):

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from rrft_jax.data import open_image
 from rrft_jax.data.drawn import transformation
 from rrft_jax.data.drawn.transformation import DIRECTIONS, SPLITS, VALUES, Thing, picture
 from rrft_jax.rewards.transformation import parse_calls, partial_credit
@@ -118,7 +119,7 @@ def test_a_sample_is_a_function_of_split_seed_and_index():
     assert first.id == again.id == "transformation-ood-left-3-17"
     assert (first.problem, first.answer, first.cot) == (again.problem, again.answer, again.cot)
     for image, other in zip(first.images, again.images, strict=True):
-        np.testing.assert_array_equal(image, other)
+        np.testing.assert_array_equal(open_image(image), open_image(other))
     keys = [("ood-left", 4, 17), ("ood-left", 3, 18), *((split, 3, 17) for split in SPLITS)]
     others = [transformation.sample(*key, 28) for key in keys]
     assert len({o.cot for o in others}) == len({o.id for o in others}) == len(keys)
@@ -128,14 +129,14 @@ def test_size_changes_the_pictures_alone():
     small, large = (transformation.sample("id", 0, 5, size) for size in (112, 240))
     assert (small.problem, small.answer, small.cot) == (large.problem, large.answer, large.cot)
     assert [i.size for i in small.images + large.images] == [(112, 112)] * 2 + [(240, 240)] * 2
-    shrunk = np.asarray(large.images[0].resize((112, 112)), int)
-    assert np.abs(shrunk - np.asarray(small.images[0])).mean() < 3  # and shows the same
+    shrunk = np.asarray(open_image(large.images[0]).resize((112, 112)), int)
+    assert np.abs(shrunk - np.asarray(open_image(small.images[0]))).mean() < 3  # and shows the same
 
 
 def test_the_second_picture_shows_the_final_scene_from_the_splits_camera():
     for split, (stream, camera) in SPLITS.items():
         initial, _, final = transformation.draw_story(np.random.default_rng([0, stream, 0]))
-        first, second = transformation.sample(split, 0, 0, 56).images
+        first, second = map(open_image, transformation.sample(split, 0, 0, 56).images)
         np.testing.assert_array_equal(first, picture(initial, "center", 56))
         np.testing.assert_array_equal(second, picture(final, camera, 56))
 
