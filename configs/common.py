@@ -12,6 +12,8 @@ from rrft_jax.data.prompts import TASKS
 from rrft_jax.errors import UserError
 
 MODELS = ("tiny", "2b", "7b")
+# Tokens of the longest completion of the tiny model: a little more than its longest target has.
+LENGTHS = {"visual_counting": 80, "structure_perception": 104, "spatial_transformation": 136}
 
 
 def parse(arg: str, paradigms: tuple[str, ...]) -> dict[str, str]:
@@ -64,11 +66,18 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     model.logit_chunk = 128  # completion tokens whose logits exist at one time
 
     config.data = data = ml_collections.ConfigDict()
-    data.path = ""  # Reason-RFT's folder or a JSON file; "" draws the pictures
+    # Where samples come from: Reason-RFT's folder or a JSON file, or a TFDS build; without either
+    # the pictures are drawn. Several places to train on: rrft_jax/data/sources.py.
+    data.path = ""
+    data.source = ""  # "tfds:DIR"
+    data.file = ""  # another training file of the folder, by its name or a part of it
+    data.mixture = ""  # JSON or YAML, a list of places with their weights
     data.image_root = ""  # where the rows' image paths start; "" looks beside the JSON file
     data.prompts = ""  # JSON or YAML with instructions of your own: rrft_jax/data/prompts.py
     data.system_prompt = ""  # takes the place of the instruction after the question
-    data.variant = ""  # "caption": spatial transformation with a summary and a caption first
+    # Of spatial transformation: "caption" asks for a summary and a caption first, "brief" does not
+    # list the calls.
+    data.variant = ""
     data.min_pixels = 3136
     data.max_pixels = 480_000
     data.max_prompt_length = 4096  # tokens; a longer row is skipped and counted
@@ -77,7 +86,8 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     # perception has too few samples for that: it reinforces on all of them.
     data.activation_samples = 1600
     data.reuse_activation = chosen["task"] == "structure_perception"
-    data.smallest_bucket = 64  # lengths are padded to this, 1.5 times this, twice this, ...
+    data.buckets = 4  # the most shapes that a stage's batches are padded to
+    data.workers = 0  # processes that read pictures; 0: threads
     data.thought_dropout = 0.0  # share of the chains of thought that SFT sees emptied
     data.max_skipped_share = 0.5  # of the rows; more broken ones than that end the run
 
@@ -103,16 +113,18 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
         config.checkpoint_every = 20
         model.compute_dtype = "float32"
         model.remat = "none"
-        data.smallest_bucket = 88
+        data.buckets = 1  # rows are alike: a second shape costs more than it saves
         data.thought_dropout = 0.5
         sampling.temperature = 1.0
         sampling.top_k = 0
         sampling.top_p = 1.0
-        sampling.max_new_tokens = 80
+        if config.task == "spatial_transformation" and config.paradigm != "ans_sft":
+            data.variant = "brief"  # the rules are longer than all else that this model reads
+        sampling.max_new_tokens = LENGTHS[config.task]
         evaluation.samples = 1000
         evaluation.batch_size = 200
         evaluation.temperature = 0.0
-        evaluation.max_new_tokens = 96
+        evaluation.max_new_tokens = LENGTHS[config.task] + 16
         evaluation.sampled = True
     return config
 

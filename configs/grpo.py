@@ -7,6 +7,7 @@ python -m rrft_jax.main --config=configs/grpo.py:model=2b,paradigm=reason_rft_ze
 import ml_collections
 
 from configs import common, sft
+from rrft_jax.rewards import DEFAULTS
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -29,7 +30,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         beta=0.04,  # weight of the KL penalty to the policy before this stage
         clip_low=0.2,
         clip_high=0.2,
-        rewards={"accuracy": 1.0, "format": 1.0},  # name -> weight in the sum
+        rewards=DEFAULTS[chosen["task"]],  # name -> weight in the sum
     )
     if chosen["model"] == "tiny":
         grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)

@@ -29,7 +29,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data import Example, Processor, make_loader
+from rrft_jax.data import Example, Processor, Source, make_loader
 from rrft_jax.errors import UserError
 from rrft_jax.models import Qwen2VL, load_pretrained
 from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
@@ -162,7 +162,7 @@ def bench_data(samples: int, repeats: int) -> dict:
 
     def with_loader(examples: list[Example]) -> int:
         loader = make_loader(
-            examples,
+            [Source(examples)],
             processor,
             paradigm="reason_rft",
             batch_size=16,

@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     config = _load(known.config)
     _override(config, overrides)
     check(config)
-    for key in ("model.path", "data.path", "data.image_root", "data.prompts"):
+    for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
         section, field = key.split(".")
         config[section][field] = os.path.expanduser(config[section][field])
     program = Path(known.config.partition(":")[0]).stem
@@ -150,7 +150,8 @@ _RULES = {
     "model.logit_chunk": _at_least(1),
     "data.min_pixels": _at_least(1),
     "data.max_pixels": _at_least(1),
-    "data.smallest_bucket": _at_least(1),
+    "data.buckets": _at_least(1),
+    "data.workers": _at_least(0),
     "data.max_prompt_length": _at_least(1),
     "data.max_target_length": _at_least(1),
     "data.activation_samples": _at_least(1),

@@ -9,37 +9,26 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
-from rrft_jax.data import (
-    Example,
-    Loader,
-    Processor,
-    Prompts,
-    drawn,
-    find_splits,
-    make_loader,
-    read_examples,
-    read_prompts,
-)
+from rrft_jax.data import BadRow, Loader, Processor, Source, make_loader
+from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import evaluate as evaluation
 from rrft_jax.evaluation import scores, tables
 from rrft_jax.models import load_pretrained, save_pretrained
 from rrft_jax.models.pretrained import read_config
-from rrft_jax.monitoring import MetricsWriter, interrupts, say
+from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel.mesh import batch_parts, make_mesh
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
 
 TINY = pathlib.Path(__file__).parent / "assets" / "tiny"
-DRAWN_TRAINING = 100_000
-DRAWN_TEST = 1000
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -51,6 +40,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       UserError: what was given doesn't fit, before anything is compiled wherever it can be seen.
     """
     jax.config.update("jax_threefry_partitionable", True)  # draws don't depend on the mesh
+    compilations.listen()
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(**config.mesh)
     _check_batches(config, mesh)
@@ -69,10 +59,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
     _claim(config, workdir)  # only now: a mistake above leaves no folder behind
+    stages = _Stages(config, workdir, mesh, model, processor, data)
     try:
-        _Stages(config, workdir, mesh, model, processor, data).run(params)
+        stages.run(params)
     except interrupts.Interrupted as place:
         say(f"stopped: {place}; the same command goes on from here")
+    finally:
+        for loader in stages.test_loaders.values():
+            loader.close()
 
 
 def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
@@ -106,90 +100,6 @@ def open_processor(config: ml_collections.ConfigDict) -> Processor:
 
 
 @dataclasses.dataclass
-class Data:
-    """The samples of a run, a sequence a training stage or held-out split, and how they're put."""
-
-    prompts: Prompts
-    training: dict[str, Sequence[Example]]
-    splits: dict[str, Sequence[Example]]
-
-    @classmethod
-    def open(cls, config: ml_collections.ConfigDict) -> "Data":
-        prompts = read_prompts(
-            config.task,
-            config.paradigm,
-            file=config.data.prompts,
-            system=config.data.system_prompt,
-            variant=config.data.variant,
-        )
-        if prompts.variant and "sft" in config.stages:
-            say("data: data.variant asks for a summary and a caption, which SFT's targets lack")
-        return cls._read(config, prompts) if config.data.path else cls._draw(config, prompts)
-
-    @classmethod
-    def _draw(cls, config, prompts: Prompts) -> "Data":
-        size = drawn.TINY_SIZE if config.model.name == "tiny" else drawn.SIZE
-
-        def source(split: str, start: int, stop: int) -> drawn.DrawnSource:
-            return drawn.DrawnSource(config.task, split, config.seed, start, stop, size)
-
-        first = config.data.activation_samples if "sft" in config.stages else 0
-        limit = config.eval.samples or DRAWN_TEST
-        return cls(
-            prompts,
-            training={
-                "sft": source("train", 0, config.data.activation_samples),
-                "grpo": source("train", first, first + DRAWN_TRAINING),
-            },
-            # Held-out pictures are the same for every seed, so that runs can be compared.
-            splits={
-                name: drawn.DrawnSource(config.task, name, 0, 0, limit, size)
-                for name in drawn.splits(config.task)
-            },
-        )
-
-    @classmethod
-    def _read(cls, config, prompts: Prompts) -> "Data":
-        def read(split: str) -> list[Example]:
-            return read_examples(config.data.path, config.task, split, config.data.image_root)
-
-        files = find_splits(config.data.path, config.task)
-        say("data: " + ", ".join(f"{split} from {file}" for split, file in files.items()))
-        if len(set(files.values())) < len(files):
-            say("data: one file serves several splits: their accuracy is not that of held-out data")
-        limit = config.eval.samples or None
-        splits = {split: read(split)[:limit] for split in files if split != "train"}
-        if not splits and not config.stages:
-            raise UserError(f"{config.data.path}: no test file for {config.task}")
-        training = {}
-        if config.stages:
-            if "train" not in files:
-                raise UserError(f"{config.data.path}: no training file for {config.task}")
-            every = read("train")
-            training = {"sft": every, "grpo": every}
-            if config.paradigm == "reason_rft":
-                training = _activation_split(config, every)
-            if "sft" in config.stages and config.paradigm != "ans_sft":
-                bare = sum(not example.cot for example in training["sft"])
-                if bare:
-                    say(
-                        f"data: {bare} of the {len(training['sft'])} samples of SFT have no chain "
-                        "of thought; theirs is left empty"
-                    )
-        return cls(prompts, training, splits)
-
-
-def _activation_split(config, every: list[Example]) -> dict[str, list[Example]]:
-    """`reason_rft`: the first samples wake reasoning up, the rest (or all) reinforce it."""
-    first = config.data.activation_samples
-    rest = every if config.data.reuse_activation else every[first:]
-    if not rest:
-        say(f"data: {len(every)} samples, no more than the {first} of SFT: GRPO uses them too")
-        rest = every
-    return {"sft": every[:first], "grpo": rest}
-
-
-@dataclasses.dataclass
 class _Stages:
     """The run itself; every method leaves the folder in a state that a resumed run understands."""
 
@@ -199,6 +109,8 @@ class _Stages:
     model: Any
     processor: Processor
     data: Data
+    # One a split for the whole run, so that its samples are measured once.
+    test_loaders: dict[str, Loader] = dataclasses.field(default_factory=dict)
 
     def run(self, params: dict) -> None:
         config = self.config
@@ -213,15 +125,17 @@ class _Stages:
             self.evaluate,
         )
         for stage in config.stages:
-            steps = self._steps(stage)
-            say(f"{stage}: {steps} steps on {len(self.data.training[stage]):,} samples")
-            with contextlib.closing(self._loader(self.data.training[stage], stage)) as loader:
+            steps, sources = self._steps(stage), self.data.training[stage]
+            say(f"{stage}: {steps} steps on {_samples(sources):,} samples")
+            with contextlib.closing(self._loader(sources, stage, stage)) as loader:
+                self._describe(stage, loader)
                 if stage == "sft":
                     params = loop.train_sft(context, params, loader, steps)
                 else:
                     beta = config.grpo.beta
                     reference = jax.tree.map(lambda x: x.copy(), params) if beta else None
                     params = loop.train_grpo(context, params, reference, loader, steps)
+                self._note_skipped(stage, loader)
             self.evaluate(stage, params)
         if config.stages:
             save_pretrained(self.workdir / "export", self.model, params)
@@ -235,28 +149,33 @@ class _Stages:
         decodings = {"": SamplingParams(config.temperature, config.top_k, config.top_p)}
         if config.sampled:
             decodings["-sampled"] = SamplingParams(1.0, 0, 1.0)
-        for split, examples in self.data.splits.items():
+        for split, sources in self.data.splits.items():
             for suffix, sampling in decodings.items():
                 results = self._results()
                 if split + suffix in results.get(name, {}):
                     continue
-                with contextlib.closing(self._loader(examples, "eval")) as loader:
-                    values = evaluation.evaluate(
-                        self.model,
-                        params,
-                        self.processor,
-                        loader,
-                        mesh=self.mesh,
-                        seed=self.config.seed,
-                        sampling=sampling,
-                        max_new_tokens=config.max_new_tokens,
-                        file=self._predictions(name, split + suffix),
-                        name=f"{name}: {split}{suffix}",
-                        total=len(examples),
-                    )
+                if split not in self.test_loaders:
+                    self.test_loaders[split] = self._loader(sources, "eval", split)
+                    self._describe(split, self.test_loaders[split])
+                loader = self.test_loaders[split]
+                beginning = loader.get_state()
+                values = evaluation.evaluate(
+                    self.model,
+                    params,
+                    self.processor,
+                    loader,
+                    mesh=self.mesh,
+                    seed=self.config.seed,
+                    sampling=sampling,
+                    max_new_tokens=config.max_new_tokens,
+                    file=self._predictions(name, split + suffix),
+                    name=f"{name}: {split}{suffix}",
+                    total=_samples(sources),
+                )
                 entry = scores.summary(values) | {"decoding": evaluation.decoding(sampling)}
                 if loader.skipped:
                     entry["skipped"] = dict(loader.skipped)
+                loader.set_state(beginning)
                 results.setdefault(name, {})[split + suffix] = entry
                 _write_json(self.workdir / "results.json", results)
                 say(
@@ -265,10 +184,44 @@ class _Stages:
                     f"{entry['samples']:,} samples)"
                 )
 
+    def _describe(self, name: str, loader: Loader) -> None:
+        for line in loader.description():
+            say(f"{name}: {line}")
+
+    def _note_skipped(self, stage: str, loader: Loader) -> None:
+        """Adds what a stage of training left out to `results.json`, beside the evaluations."""
+        if not loader.skipped:
+            return
+        results = self._results()
+        seen = loader.used + loader.skipped.total()
+        results.setdefault("skipped", {})[stage] = {"seen": seen, "causes": dict(loader.skipped)}
+        _write_json(self.workdir / "results.json", results)
+        causes = ", ".join(f"{cause} {count}" for cause, count in loader.skipped.items())
+        say(
+            f"{stage}: skipped {loader.skipped.total():,} of {seen:,} samples seen ({causes}); "
+            f"{self.workdir / 'skipped.jsonl'} says which and why"
+        )
+
+    def _report(self, name: str) -> Callable[[BadRow], None]:
+        """Writes what a loader leaves out to `skipped.jsonl`, each sample once."""
+        file = self.workdir / "skipped.jsonl"
+        known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
+
+        def report(row: BadRow) -> None:
+            line = json.dumps(
+                {"where": name, "cause": row.cause, "reason": str(row)}, ensure_ascii=False
+            )
+            if line not in known:
+                known.add(line)
+                with file.open("a", encoding="utf-8") as out:
+                    out.write(line + "\n")
+
+        return report
+
     def _print_gains(self) -> None:
         """What each stage gained over the one before, on the same samples."""
         for before, after in itertools.pairwise(("start", *self.config.stages)):
-            for split in self._results()[after]:
+            for split in self._results().get(after, {}):
                 pair = [self._scores(name, split) for name in (before, after)]
                 if len(pair[0]) == len(pair[1]):
                     gain, error = scores.paired_gain(*pair)
@@ -295,31 +248,43 @@ class _Stages:
         section = self.config[stage]
         if section.steps:
             return section.steps
-        return -(-len(self.data.training[stage]) * section.epochs // section.batch_size)
+        return -(-_samples(self.data.training[stage]) * section.epochs // section.batch_size)
 
-    def _loader(self, examples: Sequence[Example], stage: str) -> Loader:
+    def _loader(self, sources: Sequence[Source], stage: str, name: str) -> Loader:
         batch_size = self.config[stage].batch_size
         if stage == "eval":  # a small split needs no large batch
             parts = batch_parts(self.mesh)
-            batch_size = min(batch_size, -(-len(examples) // parts) * parts)
-        prompts = self.data.prompts
+            batch_size = min(batch_size, -(-_samples(sources) // parts) * parts)
         return stage_loader(
-            self.config, stage, examples, prompts, self.processor, batch_size=batch_size
+            self.config,
+            stage,
+            sources,
+            self.processor,
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            report=self._report(name),
         )
+
+
+def _samples(sources: Sequence[Source]) -> int:
+    return sum(len(source.examples) for source in sources)
 
 
 def stage_loader(
     config: ml_collections.ConfigDict,
     stage: str,
-    examples: Sequence[Example],
-    prompts: Prompts,
+    sources: Sequence[Source],
     processor: Processor,
     *,
     batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
     """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
     return make_loader(
-        examples,
+        sources,
         processor,
         paradigm=config.paradigm,
         batch_size=batch_size,
@@ -330,9 +295,12 @@ def stage_loader(
         max_prompt_length=config.data.max_prompt_length,
         max_target_length=config.data.max_target_length,
         thought_dropout=config.data.thought_dropout,
-        prompts=prompts,
-        smallest_bucket=config.data.smallest_bucket,
+        max_buckets=config.data.buckets,
         max_skipped_share=config.data.max_skipped_share,
+        workers=config.data.workers,
+        process_index=process_index,
+        process_count=process_count,
+        report=report,
     )
 
 

@@ -51,10 +51,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
             "--config.model.path=~/base",
             "--config.data.path=~/data",
             "--config.data.prompts=~/own.yaml",
+            "--config.data.mixture=~/mix.yaml",
             "--workdir=~/runs/a",
         ]
     )
     assert config.data.prompts == "/home/someone/own.yaml"
+    assert config.data.mixture == "/home/someone/mix.yaml"
     assert config.model.path == "/home/someone/base" and config.data.path == "/home/someone/data"
     assert workdir == Path("/home/someone/runs/a")
 
@@ -94,6 +96,8 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
         (["--config.sampling.top_p=0"], "--config.sampling.top_p=0.0: expected more than 0"),
         (["--config.grpo.learning_rate=nan"], "expected 0 or more"),
         (["--config.grpo.num_samples=1"], "expected 2 or more"),
+        (["--config.data.buckets=0"], "--config.data.buckets=0: expected 1 or more"),
+        (["--config.data.workers=-1"], "--config.data.workers=-1: expected 0 or more"),
         (["--config.mesh.fsdp=0"], "expected 1 or more"),
         (["--config.grpo.micro_batches=3"], "expected a multiple of grpo.micro_batches=3"),
     ],

@@ -1,18 +1,22 @@
 """Whole runs of the tiny model: they improve, stop and resume, and end in the promised files."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rrft_jax import main, pipeline
+from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
@@ -29,7 +33,7 @@ SHORT = [
     "--config.checkpoint_every=2",
     "--config.rollouts_every=1",
 ]
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "compilations")
 
 
 def lines(file: Path) -> list[dict]:
@@ -41,7 +45,7 @@ def run(workdir: Path, *arguments: str) -> None:
 
 
 def numbers(workdir: Path) -> list[dict]:
-    """metrics.jsonl without what a clock measured."""
+    """metrics.jsonl without what a clock measured, or the process counted."""
     return [
         {key: value for key, value in line.items() if not key.startswith(TIMES)}
         for line in lines(workdir / "metrics.jsonl")
@@ -73,7 +77,10 @@ def test_a_run_leaves_the_promised_files(finished):
         "loss", "reward", "reward_std", "reward_accuracy", "reward_format", "reward_format_std",
         "kl", "clip_fraction", "entropy", "completion_length", "truncated_share", "gradient_norm",
         "learning_rate", "tokens_per_second", "seconds_sample", "seconds_rewards", "seconds_update",
+        "padding_patches", "padding_tokens", "skipped_samples", "compilations",
     }  # fmt: skip
+    counts = [m["compilations"] for m in metrics]
+    assert 0 < counts[0] and counts == sorted(counts)
     rollouts = lines(finished / "rollouts.jsonl")
     assert len(rollouts) == 2 * 2 * 4
     assert set(rollouts[0]) >= {"prompt", "completion", "rewards", "advantage", "step"}
@@ -82,17 +89,17 @@ def test_a_run_leaves_the_promised_files(finished):
 
 def test_predictions_hold_all_that_a_score_came_from(finished):
     rows = lines(finished / "predictions-id.jsonl")
+    rows = {row["id"]: row for row in rows}
     assert len(rows) == 16
-    for index, row in enumerate(rows):
+    for index in range(16):
         example = counting.sample("id", 0, index, TINY_SIZE)
-        assert (row["id"], row["problem"], row["answer"]) == (
-            example.id, example.problem, example.answer,
-        )  # fmt: skip
+        row = rows[example.id]
+        assert (row["problem"], row["answer"]) == (example.problem, example.answer)
         assert example.problem in row["prompt"]
         assert len(row["tokens"]) == len(row["log_probs"]) <= 32
         assert max(row["log_probs"]) <= 0
     results = json.loads((finished / "results.json").read_text())
-    assert np.mean([r["score"] for r in rows]) == results["grpo"]["id"]["accuracy"]
+    assert np.mean([r["score"] for r in rows.values()]) == results["grpo"]["id"]["accuracy"]
     assert len(lines(finished / "evaluations" / "start" / "predictions-ood.jsonl")) == 16
 
 
@@ -171,40 +178,72 @@ def test_a_shortened_demo_improves_on_its_start(tmp_path):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Five questions on pictures: RGBA and two a row among them, one file that is no picture."""
+    """Six questions on no picture, one, or two; one file is no picture, one row has no answer."""
     folder = tmp_path / "data"
     (folder / "images").mkdir(parents=True)
     rows = []
-    for i in range(5):
-        picture = counting.sample("train", 0, i, 90).images[0]
-        names = [f"{i}-{k}.png" for k in range(1 + i % 2)]
+    for i in range(6):
+        picture = counting.sample("train", 0, i, 56 if i % 2 else 84).images[0]
+        names = [f"{i}-{k}.png" for k in range(i % 3)]
         for name in names:
             picture.convert("RGBA" if i == 2 else "RGB").save(folder / "images" / name)
         rows.append(
-            {"id": str(i), "image": names if len(names) > 1 else names[0], "problem": "How many?",
-             "answer": str(i), "cot": "I count."}
+            {"id": str(i), "image": names, "problem": "How many?", "answer": str(i),
+             "cot": "I count."}
         )  # fmt: skip
-    (folder / "images" / "3-0.png").write_bytes(b"no picture")
-    (folder / "Visual-Counting-train-cot.json").write_text(json.dumps(rows))
+    (folder / "images" / "4-0.png").write_bytes(b"no picture")
     (folder / "Visual-Counting-id-test-1k.json").write_text(json.dumps(rows))
+    del rows[1]["answer"]
+    (folder / "Visual-Counting-train-cot.json").write_text(json.dumps(rows))
     return folder
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_runs_through_all_stages(dataset, tmp_path, capfd):
+def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_path, capfd):
+    transformation = {"id": "t", "problem": "What happened?", "answer": "change_size(0, 'small')"}
+    (tmp_path / "steps.jsonl").write_text(json.dumps(transformation))
+    mixture = [
+        {"path": "data"},
+        {"path": "steps.jsonl", "task": "spatial_transformation", "system_prompt": "Be brief.",
+         "rewards": {"transformation_full": 1, "format": 0.5}},
+    ]  # fmt: skip
+    (tmp_path / "mix.json").write_text(json.dumps(mixture))
     run(
         tmp_path / "run",
-        "--config.sft.steps=1",
+        "--config.sft.steps=2",
         "--config.sft.batch_size=4",
-        "--config.grpo.steps=1",
+        "--config.grpo.steps=2",
+        "--config.grpo.micro_batches=2",
         f"--config.data.path={dataset}",
+        f"--config.data.mixture={tmp_path}/mix.json",
+        "--config.data.buckets=1",
         f"--config.model.path={pipeline.TINY}",
         "--config.mesh.data=2",
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["grpo"]["id"]["samples"] == 4
+    assert results["grpo"]["id"]["samples"] == 5
     assert results["grpo"]["id"]["skipped"] == {"picture": 1}
-    assert "picture" in capfd.readouterr().err
+    for stage in ("sft", "grpo"):
+        skipped = results["skipped"][stage]
+        assert set(skipped["causes"]) == {"picture", "malformed"}
+        # Of the five to seven samples of an epoch two are bad.
+        assert sum(skipped["causes"].values()) < skipped["seen"] / 2
+    told = lines(tmp_path / "run" / "skipped.jsonl")
+    assert {(line["where"], line["cause"]) for line in told} == {
+        ("id", "picture"), *itertools.product(("sft", "grpo"), ("picture", "malformed")),
+    }  # fmt: skip
+    assert len(told) == 5 and any("sample 1: no answer" in line["reason"] for line in told)
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert {m["stage"]: m["skipped_samples"] for m in metrics} == {
+        stage: sum(entry["causes"].values()) for stage, entry in results["skipped"].items()
+    }
+    assert all(np.isfinite(m["loss"]) for m in metrics)
+    rollouts = lines(tmp_path / "run" / "rollouts.jsonl")
+    for row in rollouts:
+        right = "transformation_full" if "Be brief." in row["prompt"] else "accuracy"
+        assert set(row["rewards"]) == {right, "format"}
+    said = capfd.readouterr().err
+    assert "sft: step programs compiled: 1" in said and "picture" in said and "malformed" in said
 
 
 @pytest.mark.parametrize(
@@ -227,12 +266,28 @@ def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_a_row_without_an_answer_is_named(dataset, tmp_path, capsys):
+def test_a_file_without_a_well_formed_row_is_an_error(dataset, tmp_path, capsys):
     file = dataset / "Visual-Counting-train-cot.json"
-    rows = json.loads(file.read_text())
-    del rows[3]["answer"]
+    rows = [{**row, "answer": None} for row in json.loads(file.read_text())]
     file.write_text(json.dumps(rows))
     code = main.main([GRPO, f"--workdir={tmp_path}/run", f"--config.data.path={dataset}"])
     assert code == 1
     error = capsys.readouterr().err
-    assert "3" in error and "answer" in error and file.name in error
+    assert "sample 0: no answer" in error and file.name in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_row_has_the_rewards_of_its_source():
+    example = counting.sample("train", 0, 0, TINY_SIZE)
+    own = Source([example], rewards={"accuracy": 2.0, "math_accuracy": -1.0})
+    right = f"<think>\n</think>\n<answer>{example.answer}</answer>"
+    batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
+    by_name, total = loop.rewards_of({"accuracy": 1.0, "format": 0.5}, [[right, "?"]] * 2, batch)
+    np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])
+    nan = np.nan
+    for name, values in {
+        "accuracy": [[1, 0], [1, 0]],
+        "format": [[1, 0], [nan, nan]],
+        "math_accuracy": [[nan, nan], [1, 0]],
+    }.items():
+        np.testing.assert_array_equal(by_name[name], values)

@@ -1,10 +1,12 @@
 """From files and drawn scenes to batches: examples, what is asked of them, arrays."""
 
-from rrft_jax.data.example import Example
-from rrft_jax.data.loader import Batch, Loader, make_loader
-from rrft_jax.data.processor import BadRow, Processor, bucket, open_image, rope_positions
+from rrft_jax.data.example import Example, Source
+from rrft_jax.data.loader import Batch, Loader, make_loader, prefetch
+from rrft_jax.data.pictures import BadRow, open_image
+from rrft_jax.data.processor import Processor, rope_positions
 from rrft_jax.data.prompts import PARADIGMS, TASKS, Prompts, messages, read_prompts, target
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.shapes import Shape, bucket
 
 __all__ = [
     "PARADIGMS",
@@ -16,11 +18,14 @@ __all__ = [
     "Loader",
     "Processor",
     "Prompts",
+    "Shape",
+    "Source",
     "bucket",
     "find_splits",
     "make_loader",
     "messages",
     "open_image",
+    "prefetch",
     "read_examples",
     "read_prompts",
     "rope_positions",

@@ -1,156 +1,191 @@
 """Examples in, batches of static shapes out, in an order that is a function of the seed alone.
 
-Rows are read ahead by threads and put together in order, so that neither the threads nor an
-interruption changes a batch. A row that cannot be used is left out and counted, never cut to fit.
+`order.py` says which samples make up which batch. Here they are loaded: by each process its own
+rows, by threads or worker processes that read ahead and hand over in order, so that neither those
+nor an interruption changes a batch. A row that cannot be used is left out and counted, never cut
+to fit.
 """
 
 import collections
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
-from rrft_jax.data.example import Example
-from rrft_jax.data.processor import BadRow, Processor, bucket
-from rrft_jax.data.prompts import OWN, Prompts, messages, target
+from rrft_jax.data.example import Example, Source
+from rrft_jax.data.order import Order, causes, make_stream
+from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.processor import Processor
+from rrft_jax.data.samples import Row, Samples
+from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 from rrft_jax.models.prompt import Prompt
 
-# So many rows are seen before the share of skipped ones can end a run.
+# So many samples are seen before the share of skipped ones can end a run.
 _FIRST_VERDICT = 20
 
 
 @dataclasses.dataclass
 class Batch:
-    """B rows. Only the last batch of a finite loader can have fewer `examples` than B.
+    """The rows of one process, B in all. Only a finite loader has batches of fewer `examples`.
 
-    Its rows beyond `examples` repeat the last one to keep the shape; their completion mask is
+    The rows beyond `examples` are repeated or borrowed to keep the shape; their completion mask is
     False throughout.
     """
 
     prompt: Prompt  # NumPy arrays
     examples: list[Example]
+    sources: list[Source]  # where each example is from
     prompt_texts: list[str]  # one an example, for people to read
     completions: np.ndarray | None  # [B,1,T] int32, padded on the right; None without targets
     completion_mask: np.ndarray | None  # [B,1,T] bool
 
+    @property
+    def padding(self) -> dict[str, float]:
+        """The shares of the patches and of the tokens, completions included, that are padding."""
+        prompt, completion = self.prompt.mask, self.completion_mask
+        tokens = prompt if completion is None else np.hstack([prompt, completion[:, 0]])
+        masks = {"patches": self.prompt.patch_image >= 0, "tokens": tokens}
+        return {
+            f"padding_{name}": float(1 - mask.mean()) if mask.size else 0.0
+            for name, mask in masks.items()
+        }
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One sample of a batch to be."""
+class _Share:
+    """The rows of one process, counted through all batches; called by threads and workers."""
 
-    example: Example
-    prompt: Prompt
-    text: str
-    target: list[int]  # empty without targets
+    samples: Samples
+    order: Order
+    first: int  # place of the process's first row in a batch of all processes
+    rows: int  # of the process in a batch
+
+    def __call__(self, index: int) -> tuple[Row | None, BadRow | None]:
+        """A row, and what was wrong with the sample whose place it took, if anything was.
+
+        Without a row no sample of the window can be decoded. Beyond the samples of a last batch
+        the row is that of another.
+        """
+        number, place = divmod(index, self.rows)
+        plan, bad = self.order.batch(number), None
+        place = min(self.first + place, len(plan.numbers) - 1)
+        for sample in self.order.stand_ins(number, place):
+            row = self.samples.load(sample)
+            if isinstance(row, Row) and plan.shape.holds(row.size):
+                return row, bad
+            if isinstance(row, Row):
+                row = BadRow("picture", f"sample {row.example.id}: it changed while it was read")
+            bad = bad or row
+        return None, bad
 
 
 class Loader(Iterator[Batch]):
     """Iterates over batches; see `make_loader`.
 
     Attributes:
-      rows: what batches are made of, one `Row | BadRow` a sample, for whoever wants to see each.
-      skipped: how many rows were left out, by cause: "picture", "malformed", "prompt too long",
-        "target too long".
+      skipped: how many samples were left out, by cause: "picture", "malformed", "prompt too long",
+        "target too long". Of those that turn out broken only when they are decoded, each process
+        counts its own.
+      used: how many were not. Both count the samples of a window when its first batch is made.
     """
 
     def __init__(
         self,
-        rows: grain.IterDataset,
-        processor: Processor,
+        samples: Samples,
+        order: Order,
         *,
-        batch_size: int,
-        max_lengths: tuple[int, int],
-        smallest_bucket: int,
+        workers: int,
         max_skipped_share: float,
+        process_index: int,
+        process_count: int,
+        report: Callable[[BadRow], None],
     ):
-        """Takes `rows` of `Row | BadRow`; `max_lengths` are those of prompts and targets."""
-        self.rows = iter(rows)
-        self._processor = processor
-        self._batch_size = batch_size
-        self._max_prompt, self._max_target = max_lengths
-        self._smallest_bucket = smallest_bucket
+        """For the arguments see `make_loader`."""
+        rows = order.batch_size // process_count
+        self._samples, self._order = samples, order
+        self._share = _Share(samples, order, process_index * rows, rows)
+        self._workers = workers
         self._max_skipped_share = max_skipped_share
-        self._used = 0
-        self._last_skipped: BadRow | None = None
+        self._report = report
+        self._rows: grain.DatasetIterator | None = None
+        self._given = 0  # batches
+        self.used = 0
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
-          UserError: too many rows were unusable, or the data ended without a single usable one.
+          UserError: too many samples were unusable, or none of a whole window was usable.
         """
-        rows = []
-        while len(rows) < self._batch_size:
-            row = next(self.rows, None)
-            if row is None:
-                break
-            if isinstance(row, BadRow):
-                self._skip(row)
-            else:
-                rows.append(row)
-                self._used += 1
-        if not rows:
-            if not self._used:
-                raise UserError(
-                    f"no usable sample in the data ({self._causes()}), the last of them: "
-                    f"{self._last_skipped}"
-                )
+        plan = self._order.batch(self._given)
+        if (window := self._order.begins(self._given)) is not None:
+            begun = self._order.window(window)
+            self.used += begun.seen
+            self._skip(begun.skipped)
+        if plan is None:
             raise StopIteration
-        return self.batch(rows)
+        if self._rows is None:
+            self._rows = self._read_ahead()
+        share, endless = self._share, self._order.endless
+        own = min(share.rows, max(0, len(plan.numbers) - share.first))
+        rows, spare = [], []
+        for place in range(max(1, own)):
+            row, bad = next(self._rows)
+            if bad and place < own:
+                self._skip([bad])
+            if row is None:
+                raise UserError(f"no usable sample in the data, the last of them: {bad}")
+            (rows if place < own and (endless or not bad) else spare).append(row)
+        self._given += 1
+        return self.batch(rows, plan.shape, spare)
+
+    def samples(self) -> Iterator[Row | BadRow]:
+        """Every sample in the order of the stream, before it is sorted by shape, one at a time."""
+        stream = self._order.stream
+        return (self._samples.load(stream[i]) for i in range(len(stream)))
+
+    def description(self) -> list[str]:
+        """A line on each shape that the first batches have, with its share and its padding."""
+        return self._order.description()
 
     def close(self) -> None:
         """Ends the reading ahead, which would hold the program's exit up."""
-        self.rows.close()
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+        self._order.close()
 
     def get_state(self) -> dict[str, Any]:
         """Where the loader stands between two batches, as JSON values."""
-        return {
-            "rows": self.rows.get_state(),
-            "used": self._used,
-            "skipped": dict(self.skipped),
-        }
+        return {"batches": self._given, "used": self.used, "skipped": dict(self.skipped)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on as the loader did that gave `state`; both must have been made alike."""
-        self.rows.set_state(state["rows"])
-        self._used = state["used"]
+        """Goes on as the loader did that gave `state`; only their processes may differ in number.
+
+        Both must have been made alike, over the same data.
+        """
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+        self._given, self.used = state["batches"], state["used"]
         self.skipped = collections.Counter(state["skipped"])
 
-    def _skip(self, row: BadRow) -> None:
-        self.skipped[row.cause] += 1
-        self._last_skipped = row
-        bad = self.skipped.total()
-        seen = bad + self._used
-        too_many = bad > self._max_skipped_share * seen or not self._used
-        if seen >= _FIRST_VERDICT and too_many:
-            raise UserError(
-                f"{bad} of the first {seen} samples are unusable ({self._causes()}), the last of "
-                f"them: {row}; mend the data or raise data.max_skipped_share"
-            )
-
-    def _causes(self) -> str:
-        return ", ".join(f"{cause}: {n}" for cause, n in self.skipped.items())
-
-    def batch(self, rows: list[Row]) -> Batch:
-        """Puts at least one and at most B rows together."""
-        missing = self._batch_size - len(rows)
-        padded = rows + [rows[-1]] * missing
-        prompt = self._processor.batch(
-            [row.prompt for row in padded],
-            prompt_length=self._length([len(row.prompt.tokens) for row in rows], self._max_prompt),
-        )
+    def batch(self, rows: list[Row], shape: Shape, spare: Sequence[Row] = ()) -> Batch:
+        """Puts at most B rows together; `spare` ones, or the last, fill them up."""
+        size = self._share.rows
+        padded = [*rows, *spare]
+        padded += padded[-1:] * (size - len(padded))
+        processor = self._samples.processor
+        prompt = processor.batch([row.prompt for row in padded], shape.prompt, shape.patches)
         completions = mask = None
-        if rows[0].target:
-            length = self._length([len(row.target) for row in rows], self._max_target)
-            completions = np.full(
-                (self._batch_size, 1, length), self._processor.pad_token, np.int32
-            )
+        if self._samples.targets:
+            completions = np.full((size, 1, shape.target), processor.pad_token, np.int32)
             mask = np.zeros(completions.shape, bool)
             for b, row in enumerate(padded):
                 completions[b, 0, : len(row.target)] = row.target
@@ -158,17 +193,52 @@ class Loader(Iterator[Batch]):
         return Batch(
             prompt=prompt,
             examples=[row.example for row in rows],
+            sources=[self._samples.sources[row.source] for row in rows],
             prompt_texts=[row.text for row in rows],
             completions=completions,
             completion_mask=mask,
         )
 
-    def _length(self, lengths: list[int], limit: int) -> int:
-        return min(bucket(max(lengths), self._smallest_bucket), limit)
+    def _read_ahead(self) -> grain.DatasetIterator:
+        """The rows from the next batch on."""
+        share, rows = self._share, 2**62
+        if not self._order.endless:
+            plans = self._order.window(0).batches
+            last = len(plans[-1].numbers) - share.first
+            rows = (len(plans) - 1) * share.rows + max(1, min(share.rows, last))
+        indices = grain.MapDataset.range(self._given * share.rows, rows)
+        ahead = max(2, min(2 * share.rows, 64))
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # Grain looks its own up, whoever parses the command.
+                flags.FLAGS.mark_as_parsed()
+            read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+            options = grain.multiprocessing.MultiprocessingOptions(
+                self._workers, per_worker_buffer_size=max(1, ahead // self._workers)
+            )
+            return iter(indices.map(share).to_iter_dataset(read).mp_prefetch(options))
+        threads = min(16, os.cpu_count() or 1)
+        read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
+        return iter(indices.map(share).to_iter_dataset(read))
+
+    def _skip(self, rows: Sequence[BadRow]) -> None:
+        """Counts samples as skipped that were counted as used."""
+        if not rows:
+            return
+        for row in rows:
+            self._report(row)
+        self.used -= len(rows)
+        self.skipped.update(row.cause for row in rows)
+        bad = self.skipped.total()
+        seen = bad + self.used
+        if seen >= _FIRST_VERDICT and bad > self._max_skipped_share * seen:
+            raise UserError(
+                f"{bad} of the first {seen} samples are unusable ({causes(self.skipped)}), the "
+                f"last of them: {rows[-1]}; mend the data or raise data.max_skipped_share"
+            )
 
 
 def make_loader(
-    examples: Sequence[Example],
+    sources: Sequence[Source],
     processor: Processor,
     *,
     paradigm: str,
@@ -180,77 +250,90 @@ def make_loader(
     max_prompt_length: int,
     max_target_length: int,
     thought_dropout: float = 0.0,
-    prompts: Prompts = OWN,
-    smallest_bucket: int = 64,
+    max_buckets: int = 4,
     max_skipped_share: float = 0.5,
+    workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
-    """A `Loader` over `examples`.
+    """A `Loader` over the examples of `sources`.
 
     Args:
-      examples: anything with `__len__` and `__getitem__`; called from several threads.
+      sources: what to read; their `examples` are called from several threads. Give all of them a
+        weight, or none: then an epoch is every sample of every source once. With weights, each
+        source goes through its own epochs, and one of the mixture is as many samples as there are.
       processor: turns messages and pictures into rows.
       paradigm: one of prompts.PARADIGMS; decides what is asked and what the target looks like.
-      batch_size: B.
+      batch_size: samples of a batch, all processes together.
       seed: decides the order, and whose thoughts are dropped.
-      shuffle: a new order each epoch; False keeps the order of `examples`.
+      shuffle: a new order each epoch; False keeps the order of the sources.
       epochs: how often to go through them; None for ever. Batches run on across epochs.
       targets: whether batches hold the completions to learn.
       max_prompt_length: tokens of the longest prompt that is used, pictures included.
       max_target_length: tokens of the longest target that is used.
       thought_dropout: the share of samples whose target has an empty thought. A sample belongs to
         it or not by its id, in every epoch alike.
-      prompts: the words of what is asked.
-      smallest_bucket: prompts and targets are padded to this or to a `bucket` above it.
-      max_skipped_share: more unusable rows than this share end the run with a UserError.
+      max_buckets: how many shapes batches may have, but for samples beyond all of those chosen.
+      max_skipped_share: more unusable samples than this share end the run with a UserError.
+      workers: processes that load rows; 0 loads them by threads of this one.
+      process_index: which of the processes that train together this is.
+      process_count: how many there are; each gets its rows of every batch.
+      report: is told of every sample that is left out.
+
+    Raises:
+      UserError: there are no samples, or the numbers don't fit.
     """
-    if not len(examples):
+    lengths = [len(source.examples) for source in sources]
+    weights = [source.weight for source in sources]
+    if not lengths or not all(lengths):
         raise UserError("the data set is empty; expected at least one sample")
-
-    def load(index: int) -> Row | BadRow:
-        example = examples[index]
-        chat = messages(example, paradigm, prompts)
-        reply = []
-        try:
-            if targets:
-                think = _uniform(seed, example.id) >= thought_dropout
-                reply = processor.encode_target(target(example, paradigm, think=think))
-                _check_length("target", len(reply), max_target_length)
-            prompt = processor.encode(chat, example.images)
-            _check_length("prompt", len(prompt.tokens), max_prompt_length)
-        except BadRow as error:
-            return BadRow(error.cause, f"sample {example.id}: {error}")
-        return Row(example, prompt, processor.prompt_text(chat), reply)
-
-    # Over indices and not the examples themselves, so that only the threads open or draw anything.
-    indices = grain.MapDataset.source(range(len(examples)))
-    if shuffle:
-        # Hashed, because grain counts up from the seed by epoch: neighbouring seeds would share
-        # all but one of their orders.
-        indices = indices.shuffle(seed=int(_uniform(seed, "shuffle") * 2**32))
-    threads = min(16, os.cpu_count() or 1)
-    rows = indices.repeat(epochs).map(load)
-    rows = rows.to_iter_dataset(
-        grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=max(threads, min(2 * batch_size, 64))
+    if any(weights) and not all(weight > 0 for weight in weights):
+        raise UserError(f"weights {weights} of the sources: give each one above 0, or none at all")
+    if batch_size % process_count:
+        raise UserError(
+            f"a batch of {batch_size} samples: expected a multiple of {process_count}, the number "
+            "of processes"
         )
+    if max_buckets < 1:
+        raise UserError(f"data.buckets={max_buckets}: expected 1 or more")
+    # Patches are bounded by the prompt's tokens, four of them to one.
+    limits = Shape(2**31, max_prompt_length, max_target_length)
+    samples = Samples(sources, processor, paradigm, seed, targets, thought_dropout, limits)
+    order = Order(
+        make_stream(lengths, weights, seed=seed, shuffle=shuffle, epochs=epochs),
+        samples.measure,
+        total=sum(lengths),
+        endless=epochs is None,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        limits=limits,
+        max_shapes=max_buckets,
     )
     return Loader(
-        rows,
-        processor,
-        batch_size=batch_size,
-        max_lengths=(max_prompt_length, max_target_length),
-        smallest_bucket=smallest_bucket,
+        samples,
+        order,
+        workers=workers,
         max_skipped_share=max_skipped_share,
+        process_index=process_index,
+        process_count=process_count,
+        report=report,
     )
 
 
-def _check_length(what: str, length: int, limit: int) -> None:
-    if length > limit:
-        raise BadRow(f"{what} too long", f"its {what} has {length} tokens, more than {limit}")
+def prefetch(
+    loader: Loader, place: Callable[[Batch], Any]
+) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
+    """Yields (batch, what `place` made of it, the loader's state after it), one batch behind.
 
-
-def _uniform(seed: int, name: str) -> float:
-    """A number in [0, 1) that is a function of `seed` and `name`, the same on every machine."""
-    text = f"{seed}/{name}".encode(errors="backslashreplace")
-    digest = hashlib.blake2b(text, digest_size=6).digest()
-    return int.from_bytes(digest, "big") / 2**48
+    So the next batch is on its way to the device before the current one is computed.
+    """
+    ahead = None
+    for batch in loader:
+        following = batch, place(batch), loader.get_state()
+        if ahead:
+            yield ahead
+        ahead = following
+    if ahead:
+        yield ahead

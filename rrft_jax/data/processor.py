@@ -7,29 +7,19 @@ as it was given. Everything that depends on a picture's size is decided here.
 
 import copy
 import functools
-import io
-import os
 import pathlib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.example import Drawing
+from rrft_jax.data.pictures import BadRow, image_size, open_image, picture_name
+from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
 from rrft_jax.models import pretrained
 from rrft_jax.models.prompt import Prompt
-
-# A larger picture is refused before its pixels are decoded: it would be scaled down anyway, and
-# a file of a few kilobytes can claim to hold gigabytes.
-MAX_OPEN_PIXELS = 64_000_000
-
-# What pictures of data sets come in. Pillow reads far more, and some of it in dangerous ways: EPS
-# runs Ghostscript, icons hold pictures larger than they say.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
 _IMAGE = "<|image_pad|>"
 _END = "<|im_end|>"
@@ -45,14 +35,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-class BadRow(Exception):
-    """A sample that cannot be used; `cause` is the short name under which it is counted."""
-
-    def __init__(self, cause: str, message: str):
-        super().__init__(message)
-        self.cause = cause
 
 
 class Processor:
@@ -80,8 +62,10 @@ class Processor:
                 "expected the tokenizer of a Qwen2-VL"
             )
         self._special = special
-        self._literals = sorted(special, key=len, reverse=True)
-        self._control = re.compile("(" + "|".join(map(re.escape, self._literals)) + ")")
+        control = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+        self._control = re.compile(f"({control})")
+        self._masked = re.compile(f"{control}|\ue000")
+        self._literals = [*special, "\ue000"]
         # The backend is used directly, with settings of its own: the tokenizer around it changes
         # the shared settings on every call, which threads must not do to each other.
         self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
@@ -92,8 +76,13 @@ class Processor:
         self.control_tokens: dict[int, str] = {index: text for text, index in special.items()}
         ends = [*stop_tokens, special[_END], special.get(_PADDING), tokenizer.eos_token_id]
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(i for i in ends if i is not None))
+        self._values = _values_of_levels(image_processor)
         padding = [tokenizer.pad_token_id, special.get(_PADDING), special[_END]]
         self.pad_token: int = next(i for i in padding if i is not None)
+
+    def __reduce__(self):
+        # To a worker process as what it is made of: the backend's settings don't travel.
+        return type(self), (self._tokenizer, self._image_processor, self.stop_tokens)
 
     @classmethod
     def from_pretrained(
@@ -144,18 +133,7 @@ class Processor:
         Raises:
           BadRow: a picture cannot be used, or the chat has not as many placeholders as `images`.
         """
-        tokens = []
-        for piece in self._control.split(self._render(messages)):
-            if piece in self._special:
-                tokens.append(self._special[piece])
-            elif piece:
-                tokens += self._tokenize(self._unmask(piece))
-        tokens = np.array(tokens, np.int32)
-        placeholders = int(np.sum(tokens == self.image_token))
-        if placeholders != len(images):
-            raise BadRow(
-                "malformed", f"{placeholders} picture placeholders for {len(images)} pictures"
-            )
+        tokens = self._tokens(messages, len(images))
         merge = self._image_processor.merge_size
         patches, grids = self._patches(images)  # grids [I,2]: rows and columns of patches
         repeats = np.ones(len(tokens), np.int64)
@@ -173,6 +151,17 @@ class Processor:
             ),
             patch_image=np.repeat(np.arange(len(grids), dtype=np.int32), grids.prod(axis=-1)),
         )
+
+    def measure(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()
+    ) -> tuple[int, int]:
+        """How many tokens and patches `encode` makes of the same, from the pictures' headers alone.
+
+        It raises `BadRow` as `encode` does, but for what only the pixels tell.
+        """
+        tokens = len(self._tokens(messages, len(images)))
+        patches = sum(self._count_patches(image) for image in images)
+        return tokens - len(images) + patches // self._image_processor.merge_size**2, patches
 
     def prompt_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The chat as the template writes it, with one placeholder a picture: for people."""
@@ -193,7 +182,6 @@ class Processor:
         for number in range(int(np.max(prompt.patch_image, initial=-1)) + 1):
             mine = prompt.patch_image == number
             rows, cols = prompt.patch_rows_cols[mine].T
-            # A still picture stands twice in a patch, as two frames of a film.
             shape = (-1, 3, process.temporal_patch_size, side, side)
             squares = np.empty((rows.max() + 1, cols.max() + 1, side, side, 3), np.float32)
             squares[rows, cols] = np.moveaxis(prompt.patches[mine].reshape(shape)[:, :, 0], 1, -1)
@@ -248,6 +236,19 @@ class Processor:
             batch.patch_image[b, :end] = row.patch_image
         return batch
 
+    def _tokens(self, messages: Sequence[Mapping[str, Any]], images: int) -> np.ndarray:
+        """[P] int32: the chat's tokens, with one placeholder a picture."""
+        tokens = []
+        for piece in self._control.split(self._render(messages)):
+            if piece in self._special:
+                tokens.append(self._special[piece])
+            elif piece:
+                tokens += self._tokenize(self._unmask(piece))
+        placeholders = tokens.count(self.image_token)
+        if placeholders != images:
+            raise BadRow("malformed", f"{placeholders} picture placeholders for {images} pictures")
+        return np.array(tokens, np.int32)
+
     def _tokenize(self, text: str) -> list[int]:
         try:
             return self._plain.encode(text, add_special_tokens=False).ids
@@ -273,7 +274,7 @@ class Processor:
 
     def _mask(self, text: str) -> str:
         """Replaces control tokens by their number between two private-use characters."""
-        return self._control.sub(lambda m: f"\ue000{self._literals.index(m[0])}\ue001", text)
+        return self._masked.sub(lambda m: f"\ue000{self._literals.index(m[0])}\ue001", text)
 
     def _unmask(self, text: str) -> str:
         def literal(match):
@@ -282,58 +283,36 @@ class Processor:
 
         return re.sub("\ue000([0-9]{1,4})\ue001", literal, text)
 
+    def _count_patches(self, image: Any) -> int:
+        width, height = image_size(image)
+        try:
+            return self._image_processor.get_number_of_image_patches(height, width)
+        except Exception as error:  # as in `_patches`
+            raise BadRow("picture", f"{picture_name(image)}: {error}") from error
+
     def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """All pictures' patches [S,1176] and each picture's rows and columns of them [I,2]."""
         process = self._image_processor
-        if not images:
-            values = 3 * process.temporal_patch_size * process.patch_size**2
-            return np.zeros((0, values), np.float32), np.zeros((0, 2), np.int32)
-        patches, grids = [], []
+        merge, side, frames = process.merge_size, process.patch_size, process.temporal_patch_size
+        patches = [np.zeros((0, 3 * frames * side**2), np.float32)]
+        grids = [np.zeros((0, 2), np.int32)]
         for image in images:
             opened = open_image(image)
             try:
-                output = process(images=[opened], return_tensors="np")
+                pixels = process.process_image(opened, do_convert_rgb=True)  # [3,height,width]
+                pixels = process.resize(pixels, process.size, process.resample, merge * side)
             except Exception as error:  # Elongated beyond all measure, for one.
-                raise BadRow("picture", f"{_name(image)}: {error}") from error
-            patches.append(np.asarray(output["pixel_values"], np.float32))
-            grids.append(np.asarray(output["image_grid_thw"])[:, 1:].astype(np.int32))
-        return np.concatenate(patches), np.concatenate(grids)
-
-
-def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Image:
-    """A picture with its pixels decoded, in the file's own mode: the image processor makes it RGB.
-
-    Grey of 16 bits comes as 8, as colour of 16 bits does from Pillow: it clips the one and scales
-    the other. Of an animation it's the first frame. The rotation that a camera noted in the file
-    is not applied, as in Hugging Face processors.
-
-    Args:
-      picture: a path, a PIL image, a `Drawing`, or the bytes of a picture file; or the `BadRow` of
-        a picture that must not be opened.
-      max_open_pixels: width x height beyond which the pixels are not decoded.
-
-    Raises:
-      BadRow: missing, not a picture, truncated, too large, or of pixels whose range isn't known;
-        its cause is "picture".
-    """
-    if isinstance(picture, BadRow):
-        raise BadRow(picture.cause, str(picture))  # anew: it would collect tracebacks
-    try:
-        if isinstance(picture, Drawing):
-            picture = picture.draw()
-        if not isinstance(picture, Image.Image):
-            if isinstance(picture, bytes):
-                picture = io.BytesIO(picture)
-            # A path in a data set may name anything, a pipe that blocks for ever included.
-            elif not os.path.isfile(picture):
-                raise FileNotFoundError("no such picture file")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides
-                with Image.open(picture, formats=_FORMATS) as opened:
-                    return _decoded(opened, max_open_pixels)
-        return _decoded(picture, max_open_pixels)
-    except Exception as error:  # Decoders of broken files raise nearly everything.
-        raise BadRow("picture", f"{_name(picture)}: {error}") from error
+                raise BadRow("picture", f"{picture_name(image)}: {error}") from error
+            rows, cols = pixels.shape[1] // side, pixels.shape[2] // side
+            squares = pixels.reshape(3, rows // merge, merge, side, cols // merge, merge, side)
+            levels = squares.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * cols, 3, 1, side**2)
+            # A still picture stands twice in a patch, as two frames of a film.
+            values = np.empty((rows * cols, 3, frames, side**2), np.float32)
+            for channel, table in enumerate(self._values):
+                values[:, channel] = table.take(levels[:, channel])
+            patches.append(values.reshape(rows * cols, -1))
+            grids.append(np.array([[rows, cols]], np.int32))
+        return (patches[1] if len(images) == 1 else np.concatenate(patches)), np.concatenate(grids)
 
 
 def rope_positions(
@@ -373,42 +352,12 @@ def rope_positions(
     return np.concatenate(pieces, axis=1).astype(np.int32), np.int32(position + rest)
 
 
-def bucket(n: int, smallest: int = 64) -> int:
-    """The length that `n` is padded to: 64, 96, 128, 192, 256, ...; 0 stays 0.
-
-    At most a third of a row is padding, and the number of compiled shapes stays small.
-    """
-    if n == 0:
-        return 0
-    size = smallest
-    while size < n:
-        size *= 2
-    between = size * 3 // 4
-    return between if between >= max(n, smallest) else size
-
-
 @functools.lru_cache(256)
 def _patch_rows_cols(rows: int, cols: int, merge: int) -> np.ndarray:
     """[rows*cols, 2]: where each patch lies, in an order that keeps merged squares together."""
     where = np.stack(np.mgrid[:rows, :cols], axis=-1).astype(np.int32)
     blocks = where.reshape(rows // merge, merge, cols // merge, merge, 2)
     return blocks.swapaxes(1, 2).reshape(-1, 2)
-
-
-def _decoded(image: Image.Image, max_open_pixels: int) -> Image.Image:
-    width, height = image.size
-    if width * height > max_open_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than {max_open_pixels}")
-    image.load()
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range; expected 8 or 16 bits")
-    return image
-
-
-def _name(picture: Any) -> str:
-    return str(picture) if isinstance(picture, str | os.PathLike) else "a picture in memory"
 
 
 def _image_settings(
@@ -436,6 +385,16 @@ def _image_settings(
             "set data.min_pixels or data.max_pixels"
         )
     return {**settings, "size": limits}
+
+
+def _values_of_levels(process: Any) -> np.ndarray:
+    """[3,256] float32: what the model sees of each level of each colour."""
+    values = np.tile(np.arange(256, dtype=np.uint8), (3, 1, 1))
+    if process.do_rescale:
+        values = process.rescale(values, process.rescale_factor)
+    if process.do_normalize:
+        values = process.normalize(values, process.image_mean, process.image_std)
+    return values.astype(np.float32)[:, 0]
 
 
 def _chat_template(folder: pathlib.Path) -> str:

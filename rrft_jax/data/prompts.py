@@ -11,6 +11,7 @@ that replaces any of the instructions, by these keys:
     structure_perception.value       any other
     spatial_transformation
     spatial_transformation.caption   under data.variant=caption: a summary and a caption come first
+    spatial_transformation.brief     under data.variant=brief: without the list of calls
 
 A text follows the question on a new line; one with {problem} in it has the question there instead.
 """
@@ -28,11 +29,11 @@ from rrft_jax.errors import UserError
 
 TASKS = ("visual_counting", "structure_perception", "spatial_transformation")
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
-VARIANTS = ("", "caption")
+VARIANTS = ("", "caption", "brief")
 
-_LETTER_OR_VALUE = (
-    "Work out the solution step by step inside <think> </think>. "
-    "Then give the final answer inside <answer> </answer>: {kind}, and nothing else."
+# Short, because the smallest models read it with every question.
+BRIEF = (
+    "Think inside <think> </think>, then give the final answer, {kind}, inside <answer> </answer>."
 )
 
 _TRANSFORMATION = """\
@@ -49,20 +50,13 @@ An object is listed as ('object_id', 'shape', 'size', 'color', 'material').
 Then give only the sequence of calls, separated by commas, inside <answer> </answer>."""
 
 _INSTRUCTIONS = {
-    # Short, because the smallest models read it with every question.
-    "visual_counting": (
-        "Think inside <think> </think>, "
-        "then give the final answer, a number, inside <answer> </answer>."
-    ),
-    "structure_perception.letter": _LETTER_OR_VALUE.format(
-        kind="the letter of the option you choose (A, B, C or D)"
-    ),
-    "structure_perception.value": _LETTER_OR_VALUE.format(
-        kind="a single integer or decimal number"
-    ),
+    "visual_counting": BRIEF.format(kind="a number"),
+    "structure_perception.letter": BRIEF.format(kind="the letter of an option (A, B, C or D)"),
+    "structure_perception.value": BRIEF.format(kind="an integer or a decimal number"),
     "spatial_transformation": _TRANSFORMATION.format(
         parts="Compare the pictures object by object inside <think> </think>."
     ),
+    "spatial_transformation.brief": BRIEF.format(kind="a sequence of calls"),
     "spatial_transformation.caption": _TRANSFORMATION.format(
         parts=(
             "First outline how you will go about it inside <summary> </summary>. "
@@ -111,13 +105,13 @@ def read_prompts(
         text.
     """
     if variant not in VARIANTS:
-        raise UserError(f"data.variant={variant}: expected caption, or nothing")
+        raise UserError(f"data.variant={variant}: expected caption, brief, or nothing")
     if variant and task != "spatial_transformation":
         raise UserError(f"data.variant={variant}: only spatial_transformation has it, not {task}")
     # Said, so that nobody takes what such a run measures for an effect of the fields.
     reason = "data.system_prompt" if system else paradigm if paradigm == "ans_sft" else ""
     for field, value in (("variant", variant), ("prompts", file)):
-        if reason and value:
+        if reason and value not in ("", "brief"):  # which is what asks for least anyway
             raise UserError(
                 f"data.{field}={value}: no effect, as {reason} asks without instruction"
             )

@@ -12,8 +12,9 @@ and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory rea
     {"image": "a.png", "conversations": [
         {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "2"}]}
 
-Everything about a row but its pictures is checked here, at once, so that a mistake shows before
-anything is compiled; pictures are opened by the loader.
+Everything about a row but its pictures is checked here, at once. A malformed one is a `BadRow` in
+its place, so that the others keep theirs; the loader leaves it out and counts it, as it does a row
+whose picture is broken. A file without a single well-formed row is an error.
 """
 
 import collections
@@ -27,7 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rrft_jax.data.example import Example
-from rrft_jax.data.processor import BadRow
+from rrft_jax.data.pictures import BadRow
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
 
@@ -48,7 +49,7 @@ _CHATS = {
 }
 
 
-def find_splits(path: str, task: str) -> dict[str, str]:
+def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
     """Which file holds which split of a task.
 
     Names decide: "Visual-Counting" and so on is the task, "train" the training split, "-id-",
@@ -60,26 +61,33 @@ def find_splits(path: str, task: str) -> dict[str, str]:
     Args:
       path: a folder or a file.
       task: such as "visual_counting".
+      file: the name of a training file of the folder, or a part that no other one's name has: it
+        takes the place of the task's own training file, whatever its name says of the task.
 
     Returns:
       split -> file, in the order of SPLITS. "train" or "id" may be missing.
 
     Raises:
-      UserError: nothing there, no file of the task, or two files for one split.
+      UserError: nothing there, no file of the task, two files for one split, or no single training
+        file of that name.
     """
     root = pathlib.Path(path)
     if not root.exists():
         raise UserError(f"{path}: no such file or folder; data.path names a data set")
     if root.is_file():
+        if file:
+            raise UserError(f"data.file={file}: {path} is a file; expected a folder to find it in")
         return _in_order({"train": root, "id": root} | {_split(root): root})
     files = [
-        file
+        found
         for folder in _JSON_FOLDERS
-        for file in sorted((root / folder).glob("*.json*"))
-        if file.suffix in (".json", ".jsonl")
+        for found in sorted((root / folder).glob("*.json*"))
+        if found.suffix in (".json", ".jsonl") and found.is_file()
     ]
-    ours = [file for file in files if task.replace("_", "-") in _flat_name(file)]
-    if not ours:
+    ours = [found for found in files if task.replace("_", "-") in _flat_name(found)]
+    if file:
+        ours = [found for found in ours if _is_test(found)]
+    elif not ours:
         title = task.replace("_", "-").title()
         names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
         raise UserError(
@@ -87,21 +95,25 @@ def find_splits(path: str, task: str) -> dict[str, str]:
             f"name, found {names or 'none at all'}"
         )
     splits: dict[str, pathlib.Path] = {}
-    for file in ours:
-        other = splits.setdefault(_split(file), file)
-        if other != file:
+    for found in ours:
+        other = splits.setdefault(_split(found), found)
+        if other != found:
             raise UserError(
-                f"{path}: {other.name} and {file.name} both hold the split {_split(file)!r} of "
+                f"{path}: {other.name} and {found.name} both hold the split {_split(found)!r} of "
                 f"{task}; keep one of them, or give its path"
             )
-    samples = [file for file in ours if not re.search("train|test", _flat_name(file))]
-    for file in samples[:1]:
-        splits = {"train": file, "id": file} | splits
+    if file:
+        return _in_order(splits | {"train": _training_file(root, files, file)})
+    samples = [found for found in ours if not re.search("train|test", _flat_name(found))]
+    for found in samples[:1]:
+        splits = {"train": found, "id": found} | splits
     return _in_order(splits)
 
 
-def read_examples(path: str, task: str, split: str, image_root: str = "") -> list[Example]:
-    """All samples of one split, in the order of the file.
+def read_examples(
+    path: str, task: str, split: str, image_root: str = "", file: str = ""
+) -> list[Example | BadRow]:
+    """All samples of one split, in the order of the file, a `BadRow` in a malformed one's place.
 
     Ids are unique: where rows share one, or have none, their place in the file tells them apart.
     A picture that is missing, or whose path leads out of the data set (`_ImageFinder`), is no
@@ -114,25 +126,32 @@ def read_examples(path: str, task: str, split: str, image_root: str = "") -> lis
       image_root: the folder that the samples' picture paths start from. Without it they are looked
         for beside the JSON file, in images/, and in the published data set's image folders; and
         only without it may a path be an absolute one to somewhere else.
+      file: as in `find_splits`.
 
     Raises:
-      UserError: no such split, not JSON, or a row that lacks something; says where.
+      UserError: no such split, not JSON, or no row that is well-formed; says where.
     """
-    splits = find_splits(path, task)
+    splits = find_splits(path, task, file)
     if split not in splits:
-        held = ", ".join(f"{name} ({pathlib.Path(file).name})" for name, file in splits.items())
+        held = ", ".join(f"{name} ({pathlib.Path(found).name})" for name, found in splits.items())
         raise UserError(f"{path}: no {split!r} split of {task}; it has {held}")
-    file = pathlib.Path(splits[split])
+    source = pathlib.Path(splits[split])
     if image_root and not pathlib.Path(image_root).is_dir():
         raise UserError(f"{image_root}: no such folder; data.image_root holds the pictures")
-    find_image = _ImageFinder(file, image_root)
-    examples = [
-        _example(row, f"{file}: sample {index}", f"{file.stem}-{index}", task, find_image)
-        for index, row in _rows(file)
-    ]
+    find_image = _ImageFinder(source, image_root)
+    examples: list[Example | BadRow] = []
+    for index, row in enumerate(_rows(source)):
+        try:
+            examples.append(_example(row, f"{source.stem}-{index}", task, find_image))
+        except BadRow as error:
+            examples.append(BadRow(error.cause, f"{source}: sample {index}: {error}"))
     if not examples:
-        raise UserError(f"{file}: no samples; expected a JSON list of objects, or one a line")
-    return _with_unique_ids(examples, file)
+        raise UserError(f"{source}: no samples; expected a JSON list of objects, or one a line")
+    if all(isinstance(example, BadRow) for example in examples):
+        raise UserError(f"no well-formed sample in {examples[0]}")
+    if bad := [example for example in examples if isinstance(example, BadRow)]:
+        say(f"data: {len(bad)} of {len(examples)} samples are malformed, the first: {bad[0]}")
+    return _with_unique_ids(examples, source)
 
 
 class _ImageFinder:
@@ -175,18 +194,23 @@ class _ImageFinder:
         return paths[0]
 
 
-def _with_unique_ids(examples: list[Example], file: pathlib.Path) -> list[Example]:
+def _with_unique_ids(
+    examples: list[Example | BadRow], file: pathlib.Path
+) -> list[Example | BadRow]:
     """Adds a row's place in the file to an id that an earlier row has, so that results tell whose.
 
     Not an error: questions about one picture often share its id.
     """
-    ids = collections.Counter(example.id for example in examples)
-    repeated = len(examples) - len(ids)
+    ids = collections.Counter(row.id for row in examples if isinstance(row, Example))
+    repeated = ids.total() - len(ids)
     if not repeated:
         return examples
     seen = set()
     unique = []
     for index, example in enumerate(examples):
+        if isinstance(example, BadRow):
+            unique.append(example)
+            continue
         name = example.id
         while name in seen or (name != example.id and name in ids):
             name = f"{name}#{index}"
@@ -196,7 +220,12 @@ def _with_unique_ids(examples: list[Example], file: pathlib.Path) -> list[Exampl
     return unique
 
 
-def _rows(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
+def _rows(file: pathlib.Path) -> Iterator[Any]:
+    """The JSON values of a file; a `BadRow` for a line of JSON lines that is none.
+
+    Raises:
+      UserError: the file can't be read, or is no JSON list.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -204,53 +233,61 @@ def _rows(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
     if not text.strip():
         return
     if file.suffix == ".jsonl":
-        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-        for index, (number, line) in enumerate(lines):
-            yield index, _parse(line, file, number)
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield _parse(line, number)
         return
-    rows = _parse(text, file, 1)
+    rows = _parse(text, 1)
+    if isinstance(rows, BadRow):
+        raise UserError(f"{file}: {rows}")
     if not isinstance(rows, list):
         raise UserError(f"{file}: expected a JSON list of objects, found {type(rows).__name__}")
-    yield from enumerate(rows)
+    yield from rows
 
 
-def _parse(text: str, file: pathlib.Path, first_line: int) -> Any:
+def _parse(text: str, first_line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise UserError(f"{file}: line {line}: not JSON: {error.msg}") from None
+        return BadRow("malformed", f"line {line}: not JSON: {error.msg}")
     except (RecursionError, ValueError) as error:  # Nested without end, or a number without end.
-        raise UserError(f"{file}: line {first_line}: not JSON: {error}") from None
+        return BadRow("malformed", f"line {first_line}: not JSON: {error}")
 
 
-def _example(row: Any, where: str, default_id: str, task: str, find_image: _ImageFinder) -> Example:
+def _example(row: Any, default_id: str, task: str, find_image: _ImageFinder) -> Example:
+    if isinstance(row, BadRow):
+        raise row
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object, found {type(row).__name__}")
-    names = _image_names(row, where)
+        raise _malformed(f"expected an object, found {type(row).__name__}")
+    names = _image_names(row)
     form = next((key for key in _CHATS if row.get(key) is not None), None)
     if form and row.get("problem") is None:
-        row = row | _read_chat(row, form, len(names), where)
+        row = row | _read_chat(row, form, len(names))
     problem = row.get("problem")
     if not isinstance(problem, str) or not problem.strip():
-        raise UserError(
-            f"{where}: no question; expected a text as 'problem', or a chat as 'messages' or "
-            "'conversations'"
+        raise _malformed(
+            "no question; expected a text as 'problem', or a chat as 'messages' or 'conversations'"
         )
     answer = row.get("answer") if row.get("answer") is not None else row.get("solution")
     if not isinstance(answer, str) and not _is_number(answer):
-        raise UserError(f"{where}: no answer; expected a text as 'answer' or 'solution'")
+        raise _malformed("no answer; expected a text as 'answer' or 'solution'")
     answer = str(answer).strip()
     if tagged := re.fullmatch(r"<answer>(.*)</answer>", answer, re.DOTALL):
         answer = tagged[1].strip()
     if not answer:
-        raise UserError(f"{where}: the answer is empty; expected a text as 'answer' or 'solution'")
+        raise _malformed("the answer is empty; expected a text as 'answer' or 'solution'")
     cot = row.get("cot")
     if cot is not None and not isinstance(cot, str):
-        raise UserError(f"{where}: 'cot' is {type(cot).__name__}; expected a text")
+        raise _malformed(f"'cot' is {type(cot).__name__}; expected a text")
     name = default_id if row.get("id") in (None, "") else row["id"]
     if not isinstance(name, str) and not _is_number(name):
-        raise UserError(f"{where}: 'id' is {name!r:.60}; expected a text or a number")
+        raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
+    for text in (str(name), problem, answer, cot or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
+            raise _malformed(f"a text that is not Unicode: {text!r:.60}") from None
     return Example(
         id=str(name),
         images=tuple(find_image(picture) for picture in names),
@@ -261,7 +298,7 @@ def _example(row: Any, where: str, default_id: str, task: str, find_image: _Imag
     )
 
 
-def _read_chat(row: dict[str, Any], form: str, pictures: int, where: str) -> dict[str, Any]:
+def _read_chat(row: dict[str, Any], form: str, pictures: int) -> dict[str, Any]:
     """The question, the thought and the answer of a chat. What its system prompt says is not used.
 
     Without tags the whole reply is the answer. A text outside of the tags is an error, and so are
@@ -272,15 +309,15 @@ def _read_chat(row: dict[str, Any], form: str, pictures: int, where: str) -> dic
     well_formed = all(isinstance(t, dict) and isinstance(t.get(said), str) for t in turns)
     turns = [turn for turn in turns if well_formed and turn.get(speaker) != "system"]
     if [turn.get(speaker) for turn in turns] != [asks, replies]:
-        raise UserError(
-            f"{where}: {form!r} is no chat of two; expected a list of "
+        raise _malformed(
+            f"{form!r} is no chat of two; expected a list of "
             f"{{{speaker!r}: {asks!r}, {said!r}: text}} and then the same of {replies!r}"
         )
     question, reply = (turn[said].strip() for turn in turns)
     placeholders = question.count("<image>")
     if placeholders not in (0, pictures):
-        raise UserError(
-            f"{where}: {placeholders} <image> in the question for {pictures} pictures; expected "
+        raise _malformed(
+            f"{placeholders} <image> in the question for {pictures} pictures; expected "
             "as many, or none"
         )
     thought, answer = "", reply
@@ -290,12 +327,16 @@ def _read_chat(row: dict[str, Any], form: str, pictures: int, where: str) -> dic
     if answer.startswith("<answer>") and answer.endswith("</answer>"):
         answer = answer.removeprefix("<answer>").removesuffix("</answer>").strip()
     if not answer or re.search("</?(think|answer)>", thought + answer):
-        raise UserError(
-            f"{where}: the reply of {replies!r} is {reply!r:.60}; expected "
+        raise _malformed(
+            f"the reply of {replies!r} is {reply!r:.60}; expected "
             "<think>thought</think><answer>answer</answer>, or the answer alone"
         )
     problem = question.replace("<image>", "").strip()
     return {"problem": problem, "cot": thought.strip(), "answer": answer}
+
+
+def _malformed(message: str) -> BadRow:
+    return BadRow("malformed", message)
 
 
 def _is_number(value: Any) -> bool:
@@ -305,16 +346,38 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _image_names(row: dict[str, Any], where: str) -> list[str]:
+def _image_names(row: dict[str, Any]) -> list[str]:
     given = [row.get(key) for key in ("image", "images")]
     images = next((value for value in given if value not in (None, "", [])), [])
     names = []
     for image in images if isinstance(images, list) else [images]:
         name = image.get("path") if isinstance(image, dict) else image
         if not isinstance(name, str) or not name:
-            raise UserError(f"{where}: a picture is {image!r:.60}; expected a path")
+            raise _malformed(f"a picture is {image!r:.60}; expected a path")
         names.append(name)
     return names
+
+
+def _training_file(root: pathlib.Path, files: list[pathlib.Path], name: str) -> pathlib.Path:
+    """The one training file that is called `name`, or that alone has it in its name."""
+    training = [file for file in files if not _is_test(file)]
+    wanted = name.lower().replace("_", "-").removesuffix(".jsonl").removesuffix(".json")
+    found = [file for file in training if _flat_name(file) == wanted]
+    found = found or [file for file in training if wanted in _flat_name(file)]
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found or training)
+        raise UserError(
+            f"data.file={name}: {'several training files' if found else 'no training file'} of "
+            f"that name in {root}; expected one of {names or 'none: it has no training files'}"
+        )
+    return found[0]
+
+
+def _is_test(file: pathlib.Path) -> bool:
+    name, folder = _flat_name(file), file.parent.name
+    if "train" in name or folder == "train_jsons":
+        return False
+    return "test" in name or folder == "test_jsons"
 
 
 def _split(file: pathlib.Path) -> str:

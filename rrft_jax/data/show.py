@@ -18,8 +18,9 @@ r"""Shows the training's samples as the model sees them: every token, and the pi
 
 A line is a run of neighbouring tokens of one kind, cut after line breaks. `|` stands between
 tokens, `*` marks those that the loss trains. Positions are those of the first and the last token:
-(time, row, column) where the three differ. The samples come in the order of the stage and with the
-thoughts that it drops; one that it would skip is a line that says why.
+(time, row, column) where the three differ. The samples come in the order of the stage, before it
+sorts them by shape, and with the thoughts that it drops; one that it would skip is a line that
+says why.
 """
 
 import contextlib
@@ -161,15 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if known.n < 1:
             raise UserError(f"-n {known.n}: expected 1 or more")
         data, processor = pipeline.Data.open(config), pipeline.open_processor(config)
-        loader = pipeline.stage_loader(
-            config, stage, data.training[stage], data.prompts, processor, batch_size=1
-        )
+        loader = pipeline.stage_loader(config, stage, data.training[stage], processor, batch_size=1)
         with contextlib.closing(loader):
-            for row in itertools.islice(loader.rows, known.n):
+            for row in itertools.islice(loader.samples(), known.n):
                 if isinstance(row, BadRow):
                     print(f"skipped ({row.cause}): {_visible(' '.join(str(row).split()))}\n")
                     continue
-                batch = loader.batch([row])
+                batch = loader.batch([row], row.size)
                 shown = lines(batch, 0, processor)
                 files = write_pictures(batch, 0, processor, known.out.expanduser())
                 print(*shown, *files, sep="\n", end="\n\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rrft_jax.data import Loader, Processor
+from rrft_jax.data import Loader, Processor, prefetch
 from rrft_jax.evaluation.scores import score
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
@@ -50,7 +50,7 @@ def evaluate(
       processor: of its checkpoint.
       loader: one epoch of batches without targets.
       mesh: where the batches are placed.
-      seed: of the draws; they depend on the seed and on the sample's place in the split alone.
+      seed: of the draws; they depend on it and on the sample's place in the loader's order alone.
       sampling: how to decode.
       max_new_tokens: T.
       file: JSON lines, one a sample; it appears when the last one is done.
@@ -65,13 +65,16 @@ def evaluate(
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".new")
     with beside.open("w", encoding="utf-8") as out, Progress(name, total=total) as progress:
-        for number, batch in enumerate(loader):
+        batches = prefetch(
+            loader, lambda batch: sharding.place(mesh, batch.prompt, prompts.LETTERS)
+        )
+        for number, (batch, prompt, _) in enumerate(batches):
             if interrupts.requested():
                 raise interrupts.Interrupted(f"{name}, at sample {len(scores)} of {total}")
             completions = generate(
                 model,
                 params,
-                sharding.place(mesh, batch.prompt, prompts.LETTERS),
+                prompt,
                 key,
                 max_new_tokens=max_new_tokens,
                 stop_tokens=processor.stop_tokens,
@@ -82,7 +85,8 @@ def evaluate(
             for row in _rows(processor, batch, jax.device_get(completions)):
                 scores.append(row["score"])
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            progress.update(min(len(scores), total), {"accuracy": sum(scores) / len(scores)})
+            if scores:
+                progress.update(min(len(scores), total), {"accuracy": sum(scores) / len(scores)})
     beside.replace(file)
     return scores
 

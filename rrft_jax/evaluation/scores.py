@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rrft_jax.rewards.accuracy import agree, equal, extract_answer
+from rrft_jax.rewards.accuracy import agree, equal
+from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import partial_credit
 
 

@@ -8,8 +8,10 @@ def results_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     """`{stage: {split: {"accuracy", "standard_error", "samples", "decoding"}}}` -> Markdown.
 
     One row a stage, one column a split, in the order in which they appear; accuracy in percent
-    with its standard error. Below it, how each split was decoded and on how many samples.
+    with its standard error. Below it, how each split was decoded and on how many samples. What
+    training skipped, in `results.json` too, is no row.
     """
+    results = {stage: row for stage, row in results.items() if stage != "skipped"}
     splits = list(dict.fromkeys(split for row in results.values() for split in row))
     rows = [["accuracy, %", *splits], *([stage] for stage in results)]
     for cells, row in zip(rows[1:], results.values()):

@@ -10,9 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy, format
+from rrft_jax.rewards import accuracy, format, transformation
 
-_REWARDS = {"accuracy": accuracy.reward, "format": format.reward}
+_REWARDS = {
+    "accuracy": accuracy.reward,
+    "math_accuracy": accuracy.math_reward,
+    "transformation_full": transformation.full_reward,
+    "format": format.reward,
+}
+
+# What a task is rewarded for, name -> weight in the sum: as the public scripts do.
+DEFAULTS = {
+    "visual_counting": {"accuracy": 1.0, "format": 1.0},
+    "structure_perception": {"math_accuracy": 1.0, "format": 1.0},
+    "spatial_transformation": {"transformation_full": 1.0, "format": 1.0},
+}
 
 
 def names() -> tuple[str, ...]:

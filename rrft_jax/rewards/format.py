@@ -1,4 +1,4 @@
-"""Did the completion think first and then answer, and do nothing else?"""
+"""The tags of a completion: is the thought first, then the answer, and nothing else; and which?"""
 
 import re
 from typing import Any
@@ -17,3 +17,12 @@ def reward(completion: str, example: Any = None) -> float:
         return 0.0
     match = _LAYOUT.fullmatch(completion)
     return 1.0 if match and match[1].strip() else 0.0
+
+
+def extract_answer(completion: str) -> tuple[str, bool]:
+    """The text of the first `<answer>` block, or all of it; and whether there was a block."""
+    start = completion.find("<answer>")
+    end = completion.find("</answer>", start)
+    if start < 0 or end < 0:
+        return completion.strip(), False
+    return completion[start + len("<answer>") : end].strip(), True

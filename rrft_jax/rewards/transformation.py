@@ -1,7 +1,9 @@
 """Answers that are sequences of calls, `change_color(3, 'red')`: read, and compared in part."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from rrft_jax.rewards.format import extract_answer
 
 # Possessive, so that hostile text is read in linear time.
 _CALL = re.compile(r"\b([A-Za-z_]\w*+)\s*+\(([^()]*+)\)")
@@ -32,6 +34,22 @@ def parse_calls(text: str) -> list[Call]:
         if len(values) == 2 and all(values):
             calls.append(Call(function.lower(), *values))
     return calls
+
+
+def full_reward(completion: str, example: Any) -> float:
+    """The share of the calls that are right to the last detail, less what is said repeatedly.
+
+    The calls of both sides that are the same, over the larger set's size, times the share of the
+    completion's calls that are distinct; the order doesn't matter.
+    """
+    calls, solution = (
+        parse_calls(text) for text in (extract_answer(completion)[0], example.answer)
+    )
+    answers, solutions = set(calls), set(solution)
+    if not answers or not solutions:
+        return 0.0
+    right = len(answers & solutions) / max(len(answers), len(solutions))
+    return right * len(answers) / len(calls)
 
 
 def partial_credit(answer: str, solution: str) -> float:

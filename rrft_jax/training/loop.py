@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,11 @@ import ml_collections
 import numpy as np
 
 from rrft_jax import rewards as reward_functions
-from rrft_jax.data import Batch, Loader, Processor
+from rrft_jax.data import Batch, Loader, Processor, prefetch
+from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
-from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say
+from rrft_jax.monitoring import MetricsWriter, Progress, compilations, interrupts, say
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate
 from rrft_jax.training import grpo, objectives, sft
@@ -54,10 +55,13 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
         run.model, optimizer, config.freeze, config.micro_batches, states.layout(state)
     )
 
-    def step(state: TrainState, batch: Batch, number: int):
+    def place(batch: Batch) -> sft.SFTBatch:
+        rows = sft.SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
+        return sharding.place(run.mesh, rows, sft.LETTERS)
+
+    def step(state: TrainState, batch: Batch, placed: sft.SFTBatch, number: int):
         started = time.perf_counter()
-        device_batch = sft.SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
-        state, metrics = step_function(state, sharding.place(run.mesh, device_batch, sft.LETTERS))
+        state, metrics = step_function(state, placed)
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - started
         tokens = int(batch.prompt.mask.sum() + batch.completion_mask.sum())
@@ -68,7 +72,7 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
             "seconds_update": seconds,
         }
 
-    return _loop(run, "sft", state, loader, steps, step)
+    return _loop(run, "sft", state, loader, steps, place, step)
 
 
 def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, steps: int) -> dict:
@@ -93,9 +97,11 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     key = jax.random.fold_in(jax.random.key(run.config.seed), SAMPLING_STREAM)
     rollouts = MetricsWriter(run.workdir / "rollouts.jsonl")
 
-    def step(state: TrainState, batch: Batch, number: int):
+    def place(batch: Batch) -> Prompt:
+        return sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
+
+    def step(state: TrainState, batch: Batch, prompt: Prompt, number: int):
         clock = [time.perf_counter()]
-        prompt = sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
         completions = _sample(run, state.params, prompt, jax.random.fold_in(key, number))
         tokens, mask, finished = jax.device_get(
             (completions.tokens, completions.mask, completions.finished)
@@ -109,8 +115,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
         texts = [
             [run.processor.decode(t[m]) for t, m in zip(*group)] for group in zip(tokens, mask)
         ]
-        by_name = _rewards(config, texts, batch)
-        rewards = sum(config.rewards[name] * values for name, values in by_name.items())
+        by_name, rewards = rewards_of(config.rewards, texts, batch)
         advantages = np.asarray(objectives.group_advantages(rewards), np.float32)
         clock.append(time.perf_counter())
         device_batch = grpo.GRPOBatch(
@@ -132,8 +137,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             **metrics,
             "reward": rewards.mean(),
             "reward_std": rewards.std(),
-            **{f"reward_{name}": values.mean() for name, values in by_name.items()},
-            **{f"reward_{name}_std": values.std() for name, values in by_name.items()},
+            **{f"reward_{name}": np.nanmean(values) for name, values in by_name.items()},
+            **{f"reward_{name}_std": np.nanstd(values) for name, values in by_name.items()},
             "completion_length": mask.sum(-1).mean(),
             "truncated_share": 1 - finished.mean(),
             "learning_rate": schedule((number - 1) * inner),
@@ -141,7 +146,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             **dict(zip(("seconds_sample", "seconds_rewards", "seconds_update"), np.diff(clock))),
         }
 
-    return _loop(run, "grpo", state, loader, steps, step, rollouts)
+    return _loop(run, "grpo", state, loader, steps, place, step, rollouts)
 
 
 def _loop(
@@ -150,12 +155,15 @@ def _loop(
     state: TrainState,
     loader: Loader,
     steps: int,
-    step: Callable[[TrainState, Batch, int], tuple[TrainState, dict[str, Any]]],
+    place: Callable[[Batch], Any],
+    step: Callable[[TrainState, Batch, Any, int], tuple[TrainState, dict[str, Any]]],
     *logs: MetricsWriter,
 ) -> dict:
     """Runs `step` until `steps` are done: resumes, saves, evaluates, and stops when asked to.
 
-    `logs` are files of the stage that go back to the checkpoint too.
+    `place` puts the next batch on the devices while `step` computes the one before. The loader is
+    left where the last step's batch ended. `logs` are files of the stage that go back to the
+    checkpoint too.
 
     Raises:
       Interrupted: a signal came; the state after the current step is saved.
@@ -174,23 +182,30 @@ def _loop(
 
     if evaluation_due(done):  # it may have been interrupted
         run.evaluate(f"{stage}@{done}", state.params)
+    compiled_before = compilations.total("step")
+    position = loader.get_state()
+    batches = prefetch(loader, place) if done < steps else ()
     with Progress(stage, total=steps, start=done) as progress:
-        for number in range(done + 1, steps + 1):
-            state, values = step(state, next(loader), number)
-            run.metrics.write(stage, number, {**values, "skipped_samples": loader.skipped.total()})
+        for number, (batch, placed, position) in zip(range(done + 1, steps + 1), batches):
+            state, values = step(state, batch, placed, number)
+            values |= batch.padding | {
+                "skipped_samples": sum(position["skipped"].values()),
+                "compilations": compilations.total(),
+            }
+            run.metrics.write(stage, number, values)
             progress.update(number, {k: values[k] for k in SHOWN if k in values})
             stop = interrupts.requested()
             due = number % config.checkpoint_every == 0 or evaluation_due(number)
             if stop or due or number == steps:
-                checkpoints.save(number, state, loader.get_state())
+                checkpoints.save(number, state, position)
             if stop and number < steps:
                 raise interrupts.Interrupted(f"{stage}, after step {number} of {steps}")
             if evaluation_due(number):
                 run.evaluate(f"{stage}@{number}", state.params)
     checkpoints.close()
-    if loader.skipped:
-        causes = ", ".join(f"{cause} {count}" for cause, count in loader.skipped.items())
-        say(f"{stage}: skipped {loader.skipped.total()} samples ({causes})")
+    loader.set_state(position)  # what was read ahead is not part of the stage
+    if done < steps:
+        say(f"{stage}: step programs compiled: {compilations.total('step') - compiled_before}")
     return state.params
 
 
@@ -213,18 +228,27 @@ def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
     )
 
 
-def _rewards(config, texts: list[list[str]], batch: Batch) -> dict[str, np.ndarray]:
-    """Each reward of every completion: {name: [B,G]}."""
-    return {
-        name: np.array(
-            [
-                reward_functions.score(name, group, example)
-                for group, example in zip(texts, batch.examples)
-            ],
-            np.float32,
-        )
-        for name in config.rewards
-    }
+def rewards_of(
+    weights: Mapping[str, float], texts: list[list[str]], batch: Batch
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The rewards of every completion.
+
+    Args:
+      weights: name -> weight, for the rows whose source has no rewards of its own.
+      texts: [B][G].
+      batch: the examples, and the sources that they come from.
+
+    Returns:
+      by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G].
+    """
+    total = np.zeros((len(texts), len(texts[0])), np.float32)
+    by_name: dict[str, np.ndarray] = {}
+    for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
+        for name, weight in (weights if source.rewards is None else source.rewards).items():
+            values = by_name.setdefault(name, np.full_like(total, np.nan))
+            values[b] = reward_functions.score(name, group, example)
+            total[b] += weight * values[b]
+    return by_name, total
 
 
 def _write_rollouts(
@@ -242,7 +266,11 @@ def _write_rollouts(
                 "prompt": batch.prompt_texts[b],
                 "answer": batch.examples[b].answer,
                 "completion": text,
-                "rewards": {name: values[b, g] for name, values in by_name.items()},
+                "rewards": {
+                    name: values[b, g]
+                    for name, values in by_name.items()
+                    if not np.isnan(values[b, g])
+                },
                 "advantage": advantages[b, g],
             }
             writer.write("grpo", number, values)

@@ -79,3 +79,13 @@ def test_structure_perception_reinforces_on_everything_for_five_epochs():
 def test_zero_reinforces_at_once_and_eval_trains_nothing():
     assert grpo.get_config("paradigm=reason_rft_zero").stages == ("grpo",)
     assert eval.get_config().stages == ()
+
+
+def test_each_task_is_rewarded_for_its_own_kind_of_answer():
+    rewards_of = {task: grpo.get_config(f"task={task}").grpo.rewards.to_dict() for task in TASKS}
+    assert rewards_of == {
+        "visual_counting": {"accuracy": 1, "format": 1},
+        "structure_perception": {"math_accuracy": 1, "format": 1},
+        "spatial_transformation": {"transformation_full": 1, "format": 1},
+    }
+    assert set().union(*rewards_of.values()) <= set(rewards.names())

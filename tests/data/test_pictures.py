@@ -4,6 +4,7 @@ The patches of an RGB picture are those of transformers' PIL image processor, an
 about the file too, as with transparency over white, those of the file are the same.
 """
 
+import pickle
 import struct
 import zlib
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from rrft_jax.data import BadRow, Processor, open_image
+from rrft_jax.data.pictures import image_size
 
 CHAT = [{"role": "user", "content": [{"type": "image"}]}]
 
@@ -193,7 +195,7 @@ def test_extreme_sides(processor, theirs, tmp_path, size):
 def test_elongated_beyond_the_limit(processor, tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "a.png")
     _refused(processor, tmp_path / "a.png", "a.png: .*ratio must be smaller than 200")
-    _refused(processor, Image.new("RGB", (0, 5)), "a drawn picture")
+    _refused(processor, Image.new("RGB", (0, 5)), "a picture in memory")
 
 
 def test_the_picture_at_fault_is_named(processor, tmp_path):
@@ -243,3 +245,14 @@ def test_bombs_are_refused_before_they_are_decoded(processor, tmp_path, size):
     _refused(processor, tmp_path / "a.png", "pixels are more than 64000000|decompression bomb")
     (tmp_path / "b.png").write_bytes(_png(60, 60))
     _refused(processor, tmp_path / "b.png", "truncated")
+
+
+def test_sizes_of_files_are_those_of_the_decoded_picture(tmp_path):
+    for name in ("a.png", "a.bmp", "a.ppm", "a.tif", "a.webp", "a.jp2", "a.gif", "a.jpg"):
+        _noise().save(tmp_path / name)
+        assert image_size(tmp_path / name) == open_image(tmp_path / name).size == (90, 61)
+
+
+def test_a_bad_row_travels_whole():
+    again = pickle.loads(pickle.dumps(BadRow("picture", "a.png: cut")))
+    assert (again.cause, str(again)) == ("picture", "a.png: cut")

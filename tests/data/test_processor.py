@@ -6,6 +6,7 @@ The patches must match its PIL image processor, the positions torch's `get_rope_
 import itertools
 import json
 import pathlib
+import pickle
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_position_ids
 
 from rrft_jax.data import BadRow, Processor, bucket, open_image
+from rrft_jax.data.example import Drawing
 from rrft_jax.errors import UserError
 
 SIZES = {"none": [], "one": [(100, 60)], "two": [(60, 130), (57, 57)], "three": [(30, 90)] * 3}
@@ -124,10 +126,57 @@ def test_batches_pad_tokens_left_and_patches_right(processor):
         processor.batch([rows["two"]], prompt_length=8)
 
 
-def test_buckets():
-    sizes = [bucket(n) for n in (0, 1, 64, 65, 96, 97, 128, 129, 193, 257)]
-    assert sizes == [0, 64, 64, 96, 96, 128, 128, 192, 256, 384]
-    assert [bucket(n, 16) for n in (1, 17, 25, 33)] == [16, 24, 32, 48]
+@pytest.mark.parametrize("limits", [{}, {"min_pixels": 50_000, "max_pixels": 60_000}])
+def test_measured_sizes_are_those_of_the_encoded_row(folder, tmp_path, limits):
+    processor = Processor.from_pretrained(folder, **limits)
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (3, 1), (200, 1), (28, 28), (27, 29), (42, 42), (70, 14), (1000, 800)]
+    sizes += [tuple(map(int, size)) for size in rng.integers(2, 300, (40, 2))]
+    for number, size in enumerate(sizes):
+        picture = Image.new("RGB", size)
+        if number % 2:
+            picture.save(tmp_path / "a.png")
+            picture = tmp_path / "a.png"
+        drawing = Drawing((size[1], size[0]), lambda size=size: Image.new("RGB", size[::-1]))
+        chat, pictures = _chat(f"How many in {size}?", 2), [picture, drawing]
+        row = processor.encode(chat, pictures)
+        assert processor.measure(chat, pictures) == (len(row.tokens), len(row.patches)), size
+    assert processor.measure(_chat("How many?")) == (
+        len(processor.encode(_chat("How many?")).tokens),
+        0,
+    )
+
+
+def test_measuring_opens_headers_alone(processor, tmp_path):
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    cut = whole[: len(whole) // 2]
+
+    def never():
+        raise AssertionError("drawn")
+
+    expected = processor.measure(_chat("", 2), [whole, Image.new("RGB", (60, 60))])
+    assert processor.measure(_chat("", 2), [cut, Drawing((60, 60), never)]) == expected
+    unusable = [b"text", tmp_path / "no.png"]
+    unusable += [Image.new(mode, size) for mode, size in (("RGB", (300, 1)), ("F", (9, 9)))]
+    for picture in unusable:
+        with pytest.raises(BadRow) as error:
+            processor.measure(_chat("", 1), [picture])
+        assert error.value.cause == "picture"
+    with pytest.raises(BadRow, match="2 picture placeholders for 1 pictures"):
+        processor.measure(_chat("", 2), [whole])
+
+
+def test_a_processor_that_travels_still_spells_control_tokens_out(processor):
+    chat = _chat("How many <|image_pad|> and <|im_end|>?", 1)
+    row, again = (p.encode(chat, [_picture((60, 60))]) for p in (processor, _travelled(processor)))
+    np.testing.assert_array_equal(again.tokens, row.tokens)
+    np.testing.assert_array_equal(again.patches, row.patches)
+    assert _travelled(processor).stop_tokens == processor.stop_tokens
+
+
+def _travelled(thing):
+    return pickle.loads(pickle.dumps(thing))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +227,7 @@ def test_pictures_that_cannot_be_opened(tmp_path):
         (tmp_path, 10**6, "no such picture file"),
         ("nul\0.png", 10**6, "no such picture file"),
         (whole, 6399, "80 x 80 pixels are more than 6399"),
-        (_picture((80, 80)), 6399, "a drawn picture: 80 x 80"),
+        (_picture((80, 80)), 6399, "a picture in memory: 80 x 80"),
     ]
     for picture, limit, message in cases:
         with pytest.raises(BadRow, match=message) as error:

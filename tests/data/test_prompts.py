@@ -61,6 +61,18 @@ def test_a_system_prompt_replaces_the_instruction():
     assert user["content"][-1]["text"] == "How many?"
 
 
+def test_the_brief_variant_leaves_the_rules_out_and_is_in_nobodys_way():
+    example, task = (
+        dataclasses.replace(EXAMPLE, task="spatial_transformation"),
+        "spatial_transformation",
+    )
+    brief = _text(example, "reason_rft", prompts=read_prompts(task, "reason_rft", variant="brief"))
+    assert len(brief) < 0.2 * len(_text(example, "reason_rft")) and "change_size" not in brief
+    assert "<think> </think>" in brief and "<answer> </answer>" in brief
+    assert read_prompts(task, "ans_sft", variant="brief")
+    assert read_prompts(task, "reason_rft", variant="brief", system="Be brief.").system
+
+
 def test_the_caption_variant_asks_for_four_parts_in_order():
     example = dataclasses.replace(EXAMPLE, task="spatial_transformation")
     prompts = read_prompts("spatial_transformation", "reason_rft_zero", variant="caption")
@@ -123,7 +135,12 @@ def test_broken_files_are_named_in_one_line(tmp_path, content, message):
     "task, paradigm, fields, message",
     [
         ("visual_counting", "cot_sft", {"variant": "caption"}, "only spatial_transformation"),
-        ("spatial_transformation", "cot_sft", {"variant": "x"}, "expected caption, or nothing"),
+        (
+            "spatial_transformation",
+            "cot_sft",
+            {"variant": "x"},
+            "expected caption, brief, or nothing",
+        ),
         ("spatial_transformation", "ans_sft", {"variant": "caption"}, "as ans_sft asks"),
         ("visual_counting", "ans_sft", {"file": "f.json"}, "f.json: no effect, as ans_sft"),
         ("visual_counting", "cot_sft", {"file": "f", "system": "s"}, "data.system_prompt asks"),

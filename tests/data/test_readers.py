@@ -1,4 +1,4 @@
-"""Files of every accepted shape become the same examples; wrong ones end in one clear line."""
+"""Files of every accepted shape become the same examples; what is wrong with others is named."""
 
 import json
 import pathlib
@@ -177,15 +177,16 @@ def test_chats(tmp_path, form, reply, cot, answer):
 def test_other_chats_are_named(tmp_path, form, texts, message):
     rows = [ROW, {"image": "a.png"} | _chat(*texts, form=form)]
     path = _write(tmp_path / "data.json", rows)
-    with pytest.raises(UserError, match=message) as error:
-        read_examples(path, TASK, "train")
-    assert f"{path}: sample 1: " in str(error.value) and "\n" not in str(error.value)
+    _, bad = read_examples(path, TASK, "train")
+    assert isinstance(bad, BadRow) and bad.cause == "malformed"
+    assert str(bad).startswith(f"{path}: sample 1: ") and message in str(bad)
+    assert "\n" not in str(bad)
 
 
 @pytest.mark.parametrize("chat", [7, "How many?", {}, [], [7], [{"from": "user", "value": "a"}]])
 def test_what_is_no_chat(tmp_path, chat):
     path = _write(tmp_path / "data.json", [{"messages": chat}])
-    with pytest.raises(UserError, match="sample 0: 'messages' is no chat of two"):
+    with pytest.raises(UserError, match="no well-formed sample.* 0: 'messages' is no chat of two"):
         read_examples(path, TASK, "train")
 
 
@@ -201,6 +202,68 @@ def test_every_other_file_of_the_published_layout_loads_by_its_path(tmp_path, na
     _write(tmp_path / "train_jsons/A3-Visual-Counting-train-35k-cot.json")
     examples = read_examples(path, "structure_perception", "train")
     assert [example.images for example in examples] == [(train,), (test, train)]
+
+
+EXTRA = ["AI2D-train-1k-cot", "GeoQA_train", "GeomVerse-cot", "GeoQA-plus-train", "latest-cot"]
+
+
+@pytest.fixture
+def published(tmp_path):
+    for name in (*EXTRA, "A2-Structure-Perception-train-4k5-cot"):
+        _write(tmp_path / f"train_jsons/{name}.json", [ROW | {"problem": name}])
+    _write(tmp_path / "test_jsons/Structure-Perception-id-test-820.json")
+    _write(tmp_path / "test_jsons/GeoMath.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name, found",
+    [
+        ("AI2D-train-1k-cot.json", "AI2D-train-1k-cot"),
+        ("ai2d", "AI2D-train-1k-cot"),
+        ("geomverse", "GeomVerse-cot"),
+        ("GeoQA-train", "GeoQA_train"),
+        ("geoqa_plus", "GeoQA-plus-train"),
+        ("latest", "latest-cot"),
+        ("structure", "A2-Structure-Perception-train-4k5-cot"),
+    ],
+)
+def test_a_training_file_is_found_by_a_part_of_its_name(published, name, found):
+    task = "structure_perception"
+    splits = find_splits(published, task, name)
+    assert splits == find_splits(published, task) | {
+        "train": str(published / f"train_jsons/{found}.json")
+    }
+    (example,) = read_examples(published, task, "train", "", name)
+    assert example.problem == found and example.task == task
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("geoqa", "several training files.*one of GeoQA-plus-train.json, GeoQA_train.json$"),
+        ("raven", "no training file.*AI2D-train-1k-cot.json, "),
+        ("id-test", "no training file"),
+        ("geomath", "no training file"),
+    ],
+)
+def test_an_unknown_training_file_lists_the_candidates(published, name, message):
+    with pytest.raises(UserError, match=f"data.file={name}: {message}"):
+        find_splits(published, "structure_perception", name)
+    with pytest.raises(UserError, match="is a file; expected a folder"):
+        find_splits(published / "test_jsons/GeoMath.json", "structure_perception", name)
+
+
+def test_a_named_training_file_needs_no_other_file_of_the_task(published):
+    assert list(find_splits(published, TASK, "ai2d")) == ["train"]
+
+
+def test_a_name_chooses_between_two_training_files_of_a_task(tmp_path):
+    for letter in "ab":
+        _write(tmp_path / f"Visual-Counting-train-{letter}.json")
+    path = _write(tmp_path / "Visual-Counting-test.json")
+    splits = find_splits(tmp_path, TASK, "train-b")
+    assert splits == {"train": str(tmp_path / "Visual-Counting-train-b.json"), "id": path}
 
 
 def _images(path, *names, image_root=""):
@@ -287,24 +350,42 @@ def test_repeated_ids_are_told_apart(tmp_path, capsys):
         ({**ROW, "image": {}}, "sample 1: a picture is {}"),
         ({**ROW, "image": False}, "sample 1: a picture is False"),
         ({**ROW, "cot": 7}, "sample 1: 'cot' is int"),
-        ({**ROW, "id": ["a"]}, r"sample 1: 'id' is \['a'\]"),
+        ({**ROW, "id": ["a"]}, "sample 1: 'id' is ['a']"),
         ({**ROW, "id": float("nan")}, "sample 1: 'id' is nan"),
         ("text", "sample 1: expected an object, found str"),
     ],
 )
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
-def test_bad_rows_are_named(tmp_path, row, message, name):
-    path = _write(tmp_path / name, [ROW, row])
-    with pytest.raises(UserError, match=message) as error:
+def test_bad_rows_are_named_in_their_places(tmp_path, row, message, name):
+    path = _write(tmp_path / name, [ROW, row, {**ROW, "id": None}])
+    first, bad, last = read_examples(path, TASK, "train")
+    assert (first.id, last.id) == ("5", "data-2")
+    assert isinstance(bad, BadRow) and bad.cause == "malformed"
+    assert str(bad).startswith(f"{path}: {message}") and "\n" not in str(bad)
+
+
+def test_a_line_that_is_no_json_is_a_bad_row(tmp_path):
+    path = tmp_path / "data.jsonl"
+    good = json.dumps(ROW)
+    path.write_text(f'{good}\n\n{{"problem"\r\n{good}\n{"[" * 100_000}\n1{"0" * 5000}\n')
+    rows = read_examples(path, TASK, "train")
+    assert [isinstance(row, BadRow) for row in rows] == [False, True, False, True, True]
+    assert str(rows[1]).startswith(f"{path}: sample 1: line 3: not JSON: ")
+    assert [row.id for row in rows if not isinstance(row, BadRow)] == ["5", "5#2"]
+
+
+def test_a_file_of_nothing_but_bad_rows_is_an_error(tmp_path):
+    path = _write(tmp_path / "data.json", [{**ROW, "problem": ""}, 7])
+    with pytest.raises(UserError) as error:
         read_examples(path, TASK, "train")
-    assert name in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"no well-formed sample in {path}: sample 0: no question")
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("data.json", b'[{"problem":\n oops}]', "line 2: not JSON"),
-        ("data.jsonl", b'{"problem": "a", "answer": "b"}\n\n{"problem"', "line 3: not JSON"),
+        ("data.jsonl", b'\n\n{"problem"', "no well-formed sample.*line 3: not JSON"),
         ("data.json", b'{"problem": "a"}', "expected a JSON list of objects, found dict"),
         ("data.json", b"[]", "no samples"),
         ("data.jsonl", b"", "no samples"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rrft_jax import pipeline
-from rrft_jax.data import Example, Processor, Prompts, make_loader, show, target
+from rrft_jax.data import Example, Processor, Prompts, Source, make_loader, show, target
 from rrft_jax.data.drawn import TINY_SIZE, counting
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
@@ -19,7 +19,7 @@ def processor():
     return Processor.from_pretrained(pipeline.TINY)
 
 
-def _batch(examples, processor, **options):
+def _batch(examples, processor, prompts=None, **options):
     defaults = {
         "paradigm": "cot_sft",
         "batch_size": len(examples),
@@ -30,7 +30,7 @@ def _batch(examples, processor, **options):
         "max_prompt_length": 2048,
         "max_target_length": 512,
     }
-    (batch,) = make_loader(examples, processor, **defaults | options)
+    (batch,) = make_loader([Source(examples, prompts)], processor, **defaults | options)
     return batch
 
 

@@ -16,6 +16,7 @@ def test_results_table():
         {
             "start": {"id": entry(0.5)},
             "grpo": {"id": entry(1.0), "ood": entry(0.756, "temperature 1")},
+            "skipped": {"grpo": {"seen": 10, "causes": {"picture": 1}}},
         }
     )
     assert table == (

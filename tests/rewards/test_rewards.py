@@ -95,6 +95,70 @@ def test_accuracy_without_tags_or_with_many(completion, solution, expected):
 
 
 @pytest.mark.parametrize(
+    "answer, solution, expected",
+    [
+        ("100", "100", 1),
+        ("105", "100", 1),
+        ("95", "100", 1),
+        ("-105", "-100", 1),
+        ("112.5", "100", 0.5),
+        ("87.5", "100", 0.5),
+        ("110", "100", 0.75),
+        ("115", "100", 0.25),
+        ("120", "100", 0),
+        ("80", "100", 0),
+        ("-100", "100", 0),
+        ("1,050", "1000", 1),
+        ("2/3", "0.66", 1),
+        ("0", "100", 0),
+        ("0", "0", 1),
+        ("0.0", "0", 1),
+        ("0.001", "0", 0),
+        ("nan", "100", 0),
+        ("nan", "nan", 1),
+        ("inf", "100", 0),
+        ("1e99", "1e-99", 0),
+        ("B", "B", 1),
+        ("C", "B", 0),
+        ("4", "B", 0),
+        ("B", "4", 0),
+        ("", "4", 0),
+    ],
+)
+def test_math_accuracy(answer, solution, expected):
+    for completion in (tagged(answer), answer):
+        (score,) = rewards.score("math_accuracy", [completion], example(solution))
+        assert score == pytest.approx(expected, abs=1e-12)
+
+
+def test_math_accuracy_reads_mathematics_where_there_are_no_tags():
+    completions = [r"$2\sqrt{3}$", tagged(r"2\sqrt{3}"), tagged(r"$2\sqrt{3}$ cm")]
+    assert rewards.score("math_accuracy", completions, example(r"2\sqrt{3}")) == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("f(1, 'a'), g(2, 'b')", 1),
+        ('g("2", "B")\nf( 1 ,a)', 1),
+        ("f(1, 'a')", 1 / 2),
+        ("f(1, 'a'), g(2, 'x')", 1 / 2),
+        ("f(1, 'a'), g(2, 'b'), h(3, 'c')", 2 / 3),
+        ("f(1, 'a'), f(1, 'a'), g(2, 'b')", 2 / 3),
+        ("f(1, 'a'), f(1, 'a'), f(1, 'a')", 1 / 2 / 3),
+        ("f(9, 'a'), g(2, 'z')", 0),
+        ("f", 0),
+        ("", 0),
+    ],
+)
+def test_transformation_full(answer, expected):
+    solution = example("f(1, 'a'), g(2, 'b')", "spatial_transformation")
+    scores = rewards.score("transformation_full", [tagged(answer), answer], solution)
+    assert scores == [pytest.approx(expected)] * 2
+    assert rewards.score("transformation_full", [tagged(answer)], example("3")) == [0]
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "9^9^9^9^9",

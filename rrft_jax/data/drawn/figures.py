@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 PAPER, INK = (253, 252, 248), (38, 42, 58)
 GIVEN, UNKNOWN = (28, 84, 176), (206, 48, 40)
 TINTS = ((226, 238, 252), (252, 236, 218), (228, 244, 228), (244, 232, 248), (250, 242, 208))
+GRID = 7  # pixels: half of a patch of Qwen2-VL
 _FINE = 4  # drawn this much larger, then averaged down
 
 
@@ -99,12 +100,29 @@ def draw(figure: Figure, size: int) -> Image.Image:
         _line(pen, [tip + wings[0], tip, tip + wings[1]], INK, width)
 
     image = canvas.resize((size, size), Image.Resampling.BOX)
-    pen, font = ImageDraw.Draw(image), _font(letter)
-    for label in labels(figure, size):
+    write(image, labels(figure, size))
+    return image
+
+
+def on_grid(text: str, centres: np.ndarray, size: int) -> np.ndarray:
+    """The centres nearest to these [n] for which a text begins on a grid of half a patch.
+
+    Nobody sees that, and a small model has to know a digit in four places of a patch and not in
+    two hundred.
+    """
+    left, top, right, bottom = _font(letter_height(size)).getbbox(text)
+    middle = complex(left + right, top + bottom) / 2
+    starts = (centres - middle) / GRID
+    return GRID * (np.round(starts.real) + 1j * np.round(starts.imag)) + middle
+
+
+def write(image: Image.Image, placed: list[Label]) -> None:
+    """Writes labels into a picture."""
+    pen, font = ImageDraw.Draw(image), _font(letter_height(image.width))
+    for label in placed:
         left, top, right, bottom = font.getbbox(label.text)
         corner = label.centre - complex(left + right, top + bottom) / 2
         pen.text((round(corner.real), round(corner.imag)), label.text, label.colour, font)
-    return image
 
 
 def labels(figure: Figure, size: int) -> list[Label]:
@@ -122,6 +140,7 @@ def labels(figure: Figure, size: int) -> list[Label]:
 
     taken, placed = ink(figure, size), []
     for text, spots in wanted:
+        spots = on_grid(text, spots, size)
         half = _half(text, letter)
         room = half + (1 + 1j) * max(1, 0.1 * letter)
         gaps = spots[:, None] - taken
@@ -140,7 +159,7 @@ def _angle_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray
     """Just beyond the mark, on the bisector; then further off, and a little beside."""
     start, sweep, radius = _arc(name, at, letter)
     turns = np.radians(start + sweep * np.array([0.5, 0.58, 0.42, 0.66, 0.34]))
-    reach = radius + letter * np.arange(0.6, 2.6, 0.1)
+    reach = radius + letter * np.arange(0.6, 3.4, 0.1)
     return at[name[1]] + (reach[:, None] * np.exp(1j * turns)).ravel()
 
 
@@ -153,14 +172,15 @@ def _length_spots(name: str, at: dict[str, complex], letter: float, half: comple
         normal = -normal
     off = abs(normal.real) * half.real + abs(normal.imag) * half.imag + 0.35 * letter
     shares = np.array([0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74])
-    return np.concatenate([a + (b - a) * shares + side * off * normal for side in (1, -1)])
+    sides = (off, -off, off + 0.5 * letter, -off - 0.5 * letter)
+    return np.concatenate([a + (b - a) * shares + side * normal for side in sides])
 
 
 def _name_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray:
     """Around the point, away from the figure's middle first."""
     outward = at[name] - sum(at.values()) / len(at)
     turns = np.array(sorted(np.arange(-12, 12) * np.pi / 12, key=abs)) + cmath.phase(outward)
-    reach = letter * np.array([0.85, 1.05, 1.3])
+    reach = letter * np.array([0.85, 1.05, 1.3, 1.6])
     return at[name] + (np.exp(1j * turns)[:, None] * reach).ravel()
 
 

@@ -4,7 +4,8 @@ A figure is drawn true to scale, turned at random, with the given values written
 so that the picture must be read. Half of the questions have four options, of which a letter is the
 answer, half want the number. The chain of thought reads the figure, names the theorem, computes:
 
-    angle BAC = 35. The angle in a semicircle is right, so x = 90 - 35 = 55. That is (B).
+    angle BAC = 35, angle ABC = 60. The angles of a triangle add up to 180, so
+    x = 180 - 35 - 60 = 145 - 60 = 85. That is (B).
 
 In domain are triangles, circles, parallels and rectangles, asked as GeoMath asks; the shifted split
 has other figures (quadrilaterals, polygons, tangents, similar triangles) and is as terse as
@@ -17,6 +18,7 @@ import math
 
 import numpy as np
 
+from rrft_jax.data.drawn.arithmetic import worked
 from rrft_jax.data.drawn.figures import TINTS, Figure, draw, ray, right_triangle, triangle
 from rrft_jax.data.example import Drawing, Example
 
@@ -66,9 +68,13 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
 
 
 def question(split: str, seed: int, index: int) -> Question:
-    """Poses one of the split's puzzles: by name or as x, with four options or without."""
+    """The question at `index` of a split."""
     stream, kinds, ask = SPLITS[split]
-    rng = np.random.default_rng([seed, stream, index])
+    return pose(np.random.default_rng([seed, stream, index]), kinds, ask)
+
+
+def pose(rng: np.random.Generator, kinds, ask) -> Question:
+    """One of these kinds of puzzles: by name or as x, with four options or without."""
     kind = _pick(rng, kinds)
     puzzle = kind(rng, *_pick(rng, _NAMES))
     figure, goal = puzzle.figure, _speak(puzzle.asked)
@@ -77,7 +83,7 @@ def question(split: str, seed: int, index: int) -> Question:
         figure, goal = figure.marked({puzzle.asked: "x"}), "x"
 
     problem, answer = ask(rng, puzzle.given, goal), f"{puzzle.value:g}"
-    cot = f"{puzzle.because}, so {goal} = {puzzle.working} = {answer}."
+    cot = f"{puzzle.because}, so {goal} = {' = '.join([*worked(puzzle.working), answer])}."
     cot = f"{read}. {cot}" if read else cot
     if rng.random() < 0.5:
         options, answer = _options(rng, puzzle)
@@ -371,7 +377,7 @@ def _right(rng, figure: Figure, given: str, because: str, sides: dict[str, float
         sign, wrong = "+", low + high
     else:
         low, high, sign, wrong = high, low, "-", high - low
-    working = f"sqrt({low:g}^2 {sign} {high:g}^2) = sqrt({value**2:g})"
+    working = f"sqrt({low:g}^2 {sign} {high:g}^2)"
     traps = (wrong, (low + high) / 2, low)
     return Puzzle(figure.marked(known), given, asked, because, working, value, traps)
 

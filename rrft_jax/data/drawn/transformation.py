@@ -11,8 +11,8 @@ A position changes by one cell. As in TRANCE, directions are those of whoever lo
 camera: 'front' is onwards, away from the camera, and 'behind' is back towards it. The chain of
 thought finds every object of the list in both pictures, and names what has changed:
 
-    0: large red metal sphere b2 -> same. 1: small yellow glass cube c3 -> small cyan glass cube
-    c4: cyan, behind.
+    0: b2 large red metal sphere -> b2 large red metal sphere: same.
+    1: c3 small yellow glass cube -> c4 small cyan glass cube: cyan, behind.
 
 The shifted splits show the second picture from the left or from the right; cells and directions
 stay those of the centre. Pictures are square, as the other drawn ones: seen from this high, the
@@ -71,7 +71,7 @@ class Thing:
 
     def __str__(self) -> str:
         column, row = self.cell
-        return f"{self.size} {self.color} {self.material} {self.shape} {'abcd'[column]}{row + 1}"
+        return f"{'abcd'[column]}{row + 1} {self.size} {self.color} {self.material} {self.shape}"
 
 
 Scene = tuple[Thing, ...]  # an object's id is its place
@@ -97,7 +97,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
             Drawing((image_size,) * 2, functools.partial(picture, scene, camera, image_size))
             for scene, camera in ((initial, "center"), (final, camera))
         ),
-        problem=_problem(initial),
+        problem=problem(initial),
         answer=", ".join(map(str, steps)),
         cot=_thought(initial, steps, final),
         task=TASK,
@@ -139,19 +139,20 @@ def apply(scene: Scene, step: Step) -> Scene:
 
 def picture(scene: Scene, camera: str, image_size: int) -> Image.Image:
     """The scene as one of CAMERAS sees it, `image_size` pixels wide and high."""
+    return render(tuple(map(solid, scene)), Camera(CAMERAS[camera], image_size))
+
+
+def solid(thing: Thing) -> Solid:
+    """The thing as a body in its place."""
     middle = (GRID - 1) / 2
-    solids = tuple(
-        Solid(
-            shape=thing.shape,
-            material=thing.material,
-            color=COLOURS[thing.color],
-            x=thing.cell[0] - middle,
-            y=middle - thing.cell[1],
-            radius=RADII[thing.size],
-        )
-        for thing in scene
+    return Solid(
+        shape=thing.shape,
+        material=thing.material,
+        color=COLOURS[thing.color],
+        x=thing.cell[0] - middle,
+        y=middle - thing.cell[1],
+        radius=RADII[thing.size],
     )
-    return render(solids, Camera(CAMERAS[camera], image_size))
 
 
 def _draw_scene(rng: np.random.Generator) -> Scene:
@@ -202,7 +203,7 @@ def _changes(before: Thing, after: Thing) -> float:
     )
 
 
-def _problem(scene: Scene) -> str:
+def problem(scene: Scene) -> str:
     listed = [(str(i), t.shape, t.size, t.color, t.material) for i, t in enumerate(scene)]
     return f"Attributes of the initial objects: {listed}. Which calls lead to the final picture?"
 
@@ -210,7 +211,6 @@ def _problem(scene: Scene) -> str:
 def _thought(initial: Scene, steps: list[Step], final: Scene) -> str:
     sentences = []
     for number, (before, after) in enumerate(zip(initial, final)):
-        changes = ", ".join(step.value for step in steps if step.object == number)
-        end = f"{after}: {changes}" if changes else "same"
-        sentences.append(f"{number}: {before} -> {end}.")
+        changes = [step.value for step in steps if step.object == number]
+        sentences.append(f"{number}: {before} -> {after}: {', '.join(changes) or 'same'}.")
     return " ".join(sentences)

@@ -1,0 +1,242 @@
+"""Which samples make up which batch, and in what shape: a function of the seed and the data alone.
+
+The samples of all sources are one stream, in an order that is new each epoch. It's cut into
+windows of a few batches. In a window, samples that cannot be used are left out and the others are
+sorted by shape, so that the rows of a batch are alike:
+
+    stream     a B c D e f G h | i J ...     small letters are small samples
+    batches    (e f) (B D) (h G) (a c)       in an order of their own
+
+Only sizes are needed for that, not pixels. So every process of a pod works the order out for
+itself, every one comes to the same, and to go on somewhere it's enough to know the batch's number.
+All of them must see the same files.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from rrft_jax.data import shapes
+from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.shapes import Shape
+from rrft_jax.errors import UserError
+
+# A window is so many batches, or more where batches are small, so that it holds so many samples.
+_WINDOW_BATCHES = 8
+_WINDOW_SAMPLES = 64
+
+_SAMPLE = 512  # samples from which shapes are chosen
+_KEPT = 16  # windows: more than are ever read ahead at a time
+_SIZES_KEPT = 2**17  # samples whose size is not read anew in the next epoch
+
+
+class Plan(NamedTuple):
+    """One batch to be, of all processes together."""
+
+    numbers: tuple[int, ...]  # of its samples; fewer than B only in the last batch of all
+    shape: Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Neighbouring batches, made of the same samples of the stream."""
+
+    batches: list[Plan]
+    seen: int  # samples of the stream
+    skipped: list[BadRow]  # those of them that cannot be used
+
+
+@dataclasses.dataclass
+class Order:
+    """The plans of all batches. Safe to share by threads, and can be sent to other processes.
+
+    An endless order has full batches only: a window that is short of usable samples repeats some.
+    One that ends is a single window, however long, and its last batch may have fewer samples.
+    """
+
+    stream: grain.MapDataset  # of samples' numbers, as `make_stream` makes it
+    measure: Callable[[int], Shape | BadRow]  # of a sample's number
+    total: int  # number of samples
+    endless: bool
+    batch_size: int  # B, of all processes together
+    seed: int
+    shuffle: bool
+    limits: Shape
+    max_shapes: int
+    shapes: Sequence[Shape] | None = None  # None chooses them by the first samples
+
+    def __post_init__(self):
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        self._windows: dict[int, Window] = {}
+        self._size = functools.lru_cache(_SIZES_KEPT)(self.measure)
+        self._batches = max(_WINDOW_BATCHES, -(-_WINDOW_SAMPLES // self.batch_size))
+        if self.shapes is None:
+            found = self._pool.map(self._size, self._numbers(0, min(_SAMPLE, self.total)))
+            usable = [size for size in found if isinstance(size, Shape)]
+            self.shapes = shapes.choose(usable, self.limits, self.max_shapes)
+
+    def __reduce__(self):
+        # As what it was made of: what it has worked out is worked out again.
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    def batch(self, number: int) -> Plan | None:
+        """The plan of a batch; None beyond the last.
+
+        Raises:
+          UserError: no sample of its window can be used.
+        """
+        window, place = divmod(number, self._batches) if self.endless else (0, number)
+        batches = self.window(window).batches
+        return batches[place] if place < len(batches) else None
+
+    def window(self, number: int) -> Window:
+        """The window of this number; raises as `batch`."""
+        with self._lock:
+            if number not in self._windows:
+                self._windows[number] = self._cut(number)
+                if len(self._windows) > _KEPT:
+                    del self._windows[next(iter(self._windows))]
+            return self._windows[number]
+
+    def begins(self, number: int) -> int | None:
+        """The window that begins with the batch of this number, if one does."""
+        window, place = divmod(number, self._batches) if self.endless else (0, number)
+        return window if place == 0 else None
+
+    def stand_ins(self, number: int, place: int) -> Iterator[int]:
+        """The sample at `place` of a batch, and those that can take its place, one after another.
+
+        They are the others of the batch from there on, and then those of its window that fit.
+        """
+        batch = self.batch(number)
+        yield from batch.numbers[place:] + batch.numbers[:place]
+        others = self.window(number // self._batches if self.endless else 0).batches
+        for other in itertools.chain.from_iterable(plan.numbers for plan in others):
+            if other not in batch.numbers and batch.shape.holds(self._size(other)):
+                yield other
+
+    def description(self) -> list[str]:
+        """A line on each shape of the first batches: its share, and how much of it is padding."""
+        found: dict[Shape, list[Shape]] = collections.defaultdict(list)
+        length = self._batches * self.batch_size
+        sample = min(_SAMPLE, self.total)
+        for number in range(-(-sample // length) if self.endless else 1):
+            for plan in self.window(number).batches:
+                found[plan.shape] += map(self._size, plan.numbers)
+        total = sum(map(len, found.values()))
+        lines = []
+        for shape, sizes in sorted(found.items(), key=lambda item: item[0].cost):
+            names = ("patches", "prompt tokens", "target tokens")
+            axes = ", ".join(f"{n:,} {name}" for n, name in zip(shape, names) if n)
+            used, held = np.sum(sizes, axis=0), len(sizes) * np.array(shape)
+            parts = {"patches": (used[0], held[0]), "tokens": (used[1:].sum(), held[1:].sum())}
+            padding = " and ".join(
+                f"{100 * (1 - some / every):.1f} % of the {name}"
+                for name, (some, every) in parts.items()
+                if every
+            )
+            share = f"{100 * len(sizes) / total:.0f} % of the samples"
+            lines.append(f"{self.batch_size} x ({axes}): {share}, {padding} are padding")
+        return lines
+
+    def close(self) -> None:
+        """Ends the measuring ahead."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _numbers(self, start: int, stop: int) -> list[int]:
+        return [int(self.stream[i]) for i in range(start, min(stop, len(self.stream)))]
+
+    def _cut(self, number: int) -> Window:
+        length = self._batches * self.batch_size
+        first = number * length
+        numbers = self._numbers(first, first + length if self.endless else len(self.stream))
+        sizes = list(self._pool.map(self._size, numbers))
+        if self.endless:  # so that the next window is ready when it is asked for
+            for ahead in self._numbers(first + length, first + 2 * length):
+                self._pool.submit(self._size, ahead)
+        skipped = [size for size in sizes if isinstance(size, BadRow)]
+        rows = [
+            (shapes.fit(self.shapes, size, self.limits), size, sample)
+            for sample, size in zip(numbers, sizes)
+            if isinstance(size, Shape)
+        ]
+        if not rows:
+            raise UserError(
+                f"no usable sample in the data: {len(skipped)} in a row are not "
+                f"({causes(collections.Counter(bad.cause for bad in skipped))}), the last of "
+                f"them: {skipped[-1]}"
+            )
+        if self.endless:
+            rows = list(itertools.islice(itertools.cycle(rows), length))
+        rows.sort(key=lambda row: (row[0].cost, row[0]))  # stable: otherwise as in the stream
+        batches = []
+        for start in range(0, len(rows), self.batch_size):
+            _, sizes, samples = zip(*rows[start : start + self.batch_size])
+            shape = shapes.fit(self.shapes, shapes.union(sizes), self.limits)
+            batches.append(Plan(samples, shape))
+        if self.shuffle and len({plan.shape for plan in batches}) > 1:
+            full = len(rows) // self.batch_size
+            rng = np.random.default_rng(int(uniform(self.seed, f"window/{number}") * 2**48))
+            batches[:full] = [batches[i] for i in rng.permutation(full)]
+        return Window(batches, len(numbers), skipped)
+
+
+def make_stream(
+    lengths: Sequence[int],
+    weights: Sequence[float],
+    *,
+    seed: int,
+    shuffle: bool,
+    epochs: int | None,
+) -> grain.MapDataset:
+    """The numbers of samples, counted through all sources, in the order in which they come.
+
+    Args:
+      lengths: the number of samples of each source.
+      weights: the sources' shares. All 0: by their lengths, and an epoch is every sample once.
+        All above 0: every source goes through its own epochs, and one of the mixture is as many
+        samples as there are in all.
+      seed: decides the order.
+      shuffle: a new order each epoch; False goes through the sources as they are.
+      epochs: None for ever.
+    """
+
+    def shuffled(numbers: range, name: str) -> grain.MapDataset:
+        numbers = grain.MapDataset.range(numbers.start, numbers.stop)
+        # Hashed, because grain counts up from the seed by epoch: neighbouring seeds would share
+        # all but one of their orders.
+        return numbers.shuffle(seed=int(uniform(seed, name) * 2**32)) if shuffle else numbers
+
+    total = sum(lengths)
+    if len(lengths) == 1 or not any(weights):
+        return shuffled(range(total), "shuffle").repeat(epochs)
+    ends = list(itertools.accumulate(lengths))
+    parts = [
+        shuffled(range(end - length, end), f"shuffle/{k}").repeat()
+        for k, (end, length) in enumerate(zip(ends, lengths))
+    ]
+    mixed = grain.MapDataset.mix(parts, weights)
+    return mixed if epochs is None else mixed[: epochs * total]
+
+
+def uniform(seed: int, name: str) -> float:
+    """A number in [0, 1) that is a function of `seed` and `name`, the same on every machine."""
+    text = f"{seed}/{name}".encode(errors="backslashreplace")
+    digest = hashlib.blake2b(text, digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48
+
+
+def causes(counts: collections.Counter[str]) -> str:
+    """Counts as text, such as: picture: 3, malformed: 1."""
+    return ", ".join(f"{cause}: {n}" for cause, n in counts.items())

@@ -1,0 +1,345 @@
+"""A config -> the samples that each stage trains on, and those that are held out.
+
+Samples come from one place, `data.path` (a folder or a file), `data.source=tfds:DIR`, or a drawing
+program where both are empty; or from several. `data.mixture` names a JSON or YAML file, a list of
+places to train on:
+
+    - path: Reason-RFT-CoT-Dataset
+      weight: 3
+    - path: Reason-RFT-CoT-Dataset
+      file: AI2D                           # another training file, by its name or a part of it
+      task: structure_perception
+      weight: 1
+      rewards: {math_accuracy: 1, format: 0.5}
+    - source: tfds:scenes                  # relative paths start from this file's folder
+      prompts: own_words.yaml
+      weight: 2
+    - path: ""                             # drawn
+      weight: 1
+
+An entry may have the keys `path` or `source`, `file`, `task`, `image_root`, `prompts`,
+`system_prompt`, `variant`, `rewards` and `weight`. A key that it lacks has the config's value; but
+an entry with a `path` or `source` of its own takes neither of these nor `file` from the config, and
+one of another task takes no `variant`, and the usual rewards of its task. Weights are shares of the
+samples in training, relative to each other's; either all entries have one, or none has and every
+sample comes equally often.
+
+Under `reason_rft` the first `data.activation_samples` of every source wake reasoning up (SFT) and
+its others reinforce it (GRPO). Structure perception has too few samples for that: it reinforces on
+all of them (`data.reuse_activation`).
+
+A mixture changes what is trained on. Held out is what belongs to `data.path` or `data.source` of
+the config; where it has neither, what belongs to the mixture's own places, those of one name taken
+together.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import yaml
+
+from rrft_jax import rewards as reward_functions
+from rrft_jax.data import drawn, tfds_builder
+from rrft_jax.data.example import Source
+from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.prompts import TASKS, Prompts, read_prompts
+from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.errors import UserError
+from rrft_jax.monitoring import say
+
+DRAWN_TRAINING = 100_000
+DRAWN_TEST = 1000
+TFDS = "tfds:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The samples of a run: what each training stage and each held-out split is made of."""
+
+    training: dict[str, list[Source]]  # stage -> sources; only the stages that the config runs
+    splits: dict[str, list[Source]]  # in the order of SPLITS
+
+    @classmethod
+    def open(cls, config: ml_collections.ConfigDict) -> "Data":
+        """Reads what a config names, and says on the console what comes from where.
+
+        Raises:
+          UserError: something is missing, malformed or contradictory; says where.
+        """
+        base = _place_of(config)
+        places = _read_mixture(config.data.mixture, base) if config.data.mixture else [base]
+        unweighted = [place for place in places if not place.weight]
+        if 0 < len(unweighted) < len(places):
+            raise UserError(
+                f"{unweighted[0].where}no 'weight'; expected one in every entry, or in none"
+            )
+        training: dict[str, list[Source]] = {stage: [] for stage in config.stages}
+        for place in places if config.stages else ():
+            with _naming(place.where):
+                for stage, source in _training(config, place).items():
+                    training[stage].append(source)
+        if base.path or base.source or not config.data.mixture:
+            places = [base]
+        splits: dict[str, list[Source]] = {}
+        tested: dict[tuple[str, ...], _Place] = {}
+        for place in places:  # Entries of one place and task have the same test files.
+            tested.setdefault((place.path, place.source, place.task), place)
+        for place in tested.values():
+            with _naming(place.where):
+                for split, source in _held_out(config, place).items():
+                    splits.setdefault(split, []).append(source)
+        if not splits:
+            if not config.stages:
+                found = base.path or base.source or config.data.mixture
+                raise UserError(f"{found}: no test split of {base.task}")
+            say("data: nothing is held out: there will be no accuracy")
+        return cls(training, {split: splits[split] for split in SPLITS if split in splits})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where samples come from and how they are asked: the config's, or an entry of a mixture.
+
+    All fields but `where` are keys of an entry.
+    """
+
+    where: str = ""  # "FILE: entry 2: " of a mixture, what complaints begin with
+    path: str = ""
+    source: str = ""
+    file: str = ""
+    task: str = ""
+    image_root: str = ""
+    prompts: str = ""
+    system_prompt: str = ""
+    variant: str = ""
+    rewards: Mapping[str, float] | None = None
+    weight: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """What is said of it begins with this."""
+        return self.where or "data: "
+
+    @property
+    def folder(self) -> str:
+        """Of the TFDS build."""
+        return os.path.expanduser(self.source.removeprefix(TFDS))
+
+
+def _place_of(config) -> _Place:
+    data = config.data
+    place = _Place(
+        path=data.path,
+        source=data.source,
+        file=data.file,
+        task=config.task,
+        image_root=data.image_root,
+        prompts=data.prompts,
+        system_prompt=data.system_prompt,
+        variant=data.variant,
+    )
+    with _naming("data."):
+        return _checked(place)
+
+
+def _checked(place: _Place) -> _Place:
+    """The place itself, if its fields go together."""
+    if place.path and place.source:
+        raise UserError(f"path={place.path} and source={place.source}: expected one of them")
+    if place.source and not (place.source.startswith(TFDS) and place.folder):
+        raise UserError(f"source={place.source}: expected {TFDS}DIR, or nothing")
+    if place.file and not place.path:
+        raise UserError(f"file={place.file}: no path; expected the folder that it is in")
+    return place
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Puts `where` in front of the complaints of the block."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}{error}") from None
+
+
+def _training(config, place: _Place) -> dict[str, Source]:
+    """What a place gives to each stage of training."""
+    first = config.data.activation_samples
+    if not place.path and not place.source:
+        start = first if "sft" in config.stages else 0
+        parts: dict[str, Sequence[Any]] = {
+            "sft": _draw(config, place, "train", config.seed, 0, first),
+            "grpo": _draw(config, place, "train", config.seed, start, start + DRAWN_TRAINING),
+        }
+    else:
+        every = _read(place, "train")
+        parts = {"sft": every, "grpo": every}
+        if config.paradigm == "reason_rft":
+            parts = {
+                "sft": every[:first],
+                "grpo": every if _reuses(config, place) else every[first:],
+            }
+        if not len(parts["grpo"]):
+            say(f"{place.label}{len(every)} samples, all of them for SFT: GRPO uses them too")
+            parts["grpo"] = every
+    prompts = _prompts(config, place)
+    if "sft" in config.stages and config.paradigm != "ans_sft":
+        _warn_about_thoughts(place, parts["sft"])
+    return {
+        stage: Source(parts[stage], prompts, place.rewards, place.weight) for stage in config.stages
+    }
+
+
+def _reuses(config, place: _Place) -> bool:
+    """Whether GRPO uses SFT's samples again; a place of another task has that one's default."""
+    if place.task == config.task:
+        return config.data.reuse_activation
+    return place.task == "structure_perception"
+
+
+def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
+    """Says what SFT's targets will lack."""
+    if place.variant == "caption":
+        say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
+    if not isinstance(examples, list):  # To ask a TFDS build would read all pictures as well.
+        return
+    samples = [row for row in examples if not isinstance(row, BadRow)]
+    if bare := sum(not example.cot for example in samples):
+        say(
+            f"{place.label}{bare} of the {len(samples)} samples of SFT have no chain of thought; "
+            "theirs is left empty"
+        )
+
+
+def _held_out(config, place: _Place) -> dict[str, Source]:
+    """A place's test splits, each cut to `eval.samples`."""
+    limit = config.eval.samples or None
+    if place.source:
+        names: Iterable[str] = tfds_builder.splits(place.folder)
+    elif place.path:
+        names = find_splits(place.path, place.task, place.file)
+    else:
+        names = drawn.splits(place.task)
+    prompts, splits = _prompts(config, place), {}
+    for name in names:
+        if name == "train":
+            continue
+        if place.path or place.source:
+            examples = _read(place, name)[:limit]
+        else:  # Of one seed for all, so that runs can be compared.
+            examples = _draw(config, place, name, 0, 0, limit or DRAWN_TEST)
+        splits[name] = Source(examples, prompts)
+    return splits
+
+
+def _prompts(config, place: _Place) -> Prompts:
+    return read_prompts(
+        place.task,
+        config.paradigm,
+        file=place.prompts,
+        system=place.system_prompt,
+        variant=place.variant,
+    )
+
+
+def _draw(config, place: _Place, split: str, seed: int, start: int, stop: int) -> drawn.DrawnSource:
+    size = drawn.TINY_SIZE if config.model.name == "tiny" else drawn.SIZE
+    return drawn.DrawnSource(place.task, split, seed, start, stop, size)
+
+
+def _read(place: _Place, split: str) -> Sequence[Any]:
+    """One split of a place that isn't drawn: examples, and a `BadRow` for a malformed one."""
+    if place.source:
+        say(f"{place.label}{split} from {place.source}")
+        examples = tfds_builder.open_source(place.folder, split)
+        if examples[0].task != place.task:
+            raise UserError(
+                f"{place.source}: samples of {examples[0].task}, expected {place.task}; the task "
+                "is chosen by --config=FILE:task=CHOICE, or by the 'task' of a mixture's entry"
+            )
+        return examples
+    files = find_splits(place.path, place.task, place.file)
+    if split not in files:
+        raise UserError(f"{place.path}: no training file for {place.task}")
+    say(f"{place.label}{split} from {files[split]}")
+    if split != "train" and files[split] == files.get("train"):
+        say(f"{place.label}it trains too: the accuracy of {split} is not that of held-out data")
+    return read_examples(place.path, place.task, split, place.image_root, place.file)
+
+
+def _read_mixture(file: str, base: _Place) -> list[_Place]:
+    """The entries of a mixture file, with the config's values where they have none."""
+    where = f"data.mixture={file}"
+    try:
+        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+        # Nearly all JSON is YAML; a tab is not.
+        entries = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where}: expected a JSON or YAML list of entries: {reason}") from None
+    if not isinstance(entries, list) or not entries:
+        found = f"found {type(entries).__name__}" if entries else "found none"
+        raise UserError(f"{where}: expected a JSON or YAML list of entries, {found}")
+    places = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{file}: entry {number}: "
+        with _naming(where):
+            place = _entry(entry, pathlib.Path(file).parent, base)
+        places.append(dataclasses.replace(place, where=where))
+    return places
+
+
+def _entry(entry: Any, folder: pathlib.Path, base: _Place) -> _Place:
+    keys = [field.name for field in dataclasses.fields(_Place) if field.name != "where"]
+    if not isinstance(entry, dict):
+        raise UserError(f"expected a mapping of {', '.join(keys)}, found {entry!r:.60}")
+    for key, value in entry.items():
+        if key not in keys:
+            raise UserError(f"unknown key {key!r}; expected one of {', '.join(keys)}")
+        wanted, right = _VALUES.get(key, ("a text", lambda value: isinstance(value, str)))
+        if not right(value):
+            raise UserError(f"{key} is {value!r:.60}; expected {wanted}")
+    values = dict(entry)
+    for key in ("path", "image_root", "prompts"):
+        if values.get(key):
+            values[key] = _beside(folder, values[key])
+    if values.get("source", "").startswith(TFDS):
+        values["source"] = TFDS + _beside(folder, values["source"].removeprefix(TFDS))
+    if "path" in values or "source" in values:
+        base = dataclasses.replace(base, path="", source="", file="")
+    if values.get("task", base.task) != base.task:
+        rewards = reward_functions.DEFAULTS[values["task"]]
+        base = dataclasses.replace(base, variant="", rewards=rewards)
+    return _checked(dataclasses.replace(base, **values))
+
+
+def _beside(folder: pathlib.Path, path: str) -> str:
+    return os.fspath(folder / os.path.expanduser(path))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _are_rewards(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and set(value) <= set(reward_functions.names())
+        and all(map(_is_number, value.values()))
+    )
+
+
+# What an entry's values may be; those of the other keys are texts.
+_VALUES = {
+    "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
+    "weight": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "rewards": (f"weights of {', '.join(reward_functions.names())}", _are_rewards),
+}

@@ -1,0 +1,222 @@
+"""Trains the base: first the whole model learns to see, then the decoder learns to answer."""
+
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import flax
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from absl import app, flags
+
+from rrft_jax.data import drawn, prompts
+from rrft_jax.data.processor import Processor
+from rrft_jax.models import pretrained
+from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.monitoring import Progress
+from rrft_jax.parallel import mesh as meshes
+from rrft_jax.parallel import sharding
+from rrft_jax.pretrain.folder import write_folder
+from rrft_jax.pretrain.lessons import LESSONS, SLOTS, STREAM, Lesson
+from rrft_jax.training import optimizer as optimizers
+from rrft_jax.training import sft
+from rrft_jax.training import state as states
+
+OUT = flags.DEFINE_string("out", None, "folder for the checkpoint", required=True)
+START = flags.DEFINE_string("start", None, "what the first phase ended with: skips it")
+SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
+
+OPTIMIZER = dict(
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup_steps=200,
+    clip_norm=1.0,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.02,
+)
+# Steps. First the vision tower alone learns the words of what it sees, which costs little; then the
+# whole model learns to talk about that, and the decoder to answer.
+PHASES = {"see": 1200, "perceive": 900, "answer": 1200}
+# Of each task: its lessons a step in each phase, and the tokens of its longest text.
+SIZES = {
+    "visual_counting": ({"see": 16, "perceive": 10, "answer": 8}, 76),
+    "structure_perception": ({"see": 24, "perceive": 10, "answer": 8}, 104),
+    "spatial_transformation": ({"see": 10, "perceive": 8, "answer": 6}, 100),
+}
+# What rests: the layers of the decoder at first, which learn nothing from words, the tower at last.
+FREEZE = {"see": "language/(?!embed).*", "perceive": "", "answer": "vision/.*"}
+ROTATION = 16  # features between the slots of a visual token's words
+
+
+def corpus(seed: int, samples: int = 300) -> Iterator[str]:
+    """What the vocabulary is made from: the texts of the base, and those of its later training."""
+    for index in range(samples):
+        for number, (task, lesson) in enumerate(LESSONS.items()):
+            for phase in PHASES:
+                rng = np.random.default_rng([seed, STREAM, number, index])
+                for conversation in lesson(rng, phase, 1.0).texts:
+                    yield from (f"{question}\n{answer}" for question, answer in conversation)
+            for split in ("train", *drawn.splits(task)):
+                example = drawn.TASKS[task].sample(split, seed, index, 28)
+                yield f"user\n{example.problem}\n{prompts.BRIEF.format(kind='calls')}"
+                yield f"assistant\n{prompts.target(example, 'reason_rft')}"
+
+
+@flax.struct.dataclass
+class Batch:
+    """Conversations about pictures, and the tokens `words` [B,N,slots] that visual tokens name.
+
+    A word of -1 is not asked for.
+    """
+
+    texts: sft.SFTBatch
+    words: jax.Array
+
+
+LETTERS = {task: Batch(texts=sft.LETTERS, words="BN.") for task in LESSONS}
+
+
+def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
+    """Cross-entropy of the words that visual tokens name, of the texts, or of both."""
+    total, metrics = 0.0, {}
+    for task, batch in batches.items():
+        if phase != "see":
+            texts, _ = sft.loss(model, params, batch.texts, batch.texts.mask.sum())
+            metrics[task] = texts
+            total += texts
+        if phase == "answer":
+            continue
+        visual = model.encode_images(params, batch.texts.prompt)
+        embedding = params["language"]["embed"]["embedding"]
+        asked, named = batch.words >= 0, []
+        for slot, words in zip(SLOTS[task], jnp.moveaxis(batch.words, -1, 0)):
+            logits = jnp.roll(visual, -slot * ROTATION, axis=-1) @ embedding.T
+            named.append(jnp.take_along_axis(jax.nn.log_softmax(logits), words[..., None], -1))
+        named = jnp.concatenate(named, -1)
+        words_loss = -jnp.sum(named * asked) / jnp.maximum(asked.sum(), 1)
+        metrics[f"{task}_words"] = words_loss
+        total += words_loss
+    return total, metrics
+
+
+def make_step(model: Qwen2VL, optimizer: optax.GradientTransformation, phase: str, layout):
+    """The jitted step: (state, batches of all tasks) -> (state, metrics)."""
+    freeze = FREEZE[phase]
+
+    def step(state: states.TrainState, batches: dict[str, Batch]):
+        return states.update(
+            state,
+            optimizer,
+            freeze,
+            lambda params, micro: loss(model, params, micro, phase),
+            sharding.micro_batches(batches, {t: LETTERS[t] for t in batches}, 1),
+        )
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+
+
+def batches(processor: Processor, task: str, seed: int, phase: str):
+    """A grain iterator of a task's `Batch`es: a lesson a row, its conversations as the group."""
+    lessons, length = SIZES[task][0][phase], SIZES[task][1]
+    rows = PHASES[phase] * lessons
+    lesson, stream = LESSONS[task], [seed, STREAM, 10 + list(LESSONS).index(task)]
+
+    def row(index: int) -> Batch:
+        rng = np.random.default_rng([*stream, list(PHASES).index(phase), index])
+        return _row(processor, lesson(rng, phase, index / rows), length)
+
+    def batch(parts: list[Batch]) -> Batch:
+        texts = [part.texts for part in parts]
+        prompt = processor.batch(
+            [text.prompt for text in texts],
+            prompt_length=len(texts[0].prompt.tokens),
+            num_patches=len(texts[0].prompt.patches),
+        )
+        completions, mask = (
+            np.stack([getattr(t, f) for t in texts]) for f in ("completions", "mask")
+        )
+        return Batch(
+            sft.SFTBatch(prompt, completions, mask), np.stack([part.words for part in parts])
+        )
+
+    data = grain.MapDataset.range(rows).map(row).batch(lessons, batch_fn=batch)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def _row(processor: Processor, lesson: Lesson, length: int) -> Batch:
+    """Up to its pictures the prompt is shared; the questions come with each text, unweighted."""
+
+    def plain(text: str) -> list[int]:
+        return processor.encode_target(text)[:-1]
+
+    # An empty question has all the tokens between the texts: user turn, its end, assistant turn.
+    around = processor.encode([{"role": "user", "content": ""}]).tokens.tolist()
+    end = around.index(processor.stop_tokens[0])
+    again, turn = [*plain("\n"), *around[:end]], around[end:]
+
+    chat = [{"role": "user", "content": [{"type": "image"} for _ in lesson.images]}]
+    prompt = processor.encode(chat, lesson.images)
+    end = len(prompt.tokens) - len(turn)
+    prompt = prompt.replace(
+        tokens=prompt.tokens[:end],
+        mask=prompt.mask[:end],
+        positions=prompt.positions[:, :end],
+        next_position=prompt.positions[0, end - 1] + 1,
+    )
+    tokens = np.full((len(lesson.texts), length), processor.pad_token, np.int32)
+    mask = np.zeros((len(lesson.texts), length), bool)
+    for i, conversation in enumerate(lesson.texts):
+        text, answers = [], []
+        for question, answer in conversation:
+            asked = [*(again if text else ()), *plain(question), *turn]
+            answered = processor.encode_target(answer)
+            text += [*asked, *answered]
+            answers += [False] * len(asked) + [True] * len(answered)
+        tokens[i, : len(text)] = text[:length]
+        mask[i, : len(text)] = answers[:length]
+    words = [[-1 if w is None else plain(w)[0] for w in shown] for shown in lesson.words]
+    return Batch(sft.SFTBatch(prompt, tokens, mask), np.array(words, np.int32))
+
+
+def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dict:
+    """One phase; `params` are consumed, those after it are returned."""
+    mesh, steps = meshes.make_mesh(), PHASES[phase]
+    optimizer = optimizers.make_optimizer(ml_collections.ConfigDict(OPTIMIZER), steps)
+    params = jax.device_put(params, sharding.replicated(mesh))
+    state = states.create(params, optimizer, FREEZE[phase], mesh)
+    step = make_step(model, optimizer, phase, states.layout(state))
+    data = {task: batches(processor, task, SEED.value, phase) for task in SIZES}
+    letters = {task: LETTERS[task] for task in SIZES}
+    with Progress(phase, total=steps) as progress:
+        for number in range(1, steps + 1):
+            batch = {task: next(rows) for task, rows in data.items()}
+            state, metrics = step(state, sharding.place(mesh, batch, letters))
+            progress.update(number, metrics)
+    return state.params
+
+
+def main(_):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(START.value or temporary)
+        if START.value:
+            model, params = pretrained.load_pretrained(folder, jnp.float32)
+            processor = Processor.from_pretrained(folder)
+        else:
+            model = Qwen2VL(write_folder(folder, corpus(SEED.value)))
+            processor = Processor.from_pretrained(folder)
+            params = model.init(jax.random.key(SEED.value))
+            for phase in ("see", "perceive"):
+                params = train(model, params, processor, phase)
+        params = train(model, params, processor, "answer")
+        half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+        pretrained.save_pretrained(OUT.value, model, half, source=folder)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,276 @@
+"""What the base is taught: several short conversations about each picture, and words for its parts.
+
+The conversations are the group of completions of `score`, as they share their pictures. Beside
+them, each visual token is asked for the words of what it shows, through the embedding of the words:
+without that, a model of this size takes thousands of steps to find that the picture matters.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from rrft_jax.data.drawn import TINY_SIZE, arithmetic, counting, figures, structure, transformation
+from rrft_jax.data.drawn.render import Camera
+
+TOKENS = 4  # visual tokens on a side of a picture
+STREAM = 7  # of random numbers: no split of a drawn task draws from it
+
+Conversation = list[tuple[str, str]]  # questions and answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """`words[n]` are what visual token n shows, one for each of the task's SLOTS, or nothing."""
+
+    images: tuple[Image.Image, ...]
+    texts: list[Conversation]
+    words: list[tuple[str | None, ...]]
+
+
+# A visual token names its words from as many turned versions of itself: where the order of words
+# matters, as in a number, each has a slot of its own.
+SLOTS = {
+    "visual_counting": (0, 0, 0, 0),  # a cell, and size, colour and shape of what stands there
+    "structure_perception": (0, 1, 2, 3, 4),  # the name of a point, the signs of a number
+    "spatial_transformation": (0, 0, 0, 0, 0),
+}
+
+
+def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
+    """Scenes of every shape and colour: captions, numbering, counts, sums, looks at one cell.
+
+    Numbering of what does *not* fit comes late: with both kinds from the start, neither is learnt,
+    for on average an object that fits is then numbered as often as not.
+    """
+    scene = counting.draw_scene(rng, _counting_vocabulary(rng, phase), TINY_SIZE)
+    placed = dict(scene.placed)
+    caption = ("Describe the picture.", _listing([f"{c} {t}" for c, t in scene.placed]))
+
+    def number(inverse: float = 0.0) -> tuple[str, str]:
+        about = counting.description(rng, scene.things, counting.EVERYTHING)
+        removes = rng.random() < inverse
+        numbered, _ = counting.number(scene, about, removes)
+        return f"Number {'everything but' if removes else 'all'} {about.plural}.", f"{numbered}."
+
+    def count() -> tuple[str, str]:
+        about = counting.description(rng, scene.things, counting.EVERYTHING)
+        return f"How many {about.plural} are there?", str(sum(map(about.covers, scene.things)))
+
+    def look() -> tuple[str, str]:
+        """What stands in a cell, which is empty now and then."""
+        cell = counting.cell_name(rng.integers(counting.GRID**2))
+        if rng.random() < 0.7:
+            cell = _pick(rng, scene.cells)
+        return f"What is at {cell}?", f"{placed.get(cell, 'nothing')}."
+
+    def add() -> tuple[str, str]:
+        a, b = rng.integers(0, 12), rng.integers(0, 5)
+        return f"What is {a}+{b}?", str(a + b)
+
+    short = _shuffled(rng, [count(), add(), add(), look()])
+    if phase != "answer":
+        texts = [[caption], [number()] if rng.random() < 0.4 else short]
+    else:  # several questions about one picture: only the question tells their answers apart
+        inverse = 0.5 if progress > 0.4 else 0.0
+        last = [caption] if rng.random() < 0.25 else short
+        texts = [*([number(inverse)] for _ in range(3)), last]
+    # An empty cell has nothing to name but itself.
+    words = []
+    for cell in map(counting.cell_name, range(counting.GRID**2)):
+        shown = f"{cell} {placed[cell]}".split() if cell in placed else [cell] * 4
+        words.append(tuple(f" {word}" for word in shown))
+    return Lesson((scene.image,), texts, words)
+
+
+def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocabulary:
+    """Every colour and shape to see them; three of each, mostly, to tell what fits and what not.
+
+    With ten colours few objects have the one that is asked for, and a model that says "no" to all
+    of them stays at that for a thousand steps.
+    """
+    if phase != "answer" or rng.random() > 0.8:
+        return counting.EVERYTHING
+    some = {
+        name: tuple(rng.choice(getattr(counting.EVERYTHING, name), 3, replace=False).tolist())
+        for name in ("colours", "shapes")
+    }
+    return dataclasses.replace(counting.EVERYTHING, **some)
+
+
+def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
+    """Figures of every kind: what is written where, sums, options; sometimes the question itself.
+
+    First come mostly cards, to learn to read from.
+    """
+    if rng.random() < {"see": 0.9 - 0.4 * progress, "perceive": 0.3, "answer": 0}[phase]:
+        return _card(rng)
+    asks = _pick(rng, [ask for _, _, ask in structure.SPLITS.values()])
+    posed = structure.pose(rng, structure.IN_DOMAIN + structure.SHIFTED, asks)
+    figure = posed.puzzle.figure
+    marks = [(_spoken(name), text) for name, text in figure.marks.items()]
+    caption = ("Describe the picture.", _listing([f"{name} = {text}" for name, text in marks]))
+
+    def read() -> tuple[str, str]:
+        name, text = _pick(rng, marks)
+        return f"What is written at {name}?", f"{text}."
+
+    def compute() -> tuple[str, str]:
+        working, value = random_sum(rng)
+        return f"What is {working}?", value
+
+    def choose() -> tuple[str, str]:
+        values = rng.choice(np.arange(2, 180) / _pick(rng, (1, 1, 2)), 4, replace=False)
+        options = " ".join(f"({o}) {v:g}" for o, v in zip(structure.OPTIONS, values))
+        right = rng.integers(4)
+        return f"Which is {values[right]:g}? Choices: {options}", f"({structure.OPTIONS[right]})."
+
+    sums = [compute(), compute(), choose()]
+    reads = [read(), read()] if marks else []
+    if phase != "answer":
+        texts = [[caption], _shuffled(rng, sums + reads)[:4]]
+    else:
+        bare = [(posed.problem, posed.answer)] if rng.random() < 0.3 else [compute(), choose()]
+        texts = [[caption], _shuffled(rng, [*reads, compute()]), sums, bare]
+
+    words = _written(figures.labels(figure, TINY_SIZE))
+    return Lesson((figures.draw(figure, TINY_SIZE),), texts, words)
+
+
+def _card(rng: np.random.Generator) -> Lesson:
+    """A card full of numbers and names in the letters of the figures: 16 to read, not 3."""
+    side, labels, shown = TINY_SIZE / TOKENS, [], {}
+    for place in range(TOKENS**2):
+        if rng.random() < 0.1:
+            continue
+        cell = counting.cell_name(place)
+        number = f"{rng.integers(2, 181) / _pick(rng, (1, 1, 1, 2)):g}" + _pick(rng, ("", "°"))
+        name = _pick(rng, "ABCDEFGHJKLMNOPQRSTUVW")
+        text = _pick(rng, (number, number, name))
+        corner = complex(place % TOKENS, place // TOKENS)
+        centre = (corner + complex(*rng.uniform(0.02, 0.98, 2))) * side
+        edge = 5 + 3.0 * len(text)  # such that nothing is written over the margin
+        centre = complex(
+            min(max(centre.real, edge), TINY_SIZE - edge), min(max(centre.imag, 6), 106)
+        )
+        colour = figures.INK if text.isupper() else figures.GIVEN
+        centre = complex(figures.on_grid(text, np.array([centre]), TINY_SIZE)[0])
+        labels.append(figures.Label(text, centre, 0, colour))
+        shown[cell] = text.rstrip("°")
+    image = Image.new("RGB", (TINY_SIZE,) * 2, _pick(rng, (figures.PAPER, *figures.TINTS)))
+    figures.write(image, labels)
+    cells = rng.permutation(sorted(shown)).tolist()
+    sums = [(f"What is {working}?", value) for working, value in map(random_sum, [rng] * 2)]
+    texts = [[(f"What is at {c}?", f"{shown[c]}.") for c in cells[:5]]]
+    texts.append([(f"What is at {c}?", f"{shown[c]}.") for c in cells[5:8]] + sums)
+    return Lesson((image,), texts, _written(labels))
+
+
+def _written(labels: list[figures.Label]) -> list[tuple[str | None, ...]]:
+    """For each visual token, the name and the number that are written there."""
+    words: list[list[str | None]] = [[None] * 5 for _ in range(TOKENS**2)]
+    side = TINY_SIZE / TOKENS
+    for label in labels:
+        column, row = (int(min(max(x // side, 0), TOKENS - 1)) for x in _xy(label.centre))
+        here = words[row * TOKENS + column]
+        if label.text.isupper():
+            here[0] = label.text
+        else:
+            here[1:] = (list(label.text.rstrip("°")) + [None] * 4)[:4]
+    return list(map(tuple, words))
+
+
+def random_sum(rng: np.random.Generator) -> tuple[str, str]:
+    """One operation of a puzzle's working, and what it gives."""
+    while True:
+        puzzle = _pick(rng, structure.IN_DOMAIN + structure.SHIFTED)(rng, *"ABCDEFGH")
+        if "angle" in puzzle.working or ":" in puzzle.working:
+            continue
+        steps = [*arithmetic.worked(puzzle.working), f"{puzzle.value:g}"]
+        at = rng.integers(len(steps) - 1)
+        return steps[at], steps[at + 1]
+
+
+def transformation_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
+    """Two pictures: what stands where, what became of what; sometimes the question itself."""
+    initial, steps, final = transformation.draw_story(rng)
+    cameras = "center", _pick(rng, tuple(transformation.CAMERAS))
+    scenes = {"first": initial, "second": final}
+
+    def caption(which: str) -> tuple[str, str]:
+        things = sorted(scenes[which], key=lambda thing: thing.cell[::-1])
+        return f"Describe the {which} picture.", _listing(map(str, things))
+
+    def find() -> tuple[str, str]:
+        which = _pick(rng, ("first", "second"))
+        cell, _, look = str(_pick(rng, scenes[which])).partition(" ")
+        return f"Where is {look} in the {which} picture?", f"{cell} {look}."
+
+    def look() -> tuple[str, str]:
+        which = _pick(rng, ("first", "second"))
+        cell, _, seen = str(_pick(rng, scenes[which])).partition(" ")
+        return f"What is at {cell} in the {which} picture?", f"{seen}."
+
+    def became(which: int) -> tuple[str, str]:
+        return f"What became of {initial[which]}?", f"{final[which]}."
+
+    def compare() -> tuple[str, str]:
+
+        which = _pick(
+            rng, sorted({step.object for step in steps} | {int(rng.integers(len(initial)))})
+        )
+        changes = [step.value for step in steps if step.object == which]
+        text = ", ".join(changes) or "same"
+        return f"From {initial[which]} to {final[which]}?", f"{text}."
+
+    order = rng.permutation(len(initial))
+    if phase != "answer":
+        texts = [[caption("first"), caption("second")][:: _pick(rng, (1, -1))]]
+        texts.append(_shuffled(rng, [find(), look(), compare(), became(order[0])]))
+    else:
+        pairs = [_shuffled(rng, [became(order[i]), compare()]) for i in (0, 1)]
+        texts = [[caption("second")], *pairs, _shuffled(rng, [find(), became(order[2])])]
+        if rng.random() < 0.3:
+            texts[-1] = [(transformation.problem(initial), ", ".join(map(str, steps)))]
+
+    words: list[tuple[str | None, ...]] = []
+    images = []
+    side = TINY_SIZE / TOKENS
+    for scene, camera in zip(scenes.values(), cameras):
+        shown: list[tuple[str | None, ...]] = [(None,) * 5 for _ in range(TOKENS**2)]
+        view = Camera(transformation.CAMERAS[camera], TINY_SIZE)
+        for thing in sorted(scene, key=lambda thing: thing.cell[1]):  # the nearest comes last
+            pixel = view.project(transformation.solid(thing).centre)
+            column, row = (int(min(max(x // side, 0), TOKENS - 1)) for x in pixel)
+            shown[row * TOKENS + column] = tuple(f" {word}" for word in str(thing).split())
+        words += shown
+        images.append(transformation.picture(scene, camera, TINY_SIZE))
+    return Lesson(tuple(images), texts, words)
+
+
+LESSONS: dict[str, Callable[[np.random.Generator, str, float], Lesson]] = {
+    counting.TASK: counting_lesson,
+    structure.TASK: structure_lesson,
+    transformation.TASK: transformation_lesson,
+}
+
+
+def _listing(parts) -> str:
+    return (", ".join(parts) or "nothing") + "."
+
+
+def _spoken(name: str) -> str:
+    return f"angle {name}" if len(name) == 3 else name
+
+
+def _xy(point: complex) -> tuple[float, float]:
+    return point.real, point.imag
+
+
+def _pick(rng: np.random.Generator, choices):
+    return choices[rng.integers(len(choices))]
+
+
+def _shuffled(rng: np.random.Generator, parts: list) -> list:
+    return [parts[i] for i in rng.permutation(len(parts))]

@@ -1,0 +1,349 @@
+"""What a config names becomes the samples of its stages and splits, mixed or not."""
+
+import json
+
+import pytest
+
+from configs import eval as evaluation
+from configs import grpo, sft
+from rrft_jax.data import BadRow, Example
+from rrft_jax.data.drawn import SIZE, TINY_SIZE, DrawnSource
+from rrft_jax.data.sources import DRAWN_TEST, DRAWN_TRAINING, Data
+from rrft_jax.data.tfds_builder import build
+from rrft_jax.errors import UserError
+
+COUNTING, STRUCTURE, TRANSFORMATION = (
+    "visual_counting",
+    "structure_perception",
+    "spatial_transformation",
+)
+
+
+def _config(arg="", make=grpo, **data):
+    config = make.get_config(arg)
+    config.data.activation_samples = 3
+    config.data.update(data)
+    return config.lock()
+
+
+def _write(path, number, name="row", **fields):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"id": f"{name}{i}", "problem": "How many?", "answer": str(i), "cot": "One."} | fields
+        for i in range(number)
+    ]
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def _ids(sources):
+    return [[example.id for example in source.examples] for source in sources]
+
+
+def _names(name, *numbers):
+    return [f"{name}{i}" for i in range(*numbers)]
+
+
+@pytest.fixture
+def published(tmp_path):
+    folder = tmp_path / "published"
+    _write(folder / "train_jsons/A3-Visual-Counting-train-35k-cot.json", 5, "count")
+    _write(folder / "train_jsons/A2-Structure-Perception-train-4k5-cot.json", 5, "see")
+    _write(folder / "train_jsons/AI2D-train-cot.json", 5, "ai2d")
+    _write(folder / "test_jsons/Visual-Counting-id-test-1k.json", 4, "id")
+    _write(folder / "test_jsons/Visual-Counting-ood-test-1k.json", 4, "ood")
+    _write(folder / "test_jsons/Structure-Perception-id-test-820.json", 4, "see-id")
+    return folder
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """`mixture(entries)` is the config with such a file; text goes in as it is."""
+
+    def make(entries, arg="", name="mix.yaml", **data):
+        path = tmp_path / name
+        path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+        return _config(arg, mixture=str(path), **data)
+
+    return make
+
+
+def test_without_a_path_everything_is_drawn():
+    data = Data.open(_config())
+
+    def drawn(split, seed, start, stop):
+        return DrawnSource(COUNTING, split, seed, start, stop, TINY_SIZE)
+
+    (first,), (rest,) = data.training["sft"], data.training["grpo"]
+    assert first.examples == drawn("train", 0, 0, 3)
+    assert rest.examples == drawn("train", 0, 3, 3 + DRAWN_TRAINING)
+    assert (first.rewards, first.weight) == (None, 0)
+    assert list(data.splits) == ["id", "ood"]
+    (source,) = data.splits["ood"]
+    assert source.examples == drawn("ood", 0, 0, DRAWN_TEST)
+
+
+def test_drawn_pictures_follow_the_seed_and_the_model_but_held_out_ones_no_seed():
+    config = _config("model=2b,paradigm=reason_rft_zero").unlock()
+    config.seed, config.eval.samples = 7, 2
+    data = Data.open(config)
+    (source,) = data.training["grpo"]
+    expected = DrawnSource(COUNTING, "train", 7, 0, DRAWN_TRAINING, SIZE)
+    assert list(data.training) == ["grpo"] and source.examples == expected
+    assert data.splits["id"][0].examples == DrawnSource(COUNTING, "id", 0, 0, 2, SIZE)
+
+
+def test_the_first_samples_wake_reasoning_up_and_the_rest_reinforce_it(published, capsys):
+    data = Data.open(_config(path=str(published)))
+    assert _ids(data.training["sft"]) == [_names("count", 3)]
+    assert _ids(data.training["grpo"]) == [_names("count", 3, 5)]
+    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
+        "id": [_names("id", 4)],
+        "ood": [_names("ood", 4)],
+    }
+    said = capsys.readouterr().err
+    assert f"data: train from {published}/train_jsons/A3-Visual" in said
+
+
+def test_structure_perception_reinforces_on_all(published):
+    data = Data.open(_config(f"task={STRUCTURE}", path=str(published)))
+    assert _ids(data.training["sft"]) == [_names("see", 3)]
+    assert _ids(data.training["grpo"]) == [_names("see", 5)]
+
+
+def test_other_paradigms_train_on_all(published):
+    for paradigm in ("cot_sft", "ans_sft"):
+        data = Data.open(_config(f"paradigm={paradigm}", sft, path=str(published)))
+        assert _ids(data.training["sft"]) == [_names("count", 5)]
+        assert list(data.training) == ["sft"]
+    data = Data.open(_config("paradigm=reason_rft_zero", path=str(published)))
+    assert _ids(data.training["grpo"]) == [_names("count", 5)]
+
+
+def test_grpo_takes_all_where_sft_leaves_nothing(tmp_path, capsys):
+    path = _write(tmp_path / "few.json", 3)
+    data = Data.open(_config(path=str(path)))
+    assert _ids(data.training["sft"]) == _ids(data.training["grpo"]) == [_names("row", 3)]
+    said = capsys.readouterr().err
+    assert "3 samples, all of them for SFT: GRPO uses them too" in said
+    assert "not that of held-out data" in said
+
+
+def test_malformed_rows_keep_their_places(tmp_path):
+    path = _write(tmp_path / "data.json", 5)
+    rows = json.loads(path.read_text())
+    del rows[1]["answer"]
+    path.write_text(json.dumps(rows))
+    data = Data.open(_config(path=str(path)))
+    first, bad, third = data.training["sft"][0].examples
+    assert isinstance(bad, BadRow) and (first.id, third.id) == ("row0", "row2")
+    assert _ids(data.training["grpo"]) == [["row3", "row4"]]
+
+
+def test_missing_thoughts_are_counted(tmp_path, capsys):
+    path = _write(tmp_path / "data.json", 5, cot="")
+    Data.open(_config(path=str(path)))
+    assert "3 of the 3 samples of SFT have no chain of thought" in capsys.readouterr().err
+    Data.open(_config("paradigm=ans_sft", sft, path=str(path)))
+    assert "chain" not in capsys.readouterr().err
+
+
+def test_a_named_file_is_trained_on_and_the_task_s_tests_stay(published):
+    data = Data.open(_config(path=str(published), file="ai2d"))
+    assert _ids(data.training["sft"]) == [_names("ai2d", 3)]
+    assert data.training["sft"][0].examples[0].task == COUNTING
+    assert _ids(data.splits["id"]) == [_names("id", 4)]
+
+
+def test_held_out_samples_alone(published, tmp_path):
+    config = _config("", evaluation, path=str(published)).unlock()
+    config.eval.samples = 2
+    data = Data.open(config)
+    assert data.training == {} and _ids(data.splits["ood"]) == [_names("ood", 2)]
+    _write(tmp_path / "train/Visual-Counting-train.json", 2)
+    with pytest.raises(UserError, match="train: no test split of visual_counting"):
+        Data.open(_config("", evaluation, path=str(tmp_path / "train")))
+    with pytest.raises(UserError, match="no training file for visual_counting"):
+        Data.open(_config(path=str(_write(tmp_path / "t/Visual-Counting-id-test.json", 1).parent)))
+
+
+def test_no_held_out_samples_are_said(tmp_path, capsys):
+    _write(tmp_path / "Visual-Counting-train.json", 5)
+    assert Data.open(_config(path=str(tmp_path))).splits == {}
+    assert "nothing is held out" in capsys.readouterr().err
+
+
+def test_a_tfds_build(tmp_path, monkeypatch):
+    def examples(name, number):
+        return [
+            Example(f"{name}{i}", (), "How many?", "1", "One.", COUNTING) for i in range(number)
+        ]
+
+    splits = {"train": examples("row", 5), "ood": examples("ood", 4)}
+    build(tmp_path / "built", splits)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path / "built", "~/built"):
+        data = Data.open(_config(source=f"tfds:{folder}"))
+        assert _ids(data.training["sft"]) == [_names("row", 3)]
+        assert _ids(data.training["grpo"]) == [_names("row", 3, 5)]
+        assert {name: _ids(sources) for name, sources in data.splits.items()} == {
+            "ood": [_names("ood", 4)]
+        }
+    with pytest.raises(UserError, match="samples of visual_counting, expected structure_percep"):
+        Data.open(_config(f"task={STRUCTURE}", source=f"tfds:{tmp_path}/built"))
+    with pytest.raises(UserError, match="no such folder"):
+        Data.open(_config(source=f"tfds:{tmp_path}/none"))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"source": "arrayrecord:x"}, "data.source=arrayrecord:x: expected tfds:DIR, or nothing"),
+        ({"source": "tfds:"}, "data.source=tfds:: expected tfds:DIR"),
+        ({"source": "tfds:x", "path": "y"}, "data.path=y and source=tfds:x: expected one of them"),
+        ({"file": "ai2d"}, "data.file=ai2d: no path"),
+        ({"path": "nowhere"}, "nowhere: no such file or folder"),
+        ({"mixture": "nowhere.yaml"}, "data.mixture=nowhere.yaml: expected a JSON or YAML list"),
+    ],
+)
+def test_mistakes_in_the_config(fields, message):
+    with pytest.raises(UserError) as error:
+        Data.open(_config(**fields))
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_an_entry_of_another_task_has_the_usual_rewards_of_that_task(mixture, published):
+    config = mixture(
+        """
+        - path: published
+        - {path: published, file: ai2d, task: structure_perception}
+        """,
+        path=str(published),
+    )
+    rewards = [source.rewards for source in Data.open(config).training["grpo"]]
+    assert rewards == [None, {"math_accuracy": 1, "format": 1}]
+
+
+def test_a_mixture_takes_a_part_of_every_source(mixture, published, tmp_path):
+    _write(tmp_path / "own.json", 5, "own")
+    (tmp_path / "words.yaml").write_text("structure_perception.value: Look.\n")
+    config = mixture(
+        """
+        - path: published            # relative to this file
+          weight: 3
+        - path: published
+          file: ai2d
+          task: structure_perception
+          weight: 1
+          rewards: {math_accuracy: 1, format: -0.5}
+          prompts: words.yaml
+        - {path: own.json, system_prompt: Be brief., weight: 0.5}
+        - {path: "", weight: 2}
+        """,
+        path=str(published),
+    )
+    data = Data.open(config)
+    assert [source.weight for source in data.training["grpo"]] == [3, 1, 0.5, 2]
+    assert _ids(data.training["sft"][:3]) == [_names(n, 3) for n in ("count", "ai2d", "own")]
+    # Structure perception reinforces on everything here too.
+    rest = [_names("count", 3, 5), _names("ai2d", 5), _names("own", 3, 5)]
+    assert _ids(data.training["grpo"][:3]) == rest
+    drawn = data.training["grpo"][3].examples
+    assert drawn == DrawnSource(COUNTING, "train", 0, 3, 3 + DRAWN_TRAINING, TINY_SIZE)
+    tasks = [source.examples[0].task for source in data.training["sft"]]
+    assert tasks == [COUNTING, STRUCTURE, COUNTING, COUNTING]
+    rewards = [source.rewards for source in data.training["grpo"]]
+    assert rewards == [None, {"math_accuracy": 1, "format": -0.5}, None, None]
+    _, structure, own, _ = (source.prompts for source in data.training["grpo"])
+    assert (
+        structure.replaced == {"structure_perception.value": "Look."} and own.system == "Be brief."
+    )
+    # data.path says what is held out.
+    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
+        "id": [_names("id", 4)],
+        "ood": [_names("ood", 4)],
+    }
+
+
+def test_a_mixture_without_a_path_holds_out_what_belongs_to_its_places(mixture, published):
+    folder = str(published)
+    entries = [
+        {"path": folder},
+        {"path": folder, "file": "ai2d", "system_prompt": "Not of the held-out ones."},
+        {"path": folder, "task": STRUCTURE, "prompts": ""},
+    ]
+    config = mixture(entries, name="mix.json", system_prompt="Look.")
+    data = Data.open(config)
+    assert _ids(data.training["sft"]) == [_names(n, 3) for n in ("count", "ai2d", "see")]
+    assert [source.weight for source in data.training["sft"]] == [0, 0, 0]
+    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
+        "id": [_names("id", 4), _names("see-id", 4)],
+        "ood": [_names("ood", 4)],
+    }
+    tested = [source.prompts.system for source in data.splits["id"]]
+    assert tested == ["Look.", "Look."]
+
+
+def test_an_entry_takes_from_the_config_what_it_lacks(mixture, published, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    _write(tmp_path / "own.json", 4, "own", image="a.png")
+    entries = [{}, {"file": ""}, {"path": "own.json"}, {"path": "", "task": TRANSFORMATION}]
+    config = mixture(
+        entries, path=str(published), file="ai2d", image_root=str(tmp_path / "pictures")
+    )
+    data = Data.open(config)
+    assert _ids(data.training["sft"][:3]) == [_names(n, 3) for n in ("ai2d", "count", "own")]
+    assert data.training["sft"][2].examples[0].images == (str(tmp_path / "pictures/a.png"),)
+    assert data.training["sft"][3].examples.task == TRANSFORMATION
+
+
+def test_a_variant_belongs_to_its_task(mixture, capsys):
+    entries = [{}, {"task": COUNTING}, {"variant": ""}]
+    data = Data.open(mixture(entries, f"task={TRANSFORMATION}", variant="caption"))
+    assert [source.prompts.variant for source in data.training["sft"]] == ["caption", "", ""]
+    assert capsys.readouterr().err.count("asks for a summary and a caption") == 1
+
+
+def test_a_tfds_build_in_a_mixture(mixture, tmp_path):
+    build(tmp_path / "b", {"train": [Example("a", (), "How many?", "1", "One.", COUNTING)] * 4})
+    data = Data.open(mixture([{"source": "tfds:b"}]))
+    assert _ids(data.training["sft"]) == [["a"] * 3] and data.splits == {}
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ("[{path: a", "expected a JSON or YAML list of entries: "),
+        ("path: a", "expected a JSON or YAML list of entries, found dict"),
+        ("[]", "expected a JSON or YAML list of entries, found none"),
+        (["a"], "entry 1: expected a mapping of path, source, "),
+        ([{}, {"paths": "a"}], "entry 2: unknown key 'paths'; expected one of path, source, "),
+        ([{}, {"where": "a"}], "entry 2: unknown key 'where'"),
+        ([{}, {"path": 7}], "entry 2: path is 7; expected a text"),
+        ([{"path": None}], "entry 1: path is None; expected a text"),
+        ([{"weight": 0}], "entry 1: weight is 0; expected a number above 0"),
+        ([{"weight": -1}], "entry 1: weight is -1; expected"),
+        ([{"weight": "2"}], "entry 1: weight is '2'; expected"),
+        ([{"weight": True}], "entry 1: weight is True; expected"),
+        ("[{weight: .nan}]", "entry 1: weight is nan; expected"),
+        ("[{weight: .inf}]", "entry 1: weight is inf; expected"),
+        ([{"weight": 1}, {}], "entry 2: no 'weight'; expected one in every entry, or in none"),
+        ([{"task": "chess"}], "entry 1: task is 'chess'; expected one of visual_counting, "),
+        ([{"rewards": {"luck": 1}}], "entry 1: rewards is {'luck': 1}; expected weights of accur"),
+        ([{"rewards": {"format": "1"}}], "entry 1: rewards is {'format': '1'}; expected"),
+        ([{"rewards": {}}], "entry 1: rewards is {}; expected"),
+        ([{"rewards": ["format"]}], "entry 1: rewards is ['format']; expected"),
+        ([{"path": "none"}], "none: no such file or folder"),
+        ([{"path": "a", "source": "tfds:b"}], "entry 1: path=/"),
+        ([{"source": "b"}], "entry 1: source=b: expected tfds:DIR"),
+        ([{"source": "tfds:none"}], "entry 1: /"),
+        ([{"file": "a"}], "entry 1: file=a: no path"),
+        ([{"variant": "caption"}], "entry 1: data.variant=caption: only spatial_transformation"),
+        ([{"prompts": "none.yaml"}], "entry 1: data.prompts=/"),
+    ],
+)
+def test_mistakes_in_a_mixture_are_named(mixture, tmp_path, entries, message):
+    with pytest.raises(UserError) as error:
+        Data.open(mixture(entries))
+    text = str(error.value)
+    assert str(tmp_path / "mix.yaml") in text and message in text and "\n" not in text
