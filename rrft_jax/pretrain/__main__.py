@@ -1,5 +1,6 @@
 """Trains the base: first the whole model learns to see, then the decoder learns to answer."""
 
+import itertools
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -127,9 +128,9 @@ def batches(processor: Processor, task: str, seed: int, phase: str):
     rows = PHASES[phase] * lessons
     lesson, stream = LESSONS[task], [seed, STREAM, 10 + list(LESSONS).index(task)]
 
-    def row(index: int) -> Batch:
+    def make(index: int) -> Batch:
         rng = np.random.default_rng([*stream, list(PHASES).index(phase), index])
-        return _row(processor, lesson(rng, phase, index / rows), length)
+        return row(processor, lesson(rng, phase, index / rows), length)
 
     def batch(parts: list[Batch]) -> Batch:
         texts = [part.texts for part in parts]
@@ -145,12 +146,15 @@ def batches(processor: Processor, task: str, seed: int, phase: str):
             sft.SFTBatch(prompt, completions, mask), np.stack([part.words for part in parts])
         )
 
-    data = grain.MapDataset.range(rows).map(row).batch(lessons, batch_fn=batch)
+    data = grain.MapDataset.range(rows).map(make).batch(lessons, batch_fn=batch)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
-def _row(processor: Processor, lesson: Lesson, length: int) -> Batch:
-    """Up to its pictures the prompt is shared; the questions come with each text, unweighted."""
+def row(processor: Processor, lesson: Lesson, length: int) -> Batch:
+    """A lesson as unbatched arrays, its texts `length` tokens long or as near as questions allow.
+
+    Up to its pictures the prompt is shared; the questions come with each text, unweighted.
+    """
 
     def plain(text: str) -> list[int]:
         return processor.encode_target(text)[:-1]
@@ -173,9 +177,11 @@ def _row(processor: Processor, lesson: Lesson, length: int) -> Batch:
     mask = np.zeros((len(lesson.texts), length), bool)
     for i, conversation in enumerate(lesson.texts):
         text, answers = [], []
-        for question, answer in conversation:
+        for question, answer in itertools.chain(conversation, iter(lesson.ask, None)):
             asked = [*(again if text else ()), *plain(question), *turn]
             answered = processor.encode_target(answer)
+            if text and len(text) + len(asked) + len(answered) > length:
+                break
             text += [*asked, *answered]
             answers += [False] * len(asked) + [True] * len(answered)
         tokens[i, : len(text)] = text[:length]

@@ -22,11 +22,16 @@ Conversation = list[tuple[str, str]]  # questions and answers
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """`words[n]` are what visual token n shows, one for each of the task's SLOTS, or nothing."""
+    """`words[n]` are what visual token n shows, one for each of the task's SLOTS, or nothing.
+
+    `ask` makes up one more short question each time; conversations go on with those while there's
+    room.
+    """
 
     images: tuple[Image.Image, ...]
     texts: list[Conversation]
     words: list[tuple[str | None, ...]]
+    ask: Callable[[], tuple[str, str]]
 
 
 # A visual token names its words from as many turned versions of itself: where the order of words
@@ -69,19 +74,21 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
         a, b = rng.integers(0, 12), rng.integers(0, 5)
         return f"What is {a}+{b}?", str(a + b)
 
-    short = _shuffled(rng, [count(), add(), add(), look()])
+    def ask() -> tuple[str, str]:
+        return _pick(rng, (count, add, add, look))()
+
     if phase != "answer":
-        texts = [[caption], [number()] if rng.random() < 0.4 else short]
+        texts = [[caption], [number()] if rng.random() < 0.4 else [ask()]]
     else:  # several questions about one picture: only the question tells their answers apart
         inverse = 0.5 if progress > 0.4 else 0.0
-        last = [caption] if rng.random() < 0.25 else short
-        texts = [*([number(inverse)] for _ in range(3)), last]
+        last = caption if rng.random() < 0.25 else ask()
+        texts = [*([number(inverse)] for _ in range(3)), [last]]
     # An empty cell has nothing to name but itself.
     words = []
     for cell in map(counting.cell_name, range(counting.GRID**2)):
         shown = f"{cell} {placed[cell]}".split() if cell in placed else [cell] * 4
         words.append(tuple(f" {word}" for word in shown))
-    return Lesson((scene.image,), texts, words)
+    return Lesson((scene.image,), texts, words, ask)
 
 
 def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocabulary:
@@ -126,16 +133,16 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
         right = rng.integers(4)
         return f"Which is {values[right]:g}? Choices: {options}", f"({structure.OPTIONS[right]})."
 
-    sums = [compute(), compute(), choose()]
-    reads = [read(), read()] if marks else []
-    if phase != "answer":
-        texts = [[caption], _shuffled(rng, sums + reads)[:4]]
-    else:
-        bare = [(posed.problem, posed.answer)] if rng.random() < 0.3 else [compute(), choose()]
-        texts = [[caption], _shuffled(rng, [*reads, compute()]), sums, bare]
+    def ask() -> tuple[str, str]:
+        return _pick(rng, (read, read, compute, choose) if marks else (compute, choose))()
 
+    if phase != "answer":
+        texts = [[caption], [ask()]]
+    else:
+        bare = (posed.problem, posed.answer) if rng.random() < 0.3 else compute()
+        texts = [[caption], [compute()], [ask()], [bare]]
     words = _written(figures.labels(figure, TINY_SIZE))
-    return Lesson((figures.draw(figure, TINY_SIZE),), texts, words)
+    return Lesson((figures.draw(figure, TINY_SIZE),), texts, words, ask)
 
 
 def _card(rng: np.random.Generator) -> Lesson:
@@ -160,11 +167,16 @@ def _card(rng: np.random.Generator) -> Lesson:
         shown[cell] = text.rstrip("°")
     image = Image.new("RGB", (TINY_SIZE,) * 2, _pick(rng, (figures.PAPER, *figures.TINTS)))
     figures.write(image, labels)
-    cells = rng.permutation(sorted(shown)).tolist()
-    sums = [(f"What is {working}?", value) for working, value in map(random_sum, [rng] * 2)]
-    texts = [[(f"What is at {c}?", f"{shown[c]}.") for c in cells[:5]]]
-    texts.append([(f"What is at {c}?", f"{shown[c]}.") for c in cells[5:8]] + sums)
-    return Lesson((image,), texts, _written(labels))
+    cells = sorted(shown)
+
+    def ask() -> tuple[str, str]:
+        if rng.random() < 0.3:
+            working, value = random_sum(rng)
+            return f"What is {working}?", value
+        cell = _pick(rng, cells)
+        return f"What is at {cell}?", f"{shown[cell]}."
+
+    return Lesson((image,), [[ask()], [ask()]], _written(labels), ask)
 
 
 def _written(labels: list[figures.Label]) -> list[tuple[str | None, ...]]:
@@ -212,27 +224,24 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         cell, _, seen = str(_pick(rng, scenes[which])).partition(" ")
         return f"What is at {cell} in the {which} picture?", f"{seen}."
 
-    def became(which: int) -> tuple[str, str]:
+    def became() -> tuple[str, str]:
+        which = rng.integers(len(initial))
         return f"What became of {initial[which]}?", f"{final[which]}."
 
     def compare() -> tuple[str, str]:
-
-        which = _pick(
-            rng, sorted({step.object for step in steps} | {int(rng.integers(len(initial)))})
-        )
+        which = _pick(rng, [*(step.object for step in steps), rng.integers(len(initial))])
         changes = [step.value for step in steps if step.object == which]
         text = ", ".join(changes) or "same"
         return f"From {initial[which]} to {final[which]}?", f"{text}."
 
-    order = rng.permutation(len(initial))
+    def ask() -> tuple[str, str]:
+        return _pick(rng, (find, look, became, became, compare))()
+
     if phase != "answer":
-        texts = [[caption("first"), caption("second")][:: _pick(rng, (1, -1))]]
-        texts.append(_shuffled(rng, [find(), look(), compare(), became(order[0])]))
+        texts = [[caption(_pick(rng, ("first", "second")))], [ask()]]
     else:
-        pairs = [_shuffled(rng, [became(order[i]), compare()]) for i in (0, 1)]
-        texts = [[caption("second")], *pairs, _shuffled(rng, [find(), became(order[2])])]
-        if rng.random() < 0.3:
-            texts[-1] = [(transformation.problem(initial), ", ".join(map(str, steps)))]
+        bare = transformation.problem(initial), ", ".join(map(str, steps))
+        texts = [[caption("second")], [became()], [ask()], [bare if rng.random() < 0.3 else ask()]]
 
     words: list[tuple[str | None, ...]] = []
     images = []
@@ -246,7 +255,7 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
             shown[row * TOKENS + column] = tuple(f" {word}" for word in str(thing).split())
         words += shown
         images.append(transformation.picture(scene, camera, TINY_SIZE))
-    return Lesson(tuple(images), texts, words)
+    return Lesson(tuple(images), texts, words, ask)
 
 
 LESSONS: dict[str, Callable[[np.random.Generator, str, float], Lesson]] = {
@@ -270,7 +279,3 @@ def _xy(point: complex) -> tuple[float, float]:
 
 def _pick(rng: np.random.Generator, choices):
     return choices[rng.integers(len(choices))]
-
-
-def _shuffled(rng: np.random.Generator, parts: list) -> list:
-    return [parts[i] for i in rng.permutation(len(parts))]

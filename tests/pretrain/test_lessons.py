@@ -3,7 +3,7 @@ import pytest
 
 from rrft_jax.data import Processor, drawn, prompts
 from rrft_jax.data.drawn import TINY_SIZE
-from rrft_jax.pretrain.__main__ import corpus
+from rrft_jax.pretrain.__main__ import corpus, row
 from rrft_jax.pretrain.folder import write_folder
 from rrft_jax.pretrain.lessons import LESSONS, SLOTS, TOKENS, random_sum
 
@@ -78,3 +78,17 @@ def test_sums_are_right():
         worth = eval(working.replace("^", "**").replace("sqrt", "(lambda x: x**0.5)"))
         result = eval(value.replace("^", "**").replace("sqrt", "(lambda x: x**0.5)"))
         assert worth == pytest.approx(result)
+
+
+@pytest.mark.parametrize("task", LESSONS)
+def test_conversations_go_on_while_there_is_room_and_only_answers_carry_loss(task, processor):
+    lesson = LESSONS[task](np.random.default_rng(1), "answer", 1.0)
+    texts = row(processor, lesson, 160).texts
+    for tokens, mask, conversation in zip(texts.completions, texts.mask, lesson.texts):
+        assert (tokens != processor.pad_token).mean() > 0.6
+        # Every answer, its end of turn included, is a run of tokens with loss; the first is given.
+        starts = np.flatnonzero(np.diff(np.r_[0, mask]) == 1)
+        ends = np.flatnonzero(np.diff(np.r_[mask, 0]) == -1)
+        assert len(starts) > 1
+        assert processor.decode(tokens[starts[0] : ends[0] + 1]) == conversation[0][1]
+        assert all(tokens[end] == processor.stop_tokens[0] for end in ends)

@@ -140,14 +140,14 @@ def labels(figure: Figure, size: int) -> list[Label]:
 
     taken, placed = ink(figure, size), []
     for text, spots in wanted:
-        spots = on_grid(text, spots, size)
+        spots, places = np.unique(on_grid(text, spots, size), return_index=True)
         half = _half(text, letter)
         room = half + (1 + 1j) * max(1, 0.1 * letter)
         gaps = spots[:, None] - taken
         hidden = ((abs(gaps.real) < room.real) & (abs(gaps.imag) < room.imag)).sum(1)
         away = spots - size / 2 * (1 + 1j)
         outside = (abs(away.real) + half.real > size / 2) | (abs(away.imag) + half.imag > size / 2)
-        cost = hidden / letter + 0.01 * np.arange(len(spots)) + 1000 * outside
+        cost = hidden / letter + 0.01 * places + 1000 * outside  # earlier places are the usual ones
         best = complex(spots[np.argmin(cost)])
         placed.append(Label(text, best, half, _colour(text)))
         across, down = (np.arange(-side, side + 1, 0.8) for side in (half.real, half.imag))

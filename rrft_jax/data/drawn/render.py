@@ -112,12 +112,24 @@ class Camera:
 def render(solids: tuple[Solid, ...], camera: Camera) -> Image.Image:
     """The picture of `solids`, which don't touch."""
     canvas = _ground(camera).copy()
-    for solid in solids:
-        _lay(canvas, *_shadow(solid, camera))
+    cast = _cast_once if camera.size <= _SMALL else _cast
+    layers = {solid: cast(solid, camera) for solid in solids}
+    for shadow, _ in layers.values():
+        _lay(canvas, *shadow)
     # What is nearer hides what is farther.
     for solid in sorted(solids, key=lambda s: -np.sum((s.centre - camera.eye) ** 2)):
-        _lay(canvas, *_layer(solid, camera))
+        _lay(canvas, *layers[solid][1])
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def _cast(solid: Solid, camera: Camera):
+    """The layers of the solid's shadow and of the solid itself."""
+    return _shadow(solid, camera), _layer(solid, camera)
+
+
+# A layer of a small picture is some kilobytes, and scenes of a grid have few different ones.
+_SMALL = 128
+_cast_once = functools.lru_cache(maxsize=4096)(_cast)
 
 
 def _lay(canvas: np.ndarray, window: tuple[slice, slice], layer: np.ndarray) -> None:
