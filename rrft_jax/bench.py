@@ -29,6 +29,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from rrft_jax.assets import TINY
 from rrft_jax.data import Example, Processor, Source, make_loader
 from rrft_jax.errors import UserError
 from rrft_jax.models import Qwen2VL, load_pretrained
@@ -36,7 +37,6 @@ from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.pipeline import TINY
 from rrft_jax.rollout import generate
 from rrft_jax.training import grpo, objectives
 from rrft_jax.training import optimizer as optimizers

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from rrft_jax.assets import TINY
 from rrft_jax.data import BadRow, Loader, Processor, Source, make_loader
 from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
@@ -27,8 +28,6 @@ from rrft_jax.parallel.mesh import batch_parts, make_mesh
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
-
-TINY = pathlib.Path(__file__).parent / "assets" / "tiny"
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrft_jax import main, pipeline
+from rrft_jax import main
+from rrft_jax.assets import TINY
 from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.training import loop
@@ -114,7 +115,7 @@ def test_the_export_is_what_the_last_stage_ended_with(finished):
     from rrft_jax.models import load_pretrained
 
     _, params = load_pretrained(finished / "export")
-    _, base = load_pretrained(pipeline.TINY)
+    _, base = load_pretrained(TINY)
     weight = params["language"]["layers"]["q"]["kernel"][1]
     np.testing.assert_array_equal(
         weight.T, theirs.model.language_model.layers[1].self_attn.q_proj.weight.detach().numpy()
@@ -217,7 +218,7 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         f"--config.data.path={dataset}",
         f"--config.data.mixture={tmp_path}/mix.json",
         "--config.data.buckets=1",
-        f"--config.model.path={pipeline.TINY}",
+        f"--config.model.path={TINY}",
         "--config.mesh.data=2",
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())

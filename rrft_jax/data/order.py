@@ -96,7 +96,7 @@ class Order:
         Raises:
           UserError: no sample of its window can be used.
         """
-        window, place = divmod(number, self._batches) if self.endless else (0, number)
+        window, place = self._place(number)
         batches = self.window(window).batches
         return batches[place] if place < len(batches) else None
 
@@ -111,7 +111,7 @@ class Order:
 
     def begins(self, number: int) -> int | None:
         """The window that begins with the batch of this number, if one does."""
-        window, place = divmod(number, self._batches) if self.endless else (0, number)
+        window, place = self._place(number)
         return window if place == 0 else None
 
     def stand_ins(self, number: int, place: int) -> Iterator[int]:
@@ -121,7 +121,7 @@ class Order:
         """
         batch = self.batch(number)
         yield from batch.numbers[place:] + batch.numbers[:place]
-        others = self.window(number // self._batches if self.endless else 0).batches
+        others = self.window(self._place(number)[0]).batches
         for other in itertools.chain.from_iterable(plan.numbers for plan in others):
             if other not in batch.numbers and batch.shape.holds(self._size(other)):
                 yield other
@@ -153,6 +153,10 @@ class Order:
     def close(self) -> None:
         """Ends the measuring ahead."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """The window of a batch, and which of its batches it is."""
+        return divmod(number, self._batches) if self.endless else (0, number)
 
     def _numbers(self, start: int, stop: int) -> list[int]:
         return [int(self.stream[i]) for i in range(start, min(stop, len(self.stream)))]

@@ -17,14 +17,11 @@ A text follows the question on a new line; one with {problem} in it has the ques
 """
 
 import dataclasses
-import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from rrft_jax.data.example import Example
+from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 
 TASKS = ("visual_counting", "structure_perception", "spatial_transformation")
@@ -120,13 +117,7 @@ def read_prompts(
 
 def _read_instructions(file: str) -> dict[str, str]:
     where = f"data.prompts={file}"
-    try:
-        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
-        # Nearly all JSON is YAML; a tab is not.
-        texts = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: expected a JSON or YAML file of texts: {reason}") from None
+    texts = read_settings(file, "data.prompts", "file of texts")
     if not isinstance(texts, dict):
         raise UserError(f"{where}: expected a mapping of keys to texts, found {_kind(texts)}")
     for key, value in texts.items():

@@ -35,7 +35,6 @@ together.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -43,7 +42,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
-import yaml
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
@@ -51,12 +49,14 @@ from rrft_jax.data.example import Source
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.prompts import TASKS, Prompts, read_prompts
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
 
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
 TFDS = "tfds:"
+REUSING = ("structure_perception",)  # tasks with too few samples for two stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _reuses(config, place: _Place) -> bool:
     """Whether GRPO uses SFT's samples again; a place of another task has that one's default."""
     if place.task == config.task:
         return config.data.reuse_activation
-    return place.task == "structure_perception"
+    return place.task in REUSING
 
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
@@ -277,13 +277,7 @@ def _read(place: _Place, split: str) -> Sequence[Any]:
 def _read_mixture(file: str, base: _Place) -> list[_Place]:
     """The entries of a mixture file, with the config's values where they have none."""
     where = f"data.mixture={file}"
-    try:
-        text = pathlib.Path(file).read_text(encoding="utf-8-sig")
-        # Nearly all JSON is YAML; a tab is not.
-        entries = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where}: expected a JSON or YAML list of entries: {reason}") from None
+    entries = read_settings(file, "data.mixture", "list of entries")
     if not isinstance(entries, list) or not entries:
         found = f"found {type(entries).__name__}" if entries else "found none"
         raise UserError(f"{where}: expected a JSON or YAML list of entries, {found}")

@@ -8,7 +8,6 @@ scripts with odd whitespace and with what looks like a template.
 """
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLMo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 
-import rrft_jax
+from rrft_jax.assets import TINY
 from rrft_jax.data import (
     PARADIGMS,
     TASKS,
@@ -26,12 +25,11 @@ from rrft_jax.data import (
     Processor,
     Prompts,
     Source,
-    make_loader,
     messages,
     target,
 )
+from tests.loading import loader_of
 
-TINY = pathlib.Path(rrft_jax.__file__).parent / "assets" / "tiny"
 ROWS = 80  # of each tokenizer under each template
 MAX_PIXELS = 24 * 28**2
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
@@ -237,15 +235,10 @@ def test_batches_equal_theirs_and_the_loss_lies_on_the_reply(processor, theirs, 
     random = np.random.default_rng(PARADIGMS.index(paradigm))
     examples = [_example(random, index) for index in range(12)]
     prompts = Prompts(system=_text(random)) if paradigm == "reason_rft" else Prompts()
-    loader = make_loader(
+    loader = loader_of(
         [Source(examples, prompts)],
         processor,
         paradigm=paradigm,
-        batch_size=4,
-        seed=0,
-        shuffle=False,
-        epochs=1,
-        targets=True,
         max_prompt_length=4096,
         max_target_length=4096,
     )

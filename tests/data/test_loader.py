@@ -20,11 +20,11 @@ from rrft_jax.data import (
     Prompts,
     Source,
     drawn,
-    make_loader,
     prefetch,
     target,
 )
 from rrft_jax.errors import UserError
+from tests.loading import loader_of
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +86,6 @@ def _uneven(number, side=56):
     ]
 
 
-def _loader(data, processor, **options):
-    """A loader over a list of sources, or over one data set."""
-    defaults = {
-        "paradigm": "cot_sft",
-        "batch_size": 4,
-        "seed": 0,
-        "shuffle": False,
-        "epochs": 1,
-        "targets": True,
-        "max_prompt_length": 256,
-        "max_target_length": 128,
-    }
-    sources = data if len(data) and isinstance(data[0], Source) else [Source(data)]
-    return make_loader(sources, processor, **defaults | options)
-
-
 def _ids(loader, batches=None):
     found = [e.id for batch in itertools.islice(loader, batches) for e in batch.examples]
     loader.close()
@@ -121,7 +105,7 @@ def _together(data, processor, hosts, batches=None, state=None, **options):
     """(ids, P, S, T) of each batch as `hosts` processes see them together; and their state."""
     seen = []
     for p in range(hosts):
-        loader = _loader(data, processor, process_index=p, process_count=hosts, **options)
+        loader = loader_of(data, processor, process_index=p, process_count=hosts, **options)
         if state:
             loader.set_state(json.loads(json.dumps(state)))
         seen.append(list(itertools.islice(loader, batches)))
@@ -138,7 +122,7 @@ def _together(data, processor, hosts, batches=None, state=None, **options):
 
 
 def test_a_batch_holds_what_it_says(processor):
-    (batch,) = _loader(Drawn(4), processor)
+    (batch,) = loader_of(Drawn(4), processor)
     assert batch.prompt.tokens.shape[0] == batch.completions.shape[0] == 4
     # The text-only rows come first: they fit a smaller shape.
     assert [e.id for e in batch.examples] == ["e0", "e3", "e1", "e2"]
@@ -153,14 +137,14 @@ def test_a_batch_holds_what_it_says(processor):
 
 
 def test_without_targets_there_are_no_completions(processor):
-    (batch,) = _loader(
+    (batch,) = loader_of(
         Drawn(4), processor, targets=False, paradigm="reason_rft", max_target_length=1
     )
     assert batch.completions is None and batch.completion_mask is None
 
 
 def test_the_last_batch_is_filled_up_and_says_so(processor):
-    first, last = _loader([_example(i) for i in range(6)], processor)
+    first, last = loader_of([_example(i) for i in range(6)], processor)
     assert [e.id for e in first.examples + last.examples] == [f"e{i}" for i in range(6)]
     assert len(last.examples) == len(last.sources) == len(last.prompt_texts) == 2
     assert last.prompt.tokens.shape[0] == last.completions.shape[0] == 4
@@ -169,7 +153,7 @@ def test_the_last_batch_is_filled_up_and_says_so(processor):
 
 
 def test_rows_alike_keep_the_order_of_the_data(processor):
-    assert _ids(_loader([_example(i) for i in range(30)], processor)) == [
+    assert _ids(loader_of([_example(i) for i in range(30)], processor)) == [
         f"e{i}" for i in range(30)
     ]
 
@@ -177,23 +161,23 @@ def test_rows_alike_keep_the_order_of_the_data(processor):
 def test_every_epoch_has_its_own_order_and_misses_nothing(processor):
     everything = sorted(f"e{i}" for i in range(16))
     examples = [_example(i) for i in range(16)]
-    ids = _ids(_loader(examples, processor, shuffle=True, epochs=None), batches=12)
+    ids = _ids(loader_of(examples, processor, shuffle=True, epochs=None), batches=12)
     epochs = [ids[i : i + 16] for i in (0, 16, 32)]
     assert all(sorted(epoch) == everything for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    other = _ids(_loader(examples, processor, shuffle=True, epochs=None, seed=1), batches=4)
+    other = _ids(loader_of(examples, processor, shuffle=True, epochs=None, seed=1), batches=4)
     assert tuple(other) not in {tuple(epoch) for epoch in epochs}
-    assert _ids(_loader(examples, processor, shuffle=True, epochs=3)) == ids
+    assert _ids(loader_of(examples, processor, shuffle=True, epochs=3)) == ids
 
 
 def test_sorting_by_shape_loses_and_repeats_nothing(processor):
     examples = _uneven(64)  # one window
-    loader = _loader(examples, processor, shuffle=True, epochs=None)
+    loader = loader_of(examples, processor, shuffle=True, epochs=None)
     ids = _ids(loader, batches=32)
     for epoch in (ids[:64], ids[64:]):
         assert sorted(epoch) == sorted(example.id for example in examples)
     assert ids[:64] != ids[64:]
-    assert sorted(_ids(_loader(examples, processor))) == sorted(ids[:64])
+    assert sorted(_ids(loader_of(examples, processor))) == sorted(ids[:64])
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -229,10 +213,10 @@ def test_a_position_is_exact_on_another_number_of_processes(processor, stop, bef
 @pytest.mark.parametrize("stop", [0, 1, 17])
 def test_a_resumed_loader_goes_on_exactly(processor, stop):
     options = {"shuffle": True, "epochs": None, "thought_dropout": 0.5}
-    loader = _loader(_planted(), processor, **options)
+    loader = loader_of(_planted(), processor, **options)
     collections.deque(itertools.islice(loader, stop), maxlen=0)
     state = json.loads(json.dumps(loader.get_state()))
-    resumed = _loader(_planted(), processor, **options)
+    resumed = loader_of(_planted(), processor, **options)
     next(resumed)
     resumed.set_state(state)
     for _ in range(4):
@@ -246,7 +230,7 @@ def test_worker_processes_give_the_same_as_threads(processor):
     geometry = drawn.DrawnSource("structure_perception", "train", 0, 0, 10, 56)
     data = [Source(_planted(24), Prompts(system="Be brief.")), Source(geometry)]
     options = {"max_target_length": 1000, "max_prompt_length": 1000}
-    threads, workers = (_loader(data, processor, workers=n, **options) for n in (0, 2))
+    threads, workers = (loader_of(data, processor, workers=n, **options) for n in (0, 2))
     next(threads)
     workers.set_state(threads.get_state())
     for a, b in zip(threads, workers, strict=True):
@@ -258,9 +242,9 @@ def test_worker_processes_give_the_same_as_threads(processor):
 def test_sources_without_weights_are_one_data_set(processor):
     sources = [Source([_example(100 * k + i) for i in range(n)]) for k, n in enumerate((9, 3, 4))]
     everything = sorted(e.id for source in sources for e in source.examples)
-    ids = _ids(_loader(sources, processor, shuffle=True, epochs=None), batches=8)
+    ids = _ids(loader_of(sources, processor, shuffle=True, epochs=None), batches=8)
     assert sorted(ids[:16]) == sorted(ids[16:]) == everything
-    assert _ids(_loader(sources, processor)) == [e.id for s in sources for e in s.examples]
+    assert _ids(loader_of(sources, processor)) == [e.id for s in sources for e in s.examples]
 
 
 def test_sources_mix_by_weight(processor):
@@ -268,30 +252,30 @@ def test_sources_mix_by_weight(processor):
         Source([_example(100 * k + i, images=0) for i in range(10)], weight=w)
         for k, w in enumerate((3.0, 1.0))
     )
-    loader = _loader([a, b], processor, shuffle=True, epochs=None)
+    loader = loader_of([a, b], processor, shuffle=True, epochs=None)
     for _ in range(10):
         batch = next(loader)
         assert sum(source is a for source in batch.sources) == 3
         assert all(e in source.examples for e, source in zip(batch.examples, batch.sources))
     loader.close()
-    ids = _ids(_loader([a, b], processor, shuffle=True, epochs=None), batches=10)
+    ids = _ids(loader_of([a, b], processor, shuffle=True, epochs=None), batches=10)
     ours = [i for i in ids if int(i[1:]) < 100]
     assert sorted(ours[:10]) == sorted(ours[10:20]) == sorted(e.id for e in a.examples)
-    assert len(_ids(_loader([a, b], processor, epochs=2))) == 40
+    assert len(_ids(loader_of([a, b], processor, epochs=2))) == 40
     with pytest.raises(UserError, match="give each one above 0, or none"):
-        _loader([a, Source([_example(0)])], processor)
+        loader_of([a, Source([_example(0)])], processor)
 
 
 def test_each_source_asks_in_its_own_words(processor):
     sources = [Source([_example(0)], Prompts(system="Be brief.")), Source([_example(1)])]
-    (batch,) = _loader(sources, processor)
+    (batch,) = loader_of(sources, processor)
     assert ["Be brief." in text for text in batch.prompt_texts] == [True, False]
 
 
 @pytest.mark.parametrize("size", [480, 112])
 def test_drawn_geometry_pads_few_patches(processor, size):
     data = drawn.DrawnSource("structure_perception", "train", 0, 0, 1000, size)
-    loader = _loader(data, processor, max_prompt_length=4096, shuffle=True, epochs=None)
+    loader = loader_of(data, processor, max_prompt_length=4096, shuffle=True, epochs=None)
     assert all(" of the samples, " in line for line in loader.description())
     for batch in itertools.islice(loader, 2):
         share = 1 - (batch.prompt.patch_image >= 0).mean()
@@ -305,7 +289,7 @@ def test_few_shapes_and_less_padding_than_one(processor):
 
     def shapes_and_padding(buckets):
         options = {"max_buckets": buckets, "max_prompt_length": 1000}
-        loader = _loader(examples, processor, epochs=None, shuffle=True, **options)
+        loader = loader_of(examples, processor, epochs=None, shuffle=True, **options)
         batches = list(itertools.islice(loader, 32))
         shapes = {
             (b.prompt.tokens.shape, b.prompt.patches.shape, b.completions.shape) for b in batches
@@ -319,7 +303,7 @@ def test_few_shapes_and_less_padding_than_one(processor):
 
 
 def test_the_description_names_shapes_and_shares(processor):
-    loader = _loader([_example(i) for i in range(8)], processor)
+    loader = loader_of([_example(i) for i in range(8)], processor)
     (line,) = loader.description()
     batch = next(loader)
     tokens, patches = batch.prompt.tokens.shape[1], batch.prompt.patches.shape[1]
@@ -342,7 +326,7 @@ def test_unusable_rows_are_left_out_and_counted(processor, tmp_path):
         BadRow("malformed", "a.json: sample 8: no question"),
         _example(9),
     ]
-    loader = _loader(examples, processor, max_skipped_share=0.9)
+    loader = loader_of(examples, processor, max_skipped_share=0.9)
     assert _ids(loader) == ["e0", "e3", "e9"]
     assert loader.skipped == {
         "prompt too long": 1, "target too long": 1, "malformed": 2, "picture": 3
@@ -354,29 +338,29 @@ def test_unusable_rows_are_left_out_and_counted(processor, tmp_path):
 def test_another_sample_takes_the_place_of_one_that_cannot_be_decoded(processor, batch_size):
     examples = [_example(i) for i in range(8)]
     examples[2] = _example(2, (_cut_png(),))
-    loader = _loader(examples, processor, epochs=None, batch_size=batch_size)
+    loader = loader_of(examples, processor, epochs=None, batch_size=batch_size)
     ids = _ids(loader, batches=8 // batch_size)
     assert ids == [f"e{i}" for i in (0, 1, 3 if batch_size == 4 else 0, 3, 4, 5, 6, 7)]
     assert loader.skipped == {"picture": 1}
-    loader = _loader(examples, processor, batch_size=batch_size)
+    loader = loader_of(examples, processor, batch_size=batch_size)
     assert _ids(loader) == [f"e{i}" for i in (0, 1, 3, 4, 5, 6, 7)]
     assert loader.skipped == {"picture": 1}
 
 
 def test_padding_stays_within_the_limits(processor):
-    (free,) = _loader([_example(0)], processor)
+    (free,) = loader_of([_example(0)], processor)
     prompt, target_length = int(free.prompt.mask[0].sum()), int(free.completion_mask[0].sum())
     limits = {"max_prompt_length": prompt, "max_target_length": target_length}
-    (batch,) = _loader([_example(0)], processor, **limits)
+    (batch,) = loader_of([_example(0)], processor, **limits)
     assert batch.prompt.tokens.shape == (4, prompt)
     assert batch.completions.shape == (4, 1, target_length)
     with pytest.raises(UserError, match="prompt too long: 1.*sample e0"):
-        next(_loader([_example(0)], processor, max_prompt_length=prompt - 1))
+        next(loader_of([_example(0)], processor, max_prompt_length=prompt - 1))
 
 
 def test_a_window_short_of_samples_repeats_some(processor):
     examples = [_example(i, problem="How many?" if i % 4 else "\ud800") for i in range(64)]
-    ids = _ids(_loader(examples, processor, epochs=None), batches=16)
+    ids = _ids(loader_of(examples, processor, epochs=None), batches=16)
     usable = [f"e{i}" for i in range(64) if i % 4]
     assert ids == usable + usable[:16]
 
@@ -386,34 +370,34 @@ def test_too_many_unusable_rows_end_the_run(processor):
     message = r"40 of the first 60 samples.*malformed: 40.*sample e\d+.*data.max_skipped_share"
     for epochs in (1, None):
         with pytest.raises(UserError, match=message if epochs else "samples are unusable"):
-            next(_loader(rows, processor, epochs=epochs))
-    assert len(_ids(_loader(rows, processor, max_skipped_share=0.7))) == 20
+            next(loader_of(rows, processor, epochs=epochs))
+    assert len(_ids(loader_of(rows, processor, max_skipped_share=0.7))) == 20
     cut = [_example(i, (_cut_png(),)) if i % 3 else _example(i) for i in range(60)]
     with pytest.raises(UserError, match="of the first 60 samples are unusable"):
-        _ids(_loader(cut, processor))
+        _ids(loader_of(cut, processor))
 
 
 @pytest.mark.parametrize("epochs", [1, None])
 def test_data_without_a_usable_row_is_an_error(processor, epochs):
     for rows in ([_example(0, problem="\ud800")] * 3, [_example(0, (_cut_png(),))] * 3):
         with pytest.raises(UserError, match="no usable sample in the data.*sample e0"):
-            next(_loader(rows, processor, epochs=epochs, max_skipped_share=1.0))
+            next(loader_of(rows, processor, epochs=epochs, max_skipped_share=1.0))
     with pytest.raises(UserError, match="empty"):
-        _loader([], processor)
+        loader_of([], processor)
 
 
 def test_numbers_that_do_not_fit(processor):
     with pytest.raises(UserError, match="batch of 4 samples: expected a multiple of 3"):
-        _loader(Drawn(9), processor, process_count=3)
+        loader_of(Drawn(9), processor, process_count=3)
     with pytest.raises(UserError, match="data.buckets=0: expected 1 or more"):
-        _loader(Drawn(9), processor, max_buckets=0)
+        loader_of(Drawn(9), processor, max_buckets=0)
 
 
 def test_thoughts_are_dropped_by_sample_alike_in_every_epoch(processor):
     examples = [_example(i, images=0) for i in range(200)]
 
     def dropped(**options):
-        loader = _loader(examples, processor, thought_dropout=0.3, batch_size=50, **options)
+        loader = loader_of(examples, processor, thought_dropout=0.3, batch_size=50, **options)
         found = []
         for batch in loader:
             for b, example in enumerate(batch.examples):
@@ -436,10 +420,10 @@ def test_the_next_batch_is_placed_before_this_one_is_given(processor):
         placed.append(batch.examples[0].id)
         return len(placed)
 
-    given = prefetch(_loader(examples, processor), place)
+    given = prefetch(loader_of(examples, processor), place)
     batch, first, state = next(given)
     assert (batch.examples[0].id, first, placed) == ("e0", 1, ["e0", "e4"])
-    resumed = _loader(examples, processor)
+    resumed = loader_of(examples, processor)
     resumed.set_state(state)
     assert _ids(resumed, batches=1) == ["e4", "e5", "e6", "e7"]
     assert [(batch.examples[0].id, number) for batch, number, _ in given] == [("e4", 2), ("e8", 3)]

@@ -5,6 +5,7 @@ about the file too, as with transparency over white, those of the file are the s
 """
 
 import pickle
+import re
 import struct
 import zlib
 
@@ -15,8 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from rrft_jax.data import BadRow, Processor, open_image
 from rrft_jax.data.pictures import image_size
-
-CHAT = [{"role": "user", "content": [{"type": "image"}]}]
+from tests.loading import CHAT, refusal
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,6 @@ def _png(width, height, data=b""):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def _refused(processor, picture, message):
-    with pytest.raises(BadRow, match=message) as error:
-        processor.encode(CHAT, [picture])
-    assert error.value.cause == "picture"
 
 
 @pytest.mark.parametrize(
@@ -145,8 +139,10 @@ def test_grey_of_16_bits_of_the_other_byte_order():
 def test_numbers_without_a_range_are_no_picture(processor, tmp_path, dtype):
     picture = Image.fromarray(np.arange(3600, dtype=dtype).reshape(60, 60))
     picture.save(tmp_path / "a.tif")
-    _refused(processor, tmp_path / "a.tif", "a.tif: pixels of mode . have no known range")
-    _refused(processor, picture, "have no known range")
+    assert re.search(
+        "a.tif: pixels of mode . have no known range", refusal(processor.encode, tmp_path / "a.tif")
+    )
+    assert "have no known range" in refusal(processor.encode, picture)
 
 
 def test_cmyk_of_jpeg_is_not_inverted(processor, theirs, tmp_path):
@@ -194,8 +190,10 @@ def test_extreme_sides(processor, theirs, tmp_path, size):
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (1, 201)])
 def test_elongated_beyond_the_limit(processor, tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "a.png")
-    _refused(processor, tmp_path / "a.png", "a.png: .*ratio must be smaller than 200")
-    _refused(processor, Image.new("RGB", (0, 5)), "a picture in memory")
+    assert re.search(
+        "a.png: .*ratio must be smaller than 200", refusal(processor.encode, tmp_path / "a.png")
+    )
+    assert "a picture in memory" in refusal(processor.encode, Image.new("RGB", (0, 5)))
 
 
 def test_the_picture_at_fault_is_named(processor, tmp_path):
@@ -214,11 +212,14 @@ def test_truncated_files(processor, tmp_path, name, share):
     _noise().save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * share)])
-    _refused(processor, tmp_path / name, name)
+    assert name in refusal(processor.encode, tmp_path / name)
 
 
 def test_what_a_reader_refused_stays_refused(processor):
-    _refused(processor, BadRow("picture", "../a.png: not opened"), "^../a.png: not opened$")
+    assert re.search(
+        "^../a.png: not opened$",
+        refusal(processor.encode, BadRow("picture", "../a.png: not opened")),
+    )
 
 
 def test_broken_files(processor, tmp_path):
@@ -226,25 +227,28 @@ def test_broken_files(processor, tmp_path):
     content = bytearray((tmp_path / "a.png").read_bytes())
     content[len(content) // 2] ^= 255
     (tmp_path / "a.png").write_bytes(content)
-    _refused(processor, tmp_path / "a.png", "a.png: ")
+    assert "a.png: " in refusal(processor.encode, tmp_path / "a.png")
     (tmp_path / "a.jpg").write_text("<html>404: not found</html>")
-    _refused(processor, tmp_path / "a.jpg", "a.jpg: cannot identify")
+    assert "a.jpg: cannot identify" in refusal(processor.encode, tmp_path / "a.jpg")
 
 
 def test_formats_that_are_not_opened(processor, tmp_path):
     (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 60\n%%EOF\n")
-    _refused(processor, tmp_path / "a.png", "a.png: cannot identify")
+    assert "a.png: cannot identify" in refusal(processor.encode, tmp_path / "a.png")
     _noise(size=(64, 64)).save(tmp_path / "a.ico")
-    _refused(processor, tmp_path / "a.ico", "a.ico: cannot identify")
+    assert "a.ico: cannot identify" in refusal(processor.encode, tmp_path / "a.ico")
 
 
 @pytest.mark.parametrize("size", [(10_000, 6_401), (13_000, 13_000), (100_000, 100_000)])
 def test_bombs_are_refused_before_they_are_decoded(processor, tmp_path, size):
     # Without pixels to decode: to try would end in "truncated".
     (tmp_path / "a.png").write_bytes(_png(*size))
-    _refused(processor, tmp_path / "a.png", "pixels are more than 64000000|decompression bomb")
+    assert re.search(
+        "pixels are more than 64000000|decompression bomb",
+        refusal(processor.encode, tmp_path / "a.png"),
+    )
     (tmp_path / "b.png").write_bytes(_png(60, 60))
-    _refused(processor, tmp_path / "b.png", "truncated")
+    assert "truncated" in refusal(processor.encode, tmp_path / "b.png")
 
 
 def test_sizes_of_files_are_those_of_the_decoded_picture(tmp_path):

@@ -7,30 +7,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrft_jax import pipeline
-from rrft_jax.data import Example, Processor, Prompts, Source, make_loader, show, target
+from rrft_jax.assets import TINY
+from rrft_jax.data import Example, Processor, Prompts, Source, show, target
 from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.show.__main__ import main
+from tests.loading import loader_of
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return Processor.from_pretrained(pipeline.TINY)
+    return Processor.from_pretrained(TINY)
 
 
 def _batch(examples, processor, prompts=None, **options):
-    defaults = {
-        "paradigm": "cot_sft",
-        "batch_size": len(examples),
-        "seed": 0,
-        "shuffle": False,
-        "epochs": 1,
-        "targets": True,
-        "max_prompt_length": 2048,
-        "max_target_length": 512,
-    }
-    (batch,) = make_loader([Source(examples, prompts)], processor, **defaults | options)
+    defaults = {"batch_size": len(examples), "max_prompt_length": 2048, "max_target_length": 512}
+    (batch,) = loader_of([Source(examples, prompts)], processor, **defaults | options)
     return batch
 
 
@@ -121,7 +114,7 @@ def test_written_pictures_are_what_the_model_sees(processor, tmp_path):
 
 
 def _show(tmp_path, *arguments, config="sft"):
-    return show.main([f"--config={CONFIGS / config}.py", f"--out={tmp_path}", *arguments])
+    return main([f"--config={CONFIGS / config}.py", f"--out={tmp_path}", *arguments])
 
 
 def test_the_command_shows_the_stage_s_first_samples(tmp_path, capsys):

@@ -23,19 +23,16 @@ sorts them by shape, and with the thoughts that it drops; one that it would skip
 says why.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import pathlib
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from rrft_jax.data.loader import Batch
-from rrft_jax.data.processor import BadRow, Processor
-from rrft_jax.errors import UserError
+from rrft_jax.data.processor import Processor
 from rrft_jax.models.prompt import Prompt
 
 _TURN = "<|im_start|>"
@@ -86,7 +83,7 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
             rows, cols = (int(np.ptp(axis)) + 1 for axis in positions[1:, indices])
             text = f"{processor.control_tokens[some[0]]} x {len(some)} ({rows} x {cols})"
         else:
-            text = "|".join(map(_visible, _pieces(some, processor)))
+            text = "|".join(map(visible, _pieces(some, processor)))
         if opening:  # the word after a turn's first token
             role = processor.decode(some).split("\n")[0]
         opening = _opens_turn(some, processor)
@@ -99,12 +96,12 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
 
 
 def lines(batch: Batch, b: int, processor: Processor) -> Iterator[str]:
-    """What `main` prints of a batch's row `b`, but for its pictures."""
+    """What the command prints of a batch's row `b`, but for its pictures."""
     row = runs(batch, b, processor)
     learned = sum(len(run.tokens) for run in row if run.loss)
     asked = sum(len(run.tokens) for run in row) - learned
     reply = f"{learned} target tokens with loss" if learned else "the completion is sampled"
-    yield f"sample {_visible(batch.examples[b].id)}: {asked} prompt tokens, {reply}"
+    yield f"sample {visible(batch.examples[b].id)}: {asked} prompt tokens, {reply}"
     yield f"{'tokens':>10}  {'positions':<18}    {'role':<9}  text"
     for run in row:
         ends = dict.fromkeys((run.start, run.start + len(run.tokens) - 1))
@@ -127,55 +124,6 @@ def write_pictures(batch: Batch, b: int, processor: Processor, folder: pathlib.P
         picture.save(file)
         said.append(f"{file}: {picture.width} x {picture.height} pixels")
     return said
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    # Above this package, and so imported by the tool alone: it reads a run's config and data.
-    from rrft_jax import main as command
-
-    command.quieten()
-    from rrft_jax import pipeline
-
-    parser = command.Parser(
-        prog="python -m rrft_jax.data.show",
-        description="Shows training samples as the model sees them.",
-        epilog="--config=FILE[:NAME=CHOICE,...] and --config.KEY=VALUE: as of rrft_jax.main.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("-n", type=int, default=3, help="how many samples; default: %(default)s")
-    parser.add_argument("--stage", help="sft or grpo; default: the config's first")
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("runs/show"),
-        help="the pictures' folder; default: %(default)s",
-    )
-    try:
-        known, rest = parser.parse_known_args(argv)
-        config, _ = command.parse(rest)
-        stages = tuple(config.stages)
-        stage = known.stage or next(iter(stages), None)
-        if stage not in stages:
-            has = f"one of {', '.join(stages)}" if stages else "a config that trains"
-            raise UserError(f"--stage={stage or ''}: expected {has}")
-        if known.n < 1:
-            raise UserError(f"-n {known.n}: expected 1 or more")
-        data, processor = pipeline.Data.open(config), pipeline.open_processor(config)
-        loader = pipeline.stage_loader(config, stage, data.training[stage], processor, batch_size=1)
-        with contextlib.closing(loader):
-            for row in itertools.islice(loader.samples(), known.n):
-                if isinstance(row, BadRow):
-                    print(f"skipped ({row.cause}): {_visible(' '.join(str(row).split()))}\n")
-                    continue
-                batch = loader.batch([row], row.size)
-                shown = lines(batch, 0, processor)
-                files = write_pictures(batch, 0, processor, known.out.expanduser())
-                print(*shown, *files, sep="\n", end="\n\n")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def _cut(
@@ -207,7 +155,7 @@ def _pieces(tokens: np.ndarray, processor: Processor) -> Iterator[str]:
             start = end
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     r"""Line breaks as \n, and so on: text of a data set must not steer a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -215,7 +163,3 @@ def _visible(text: str) -> str:
 def _place(position: np.ndarray) -> str:
     time, row, col = map(int, position)
     return str(time) if time == row == col else f"({time},{row},{col})"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The command: the first samples of a stage of a run, from its config."""
+
+import contextlib
+import itertools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from rrft_jax import main as command
+from rrft_jax.data.processor import BadRow
+from rrft_jax.data.show import lines, visible, write_pictures
+from rrft_jax.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    command.quieten()
+    from rrft_jax import pipeline
+
+    parser = command.Parser(
+        prog="python -m rrft_jax.data.show",
+        description="Shows training samples as the model sees them.",
+        epilog="--config=FILE[:NAME=CHOICE,...] and --config.KEY=VALUE: as of rrft_jax.main.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-n", type=int, default=3, help="how many samples; default: %(default)s")
+    parser.add_argument("--stage", help="sft or grpo; default: the config's first")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/show"),
+        help="the pictures' folder; default: %(default)s",
+    )
+    try:
+        known, rest = parser.parse_known_args(argv)
+        config, _ = command.parse(rest)
+        stages = tuple(config.stages)
+        stage = known.stage or next(iter(stages), None)
+        if stage not in stages:
+            has = f"one of {', '.join(stages)}" if stages else "a config that trains"
+            raise UserError(f"--stage={stage or ''}: expected {has}")
+        if known.n < 1:
+            raise UserError(f"-n {known.n}: expected 1 or more")
+        data, processor = pipeline.Data.open(config), pipeline.open_processor(config)
+        loader = pipeline.stage_loader(config, stage, data.training[stage], processor, batch_size=1)
+        with contextlib.closing(loader):
+            for row in itertools.islice(loader.samples(), known.n):
+                if isinstance(row, BadRow):
+                    print(f"skipped ({row.cause}): {visible(' '.join(str(row).split()))}\n")
+                    continue
+                batch = loader.batch([row], row.size)
+                shown = lines(batch, 0, processor)
+                files = write_pictures(batch, 0, processor, known.out.expanduser())
+                print(*shown, *files, sep="\n", end="\n\n")
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
