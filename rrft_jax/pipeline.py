@@ -114,13 +114,14 @@ class _Stages:
     def run(self, params: dict) -> None:
         config = self.config
         self.evaluate("start", params)
+        metrics = MetricsWriter(self.workdir / "metrics.jsonl")
         context = loop.Run(
             config,
             self.model,
             self.processor,
             self.mesh,
             self.workdir,
-            MetricsWriter(self.workdir / "metrics.jsonl"),
+            metrics,
             self.evaluate,
         )
         for stage in config.stages:
@@ -141,6 +142,13 @@ class _Stages:
             say(f"export: {self.workdir / 'export'}")
         print(tables.results_table(self._results()), flush=True)
         self._print_gains()
+        rewards = metrics.values("grpo", "reward")
+        if len(rewards) > 1:
+            first, last, error, steps = scores.trend(rewards)
+            print(
+                f"grpo, mean reward of its own samples: {first:.3f} in the first {steps} steps, "
+                f"{last:.3f} in the last: {last - first:+.3f} ± {error:.3f}"
+            )
 
     def evaluate(self, name: str, params: dict) -> None:
         """Evaluates every split, unless `results.json` has it, and adds it there."""

@@ -35,6 +35,18 @@ def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float,
     return _mean_and_error([b - a for a, b in zip(before, after, strict=True)])
 
 
+def trend(values: Sequence[float]) -> tuple[float, float, float, int]:
+    """How a series of at least two values, one a step, ends compared with how it begins.
+
+    Returns:
+      (mean of the first steps, mean of the last ones, standard error of their difference by the
+      spread between steps, how many steps are at each end: a quarter of all).
+    """
+    steps = max(1, len(values) // 4)
+    (first, error), (last, other) = map(_mean_and_error, (values[:steps], values[-steps:]))
+    return first, last, math.hypot(error, other), steps
+
+
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """For scores of 0 and 1 the error is sqrt(p (1 - p) / n)."""
     if not values:

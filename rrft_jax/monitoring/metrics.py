@@ -29,6 +29,12 @@ class MetricsWriter:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def values(self, stage: str, name: str) -> list[float]:
+        """What a stage's steps wrote under a name, in their order, without null."""
+        lines = filter(None, map(_read, self._path.read_bytes().splitlines(keepends=True)))
+        written = [line.get(name) for line in lines if line["stage"] == stage]
+        return [value for value in written if value is not None]
+
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops a stage's lines past the step from which it goes on, for they'll come again."""
         self._keep(lambda line: line["stage"] != stage or line["step"] <= step)

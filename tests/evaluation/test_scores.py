@@ -53,3 +53,8 @@ def test_pairing_removes_what_both_share():
     _, error = scores.paired_gain(before, after)
     alone = [scores.summary(values)["standard_error"] for values in (before, after)]
     assert error < math.hypot(*alone) / 2
+
+
+def test_a_trend_compares_the_first_quarter_with_the_last():
+    assert scores.trend([1, 3, 9, 9, 9, 9, 5, 7]) == (2, 6, math.sqrt(0.5 + 0.5), 2)
+    assert scores.trend([1, 2]) == (1, 2, 0, 1)

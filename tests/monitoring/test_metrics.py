@@ -48,3 +48,12 @@ def test_a_torn_line_goes_when_the_file_is_opened(tmp_path):
     path.write_bytes(whole + b'{"stage": "sft", "step": 2, "lo')
     MetricsWriter(path).write("sft", 2, {"loss": 2.0})
     assert [line["loss"] for line in read(path)] == [1.0, 2.0]
+
+
+def test_values_are_those_of_one_stage_without_null(tmp_path):
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    for step, reward in enumerate([0.5, float("nan"), 0.75], 1):
+        writer.write("grpo", step, {"reward": reward})
+        writer.write("sft", step, {"loss": 1.0, "reward": 9.0})
+    assert writer.values("grpo", "reward") == [0.5, 0.75]
+    assert writer.values("grpo", "loss") == []
