@@ -39,7 +39,7 @@ PHASES = {"see": 1200, "perceive": 900, "answer": 1200}
 SIZES = {
     "visual_counting": ({"see": 16, "perceive": 10, "answer": 8}, 76),
     "structure_perception": ({"see": 24, "perceive": 10, "answer": 8}, 104),
-    "spatial_transformation": ({"see": 10, "perceive": 8, "answer": 6}, 100),
+    "spatial_transformation": ({"see": 10, "perceive": 8, "answer": 8}, 152),
 }
 # What rests: the layers of the decoder at first, which learn nothing from words, the tower at last.
 FREEZE = {"see": "language/(?!embed).*", "perceive": "", "answer": "vision/.*"}

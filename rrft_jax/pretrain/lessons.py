@@ -234,6 +234,17 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         text = ", ".join(changes) or "same"
         return f"From {initial[which]} to {final[which]}?", f"{text}."
 
+    def objects() -> Conversation:
+        """Some objects by their numbers in the list, where they were or what they are now."""
+        turns = []
+        for number in map(int, rng.permutation(len(initial))[:3]):
+            if rng.random() < 0.5:
+                turns.append((f"Where is object {number}?", f"{initial[number]}."))
+            else:
+                turns.append((f"What became of object {number}?", f"{final[number]}."))
+        (question, answer), *others = turns
+        return [(f"{transformation.attributes(initial)} {question}", answer), *others]
+
     def ask() -> tuple[str, str]:
         return _pick(rng, (find, look, became, became, compare))()
 
@@ -241,7 +252,8 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         texts = [[caption(_pick(rng, ("first", "second")))], [ask()]]
     else:
         bare = transformation.problem(initial), ", ".join(map(str, steps))
-        texts = [[caption("second")], [became()], [ask()], [bare if rng.random() < 0.3 else ask()]]
+        last = _pick(rng, (caption("second"), became(), ask(), bare))
+        texts = [objects(), objects(), objects(), [last]]
 
     words: list[tuple[str | None, ...]] = []
     images = []

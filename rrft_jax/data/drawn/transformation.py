@@ -204,8 +204,13 @@ def _changes(before: Thing, after: Thing) -> float:
 
 
 def problem(scene: Scene) -> str:
+    return f"{attributes(scene)} Which calls lead to the final picture?"
+
+
+def attributes(scene: Scene) -> str:
+    """The list of objects, as TRANCE gives it."""
     listed = [(str(i), t.shape, t.size, t.color, t.material) for i, t in enumerate(scene)]
-    return f"Attributes of the initial objects: {listed}. Which calls lead to the final picture?"
+    return f"Attributes of the initial objects: {listed}."
 
 
 def _thought(initial: Scene, steps: list[Step], final: Scene) -> str:
