@@ -40,6 +40,6 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        "test": ["pytest>=8", "ruff>=0.12", "torch==2.13.0"],
+        "test": ["hypothesis>=6", "pytest>=8", "ruff>=0.12", "torch==2.13.0"],
     },
 )

@@ -57,10 +57,15 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     config.checkpoint_every = 100
     config.eval_every = 0
     config.rollouts_every = 10
+    # The split by whose accuracy the best of a stage's evaluated weights are kept beside the last
+    # ones; "" is the first split.
+    config.best_split = ""
 
     config.model = model = ml_collections.ConfigDict()
     model.name = chosen["model"]
-    model.path = ""  # a Hugging Face folder; "" is the packaged base, which only `tiny` has
+    # A Hugging Face folder, or a run's folder, which means its export; "" is the packaged base,
+    # which only `tiny` has.
+    model.path = ""
     model.dtype = "float32"  # of the weights that the optimizer updates
     model.compute_dtype = "bfloat16"
     model.remat = "full"  # recompute each layer in the backward pass: "full", "dots" or "none"
@@ -99,7 +104,9 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     sampling.max_new_tokens = 512
 
     config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.tasks = ()  # whose held-out splits to evaluate; () is the config's own task
     evaluation.samples = 0  # of each split; 0 takes all (1,000 where they are drawn)
+    evaluation.passes = 1  # completions a sample, which its score is the mean of
     evaluation.batch_size = 16
     evaluation.temperature = 0.1  # 0: greedy
     evaluation.top_k = 50

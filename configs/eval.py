@@ -1,14 +1,30 @@
-"""Evaluation alone, with the prompts of any paradigm: zero-shot, or of a run's export.
+"""Evaluation alone: of a checkpoint folder, or of a run, which means its export.
 
-  python -m rrft_jax.main --config=configs/eval.py:model=2b,paradigm=ans_sft \
-      --config.model.path=runs/demo/export --config.data.path=...
+  python -m rrft_jax.main --config=configs/eval.py:model=2b --config.model.path=runs/mine \
+      --config.data.path=Reason-RFT-CoT-Dataset
+
+All held-out splits of the task are evaluated; `--config.eval.tasks=visual_counting,...` takes those
+of several tasks, and calls them "visual_counting/id" and so on. For the tiny model choose the
+transformation as the task then: its brief words and its longest answers are what all can do with.
+
+`paradigm` says what the model is asked: to reason (`reason_rft`, `reason_rft_zero` and `cot_sft`
+alike), the question alone (`ans_sft`), or the bare answer of a model that has learnt neither
+(`zero_shot`). For the four-part answer to a transformation it's `--config.data.variant=caption`.
+
+`2b` and `7b` sample as the public code does (temperature 0.1, top-p 0.9, top-k 50, 768 tokens), so
+two seeds differ; `--config.eval.temperature=0` is greedy, and `--config.eval.passes=4` averages
+over four completions a sample. An evaluation that was stopped goes on where it was. The run's
+folder then holds `results.json`, `table.md` with the paper's rows below its own, and every
+completion in `predictions-SPLIT.jsonl`, which `python -m rrft_jax.evaluation.rescore` scores again
+and `python -m rrft_jax.evaluation.compare` sets beside those of other runs.
 """
 
 import ml_collections
 
 from configs import common
+from rrft_jax.data.prompts import ZERO_SHOT
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    paradigms = ("reason_rft", "reason_rft_zero", "cot_sft", "ans_sft")
+    paradigms = ("reason_rft", "reason_rft_zero", "cot_sft", "ans_sft", ZERO_SHOT)
     return common.base(common.parse(arg, paradigms=paradigms))

@@ -30,7 +30,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         beta=0.04,  # weight of the KL penalty to the policy before this stage
         clip_low=0.2,
         clip_high=0.2,
-        rewards=DEFAULTS[chosen["task"]],  # name -> weight in the sum
+        reward_seconds=2.0,  # that a completion's rewards may take; past them they are 0
+        # Name, or dotted path of a function -> weight in the sum, or {"weight": ..., options}.
+        rewards=ml_collections.ConfigDict(DEFAULTS[chosen["task"]], allow_dotted_keys=True),
     )
     if chosen["model"] == "tiny":
         grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)

@@ -2,6 +2,7 @@
 
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench data [--samples=128] [--repeats=5]
+    python -m rrft_jax.bench rewards [--repeats=5]
 
 `grpo` times the three parts of a GRPO step on random pictures: `generate` (sampling, no early
 end), `reference` (log-probabilities without gradient) and `update` (log-probabilities, penalty,
@@ -9,6 +10,10 @@ backward pass, AdamW), medians in seconds after one warming run, and `step`, the
 
 `data` reads picture files of two sizes through the loader, and, in turns with it, through a bare
 pool of as many threads that does nothing but open them and call transformers' PIL image processor.
+
+`rewards` scores, for each task and its usual rewards, 1,024 completions of 512 words and signs in
+groups of 8, and a batch of 112, half of them without tags and with a formula, so that math-verify
+has to read them: median seconds once the workers are up.
 """
 
 import argparse
@@ -29,6 +34,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
+from rrft_jax import rewards
 from rrft_jax.assets import TINY
 from rrft_jax.data import Example, Processor, Source, make_loader
 from rrft_jax.errors import UserError
@@ -114,8 +120,8 @@ def bench_grpo(workload: Workload, checkpoint: str | None, repeats: int) -> dict
     state = states.create(params, optimizer, "", mesh)
     score = grpo.make_scorer(model, 1)
     update = grpo.make_step(model, optimizer, config, states.layout(state))
-    rewards = np.random.default_rng(0).random((workload.prompts, workload.samples))
-    advantages = np.asarray(objectives.group_advantages(rewards), np.float32)
+    random = np.random.default_rng(0).random((workload.prompts, workload.samples))
+    advantages = np.asarray(objectives.group_advantages(random), np.float32)
     times: dict[str, list[float]] = {"generate": [], "reference": [], "update": []}
     for repeat in range(repeats + 1):
         clock = [time.perf_counter()]
@@ -205,6 +211,35 @@ def bench_data(samples: int, repeats: int) -> dict:
     return result
 
 
+def bench_rewards(repeats: int) -> dict:
+    """Seconds to score completions; see the module's docstring."""
+    answers = {
+        "visual_counting": ("4", r"$\frac{8}{2}$"),
+        "structure_perception": ("37.5", r"$\frac{75}{2}$"),
+        "spatial_transformation": ("change_size(0, 'small'), change_color(3, 'red')",) * 2,
+    }
+    result: dict = {"threads": len(os.sched_getaffinity(0))}
+    for task, (answer, formula) in answers.items():
+        example = Example("0", (), "", answer, None, task)
+        thought = "so the next one is " * 100
+        tagged = f"<think>{thought}</think><answer>{answer}</answer>"
+        plain = f"{thought} {formula}"
+        batches = {
+            "1024_of_512": [[f"{tagged[:-9]} {i}</answer>" for i in range(8)]] * 128,
+            "112_half_untagged": [[tagged, plain] * 4] * 14,
+        }
+        for name, groups in batches.items():
+            times = []
+            for _ in range(repeats + 1):
+                began = time.perf_counter()
+                for reward in rewards.DEFAULTS[task]:
+                    for group in groups:
+                        rewards.score(reward, group, example)
+                times.append(time.perf_counter() - began)
+            result.setdefault(task, {})[name] = round(statistics.median(times[1:]), 3)
+    return result | {"failures": rewards.failures()}
+
+
 def _pictures(folder: pathlib.Path, number: int, width: int, height: int) -> Iterator[Example]:
     """Writes photograph-like JPEG files: smooth, with some noise."""
     rng = np.random.default_rng(0)
@@ -245,9 +280,13 @@ def main() -> None:
     command = commands.add_parser("data", help="the loader, beside transformers' image processor")
     command.add_argument("--samples", type=int, default=128)
     command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("rewards", help="what a batch's rewards take")
+    command.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     try:
-        if args.command == "data":
+        if args.command == "rewards":
+            result = bench_rewards(args.repeats)
+        elif args.command == "data":
             result = bench_data(args.samples, args.repeats)
         else:
             result = bench_grpo(PRESETS[args.preset], args.checkpoint, args.repeats)

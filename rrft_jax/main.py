@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from rrft_jax import rewards
 from rrft_jax.errors import UserError
+from rrft_jax.evaluation.paper import TASKS
 from rrft_jax.monitoring import interrupts
 
 # Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
@@ -101,11 +102,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             continue
         if not test(value):
             raise UserError(f"--config.{key}={value}: expected {wanted}")
-    for name in config.grpo.rewards if "grpo" in config.stages else ():
-        if name not in rewards.names():
-            raise UserError(
-                f"--config.grpo.rewards.{name}: expected one of {', '.join(rewards.names())}"
-            )
+    if "grpo" in config.stages:
+        rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
+    if config.eval.passes > 1 and config.eval.temperature == 0:
+        raise UserError(
+            f"--config.eval.passes={config.eval.passes}: at eval.temperature=0 all completions of "
+            "a sample are the same; expected 1, or a temperature above 0"
+        )
     if config.stages and config.model.dtype != "float32":
         raise UserError(
             f"--config.model.dtype={config.model.dtype}: the weights that training updates are "
@@ -161,7 +164,12 @@ _RULES = {
     "sampling.top_k": _at_least(0),
     "sampling.top_p": _TOP_P,
     "sampling.max_new_tokens": _at_least(1),
+    "eval.tasks": (
+        f"of {', '.join(TASKS)}, each once",
+        lambda value: len(set(value)) == len(value) and set(value) <= set(TASKS),
+    ),
     "eval.samples": _at_least(0),
+    "eval.passes": _at_least(1),
     "eval.batch_size": _at_least(1),
     "eval.temperature": _at_least(0),
     "eval.top_k": _at_least(0),
@@ -173,6 +181,7 @@ _RULES = {
     "grpo.num_samples": _at_least(2),
     "grpo.inner_updates": _at_least(1),
     "grpo.beta": _at_least(0),
+    "grpo.reward_seconds": _POSITIVE,
     "grpo.clip_low": _SHARE,
     "grpo.clip_high": _at_least(0),
 } | {
@@ -191,6 +200,7 @@ _RULES = {
     }.items()
 }
 
+_REWARD_KEYS = "--config.grpo.rewards."
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
 
 
@@ -220,6 +230,7 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
 
 def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
     """Applies `--config.key=value` arguments in place, with the types that the config has."""
+    arguments = [argument for argument in arguments if not _override_reward(config, argument)]
     for argument in arguments:
         name = argument.partition("=")[0]
         if name.startswith("-") and not name.startswith("--config."):
@@ -243,6 +254,27 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> No
         raise UserError(message) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}: expected --config.KEY=VALUE")
+    for section, field in ((config, "stages"), (config.eval, "tasks")):  # a,b arrives as one text
+        parts = [part.strip() for item in section[field] for part in str(item).split(",")]
+        section[field] = tuple(filter(None, parts))
+
+
+def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:
+    """Applies `--config.grpo.rewards.NAME=WEIGHT`, whose names the config needn't have yet."""
+    name, equals, weight = argument.removeprefix(_REWARD_KEYS).partition("=")
+    if not (argument.startswith(_REWARD_KEYS) and equals and "grpo" in config):
+        return False
+    try:
+        number = float(weight)
+    except ValueError:
+        raise UserError(f"{argument}: expected a number, such as 1.0") from None
+    terms = config.grpo.rewards
+    with config.unlocked():
+        if isinstance(terms.get(name), ml_collections.ConfigDict):
+            terms[name].weight = number
+        else:
+            terms[name] = number
+    return True
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str) -> None:

@@ -2,6 +2,7 @@
 
 What is done is read off the run's folder, so that the same command goes on where it was stopped:
 an evaluation is done when `results.json` has it, a stage of training when its last step is saved.
+What is half done, an evaluation or a stage, goes on behind what is on disk.
 """
 
 import contextlib
@@ -19,15 +20,17 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import BadRow, Loader, Processor, Source, make_loader
 from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
+from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
-from rrft_jax.evaluation import scores, tables
 from rrft_jax.models import load_pretrained, save_pretrained
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel.mesh import batch_parts, make_mesh
 from rrft_jax.rollout import SamplingParams
+from rrft_jax.runs import EXPORT, EXPORT_BEST, checkpoint, claim, fingerprint, write_json
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
+from rrft_jax.training.checkpoints import Checkpoints, stage_folder
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -44,6 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     mesh = make_mesh(**config.mesh)
     _check_batches(config, mesh)
     data = Data.open(config)
+    _check_best_split(config, data)
     processor = open_processor(config)
     model, params = load_pretrained(
         model_folder(config),
@@ -57,7 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for stage in config.stages:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
-    _claim(config, workdir)  # only now: a mistake above leaves no folder behind
+    # Only now: a mistake above leaves no folder behind.
+    claim(config, workdir, fingerprint(model_folder(config)))
     stages = _Stages(config, workdir, mesh, model, processor, data)
     try:
         stages.run(params)
@@ -78,14 +83,14 @@ def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
 
 
 def model_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
-    """The checkpoint folder that a config starts from."""
+    """The checkpoint folder that a config starts from, its own or the export of a run."""
     if config.model.path:
-        return pathlib.Path(config.model.path)
+        return checkpoint(pathlib.Path(config.model.path))
     if config.model.name == "tiny":
         return TINY
     raise UserError(
-        f"model.path is empty: give the folder of a Qwen2-VL {config.model.name} checkpoint, "
-        "--config.model.path=DIR"
+        f"model.path is empty: give the folder of a Qwen2-VL {config.model.name} checkpoint, or "
+        "of a run that trained one, --config.model.path=DIR"
     )
 
 
@@ -123,6 +128,7 @@ class _Stages:
             self.workdir,
             metrics,
             self.evaluate,
+            self.best_step,
         )
         for stage in config.stages:
             steps, sources = self._steps(stage), self.data.training[stage]
@@ -137,10 +143,12 @@ class _Stages:
                     params = loop.train_grpo(context, params, reference, loader, steps)
                 self._note_skipped(stage, loader)
             self.evaluate(stage, params)
+        better = self._better_steps()
         if config.stages:
-            save_pretrained(self.workdir / "export", self.model, params)
-            say(f"export: {self.workdir / 'export'}")
-        print(tables.results_table(self._results()), flush=True)
+            save_pretrained(self.workdir / EXPORT, self.model, params)
+            say(f"export: {self.workdir / EXPORT}")
+            self._export_best(better, params)
+        self._print_table(better)
         self._print_gains()
         rewards = metrics.values("grpo", "reward")
         if len(rewards) > 1:
@@ -166,7 +174,8 @@ class _Stages:
                     self._describe(split, self.test_loaders[split])
                 loader = self.test_loaders[split]
                 beginning = loader.get_state()
-                values = evaluation.evaluate(
+                file = self._predictions(name, split + suffix)
+                evaluation.evaluate(
                     self.model,
                     params,
                     self.processor,
@@ -175,21 +184,70 @@ class _Stages:
                     seed=self.config.seed,
                     sampling=sampling,
                     max_new_tokens=config.max_new_tokens,
-                    file=self._predictions(name, split + suffix),
+                    passes=config.passes,
+                    file=file,
                     name=f"{name}: {split}{suffix}",
                     total=_samples(sources),
                 )
-                entry = scores.summary(values) | {"decoding": evaluation.decoding(sampling)}
+                entry = predictions.entry(predictions.read(file))
+                entry["decoding"] = evaluation.decoding(sampling)
                 if loader.skipped:
                     entry["skipped"] = dict(loader.skipped)
                 loader.set_state(beginning)
                 results.setdefault(name, {})[split + suffix] = entry
-                _write_json(self.workdir / "results.json", results)
+                write_json(self.workdir / "results.json", results)
                 say(
                     f"{name}: {split}{suffix} {100 * entry['accuracy']:.1f} % "
                     f"(± {100 * entry['standard_error']:.1f}, {entry['decoding']}, "
                     f"{entry['samples']:,} samples)"
                 )
+
+    def best_step(self, stage: str) -> int | None:
+        """The step of a stage with the best evaluation so far, by the split that decides."""
+        if not self.data.splits:
+            return None
+        return best.best_step(self._results(), stage, self._steps(stage), self._deciding)
+
+    @property
+    def _deciding(self) -> str:
+        return self.config.best_split or next(iter(self.data.splits))
+
+    def _better_steps(self) -> dict[str, int]:
+        """Stage -> its best step, of the stages whose last step is not their best."""
+        steps = {stage: self.best_step(stage) for stage in self.config.stages}
+        return {stage: n for stage, n in steps.items() if n is not None and n < self._steps(stage)}
+
+    def _export_best(self, better: dict[str, int], params: dict) -> None:
+        """Says where the better steps lie, and exports that of the last stage; frees `params`."""
+        for stage, step in better.items():
+            folder, results = stage_folder(self.workdir, stage), self._results()
+            then, last = (
+                100 * results[name][self._deciding]["accuracy"]
+                for name in (f"{stage}@{step}", stage)
+            )
+            place = folder / str(step)
+            if stage == self.config.stages[-1]:
+                checkpoints = Checkpoints(folder)
+                params = checkpoints.restore_params(step, params)
+                checkpoints.close()
+                save_pretrained(self.workdir / EXPORT_BEST, self.model, params)
+                place = f"{place}, exported to {self.workdir / EXPORT_BEST}"
+            say(
+                f"{stage}: best on {self._deciding} after step {step} of {self._steps(stage)}, "
+                f"{then:.1f} % ({last:.1f} % at its end): {place}"
+            )
+
+    def _print_table(self, better: dict[str, int]) -> None:
+        """The results on the console, and in `table.md`, beside the paper's where it has any."""
+        config, results = self.config, best.final_rows(self._results(), better)
+        splits = list(dict.fromkeys(split for row in results.values() for split in row))
+        reported = {}
+        if config.data.path or config.data.source:  # the paper has nothing on what we draw
+            reported = paper.cells(config.model.name, config.task, splits)
+        parts = [tables.results_table(results, reported), tables.parts_table(results)]
+        text = "\n\n".join(filter(None, parts))
+        (self.workdir / "table.md").write_text(text + "\n", encoding="utf-8")
+        print(text, flush=True)
 
     def _describe(self, name: str, loader: Loader) -> None:
         for line in loader.description():
@@ -202,7 +260,7 @@ class _Stages:
         results = self._results()
         seen = loader.used + loader.skipped.total()
         results.setdefault("skipped", {})[stage] = {"seen": seen, "causes": dict(loader.skipped)}
-        _write_json(self.workdir / "results.json", results)
+        write_json(self.workdir / "results.json", results)
         causes = ", ".join(f"{cause} {count}" for cause, count in loader.skipped.items())
         say(
             f"{stage}: skipped {loader.skipped.total():,} of {seen:,} samples seen ({causes}); "
@@ -229,23 +287,22 @@ class _Stages:
         """What each stage gained over the one before, on the same samples."""
         for before, after in itertools.pairwise(("start", *self.config.stages)):
             for split in self._results().get(after, {}):
-                pair = [self._scores(name, split) for name in (before, after)]
-                if len(pair[0]) == len(pair[1]):
-                    gain, error = scores.paired_gain(*pair)
+                old, new = (self._scores(name, split) for name in (before, after))
+                if old.keys() == new.keys():
+                    gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
                     print(
                         f"{before} -> {after}, {split}: {100 * gain:+.1f} ± {100 * error:.1f} "
                         "points (paired)"
                     )
 
-    def _scores(self, name: str, split: str) -> list[float]:
-        lines = self._predictions(name, split).read_text().splitlines()
-        return [json.loads(line)["score"] for line in lines]
+    def _scores(self, name: str, split: str) -> dict[str, float]:
+        return predictions.sample_scores(predictions.read(self._predictions(name, split)))
 
     def _predictions(self, name: str, split: str) -> pathlib.Path:
         """The file of an evaluation: the last stage's is in the run's folder itself."""
         last = self.config.stages[-1] if self.config.stages else "start"
         folder = self.workdir if name == last else self.workdir / "evaluations" / name
-        return folder / f"predictions-{split}.jsonl"
+        return folder / f"predictions-{split.replace('/', '-')}.jsonl"
 
     def _results(self) -> dict[str, Any]:
         file = self.workdir / "results.json"
@@ -323,36 +380,11 @@ def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -
             )
 
 
-def _claim(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes config.json, or checks that the folder's run is of the same config."""
-    file, mine = workdir / "config.json", json.loads(config.to_json_best_effort())
-    try:
-        if not file.exists():
-            workdir.mkdir(parents=True, exist_ok=True)
-            _write_json(file, mine)
-            return
-        theirs, mine = _flat(json.loads(file.read_text())), _flat(mine)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir}: can't hold a run ({error}); give another --workdir") from None
-    for key in sorted(theirs.keys() | mine.keys()):
-        if theirs.get(key) != mine.get(key):
-            raise UserError(
-                f"{workdir} holds a run of another config: {key} is {theirs.get(key)!r} there and "
-                f"{mine.get(key)!r} here; give another --workdir, or delete that one"
-            )
-
-
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {path: tree}
-    items = {}
-    for key, value in tree.items():
-        items |= _flat(value, f"{path}.{key}" if path else key)
-    return items
-
-
-def _write_json(file: pathlib.Path, value: Any) -> None:
-    """Written beside it and renamed, so that no moment has half of a file."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    beside.replace(file)
+def _check_best_split(config: ml_collections.ConfigDict, data: Data) -> None:
+    """Raises UserError unless `best_split` is evaluated, or left to the first split."""
+    suffixes = ("", "-sampled") if config.eval.sampled else ("",)
+    names = [split + suffix for split in data.splits for suffix in suffixes]
+    if config.best_split and config.best_split not in names:
+        raise UserError(
+            f"--config.best_split={config.best_split}: expected one of {', '.join(names) or 'none'}"
+        )

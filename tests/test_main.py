@@ -22,6 +22,8 @@ def test_overrides_have_the_config_s_types():
             "--config.grpo.num_samples=4",
             "--config.grpo.learning_rate=1",
             "--config.eval.sampled=true",
+            "--config.eval.tasks=visual_counting,structure_perception",
+            "--config.eval.passes=2",
             "--config.sampling.top_k",
             "7",
             "--workdir=somewhere/else",
@@ -30,7 +32,8 @@ def test_overrides_have_the_config_s_types():
     assert config.model.path == "3"
     assert config.grpo.num_samples == 4
     assert config.grpo.learning_rate == 1.0 and isinstance(config.grpo.learning_rate, float)
-    assert config.eval.sampled is True
+    assert config.eval.sampled is True and config.eval.passes == 2
+    assert config.eval.tasks == ("visual_counting", "structure_perception")
     assert config.sampling.top_k == 7
     assert config.stages == ("grpo",)
     assert workdir == Path("somewhere/else")
@@ -100,6 +103,9 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
         (["--config.data.workers=-1"], "--config.data.workers=-1: expected 0 or more"),
         (["--config.mesh.fsdp=0"], "expected 1 or more"),
         (["--config.grpo.micro_batches=3"], "expected a multiple of grpo.micro_batches=3"),
+        (["--config.eval.tasks=chess"], "expected of visual_counting, structure_perception, "),
+        (["--config.eval.passes=0"], "--config.eval.passes=0: expected 1 or more"),
+        (["--config.eval.passes=2"], "at eval.temperature=0 all completions of a sample are the"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, message, capsys):
@@ -146,3 +152,16 @@ def test_as_a_command():
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "did you mean seed?" in done.stderr
+
+
+def test_rewards_are_added_and_weighed_on_the_command_line():
+    config, _ = main.parse(
+        ["--config.grpo.rewards.repetition=0.1", "--config.grpo.rewards.math.fsum=2"]
+        + ["--config.grpo.rewards.format=0.5"]
+    )
+    expected = {"accuracy": 1.0, "format": 0.5, "repetition": 0.1, "math.fsum": 2.0}
+    assert dict(config.grpo.rewards) == expected
+    with pytest.raises(UserError, match="grpo.rewards.format=much: expected a number"):
+        main.parse(["--config.grpo.rewards.format=much"])
+    with pytest.raises(UserError, match="grpo.rewards.luck: reward 'luck': expected one of"):
+        main.parse(["--config.grpo.rewards.luck=1"])

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrft_jax import main
+from rrft_jax import main, rewards
 from rrft_jax.assets import TINY
 from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.models import load_pretrained
 from rrft_jax.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
+EVAL = f"--config={ROOT}/configs/eval.py"
 SHORT = [
     "--config.sft.batch_size=16",
     "--config.grpo.steps=2",
@@ -112,8 +115,6 @@ def test_the_export_is_what_the_last_stage_ended_with(finished):
         len(AutoTokenizer.from_pretrained(finished / "export"))
         <= theirs.config.text_config.vocab_size
     )
-    from rrft_jax.models import load_pretrained
-
     _, params = load_pretrained(finished / "export")
     _, base = load_pretrained(TINY)
     weight = params["language"]["layers"]["q"]["kernel"][1]
@@ -175,6 +176,28 @@ def test_a_shortened_demo_improves_on_its_start(tmp_path):
     assert metrics[199]["loss"] < 0.1 * metrics[0]["loss"]
     rewards = [m["reward"] for m in metrics if m["stage"] == "grpo"]
     assert min(rewards) > 0.9  # of 2: format holds, and some answers are right
+
+
+GREEDY = [argument for argument in SHORT if argument.startswith("--config.eval.")]
+
+
+def test_a_finished_run_is_evaluated_by_its_folder(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    command = [EVAL, *GREEDY, f"--config.model.path={tmp_path}/run", f"--workdir={tmp_path}/eval"]
+    assert main.main(command) == 0
+    for split in ("id", "ood"):
+        name = f"predictions-{split}.jsonl"
+        assert (tmp_path / "eval" / name).read_text() == (finished / name).read_text()
+    # What lies there today is another checkpoint: its results don't belong beside the others.
+    weights = tmp_path / "run" / "export" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-400_000] + bytes(400_000))
+    assert main.main(command) == 1
+    assert "the checkpoint that it started from has changed since" in capsys.readouterr().err
+
+
+def test_without_a_better_step_there_is_one_export(finished):
+    assert not (finished / "export-best").exists()
+    assert "best" not in (finished / "table.md").read_text()
 
 
 @pytest.fixture
@@ -255,8 +278,9 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         (lambda path: [f"--config.data.path={path}"], "no"),
         (lambda path: ["--config.grpo.batch_size=3", "--config.mesh.data=2"], "multiple of 2"),
         (lambda path: ["--config.mesh.data=64"], "64 devices"),
+        (lambda path: ["--config.best_split=x"], "expected one of id, id-sampled, ood"),
     ],
-    ids=["no checkpoint", "no data", "empty data", "batch and mesh", "too few devices"],
+    ids=["no checkpoint", "no data", "empty data", "batch and mesh", "too few devices", "no split"],
 )
 def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
@@ -283,7 +307,10 @@ def test_each_row_has_the_rewards_of_its_source():
     own = Source([example], rewards={"accuracy": 2.0, "math_accuracy": -1.0})
     right = f"<think>\n</think>\n<answer>{example.answer}</answer>"
     batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
-    by_name, total = loop.rewards_of({"accuracy": 1.0, "format": 0.5}, [[right, "?"]] * 2, batch)
+    terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
+    by_name, total = loop.rewards_of(
+        terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2))
+    )
     np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])
     nan = np.nan
     for name, values in {

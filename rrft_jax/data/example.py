@@ -29,6 +29,7 @@ class Example:
     answer: str
     cot: str | None  # the worked-out thought, where the data set has one
     task: str  # one of prompts.TASKS
+    part: str = ""  # of its split, as its row in a file tells it: "level 2", "type both"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -264,7 +264,8 @@ def make_loader(
         weight, or none: then an epoch is every sample of every source once. With weights, each
         source goes through its own epochs, and one of the mixture is as many samples as there are.
       processor: turns messages and pictures into rows.
-      paradigm: one of prompts.PARADIGMS; decides what is asked and what the target looks like.
+      paradigm: one of prompts.PARADIGMS, or ZERO_SHOT without targets; decides what is asked and
+        what the target looks like.
       batch_size: samples of a batch, all processes together.
       seed: decides the order, and whose thoughts are dropped.
       shuffle: a new order each epoch; False keeps the order of the sources.

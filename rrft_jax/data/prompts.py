@@ -1,7 +1,8 @@
 """What the model is asked, and what it should have said: task x paradigm -> chat and target.
 
 Whoever learns the answer alone reads the question alone. Whoever learns to reason is also told
-where the thought and the answer go, and of which kind the answer is; nothing else about it.
+where the thought and the answer go, and of which kind the answer is; nothing else about it. A model
+that has learnt neither is evaluated zero-shot: it is told to give the bare answer, and its kind.
 
 A checkpoint that was trained elsewhere knows other words. `data.prompts` names a JSON or YAML file
 that replaces any of the instructions, by these keys:
@@ -12,6 +13,9 @@ that replaces any of the instructions, by these keys:
     spatial_transformation
     spatial_transformation.caption   under data.variant=caption: a summary and a caption come first
     spatial_transformation.brief     under data.variant=brief: without the list of calls
+
+and by each of them but .caption with .zero_shot at its end, as `visual_counting.zero_shot`, for the
+zero-shot evaluation.
 
 A text follows the question on a new line; one with {problem} in it has the question there instead.
 """
@@ -26,14 +30,16 @@ from rrft_jax.errors import UserError
 
 TASKS = ("visual_counting", "structure_perception", "spatial_transformation")
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
+ZERO_SHOT = "zero_shot"  # asked in evaluation alone: there's nothing to learn from it
 VARIANTS = ("", "caption", "brief")
 
 # Short, because the smallest models read it with every question.
 BRIEF = (
     "Think inside <think> </think>, then give the final answer, {kind}, inside <answer> </answer>."
 )
+BARE = "Give the final answer alone, {kind}, without any explanation."
 
-_TRANSFORMATION = """\
+_CALLS = """\
 Explain how the first picture becomes the second by a sequence of 1 to 4 calls, in order. \
 Each call has the form func(object_id, 'value'). The calls and their values are:
 change_size(object_id, value): 'small', 'medium', 'large'
@@ -43,23 +49,34 @@ change_shape(object_id, value): 'cube', 'sphere', 'cylinder'
 change_position(object_id, value): 'front', 'behind', 'left', 'right', 'front_left', \
 'front_right', 'behind_left', 'behind_right'
 An object is listed as ('object_id', 'shape', 'size', 'color', 'material').
-{parts}
-Then give only the sequence of calls, separated by commas, inside <answer> </answer>."""
+"""
+_TRANSFORMATION = (
+    _CALLS + "{parts}\n"
+    "Then give only the sequence of calls, separated by commas, inside <answer> </answer>."
+)
+
+_KINDS = {
+    "visual_counting": "a number",
+    "structure_perception.letter": "the letter of an option (A, B, C or D)",
+    "structure_perception.value": "an integer or a decimal number",
+    "spatial_transformation.brief": "a sequence of calls",
+}
 
 _INSTRUCTIONS = {
-    "visual_counting": BRIEF.format(kind="a number"),
-    "structure_perception.letter": BRIEF.format(kind="the letter of an option (A, B, C or D)"),
-    "structure_perception.value": BRIEF.format(kind="an integer or a decimal number"),
+    **{key: BRIEF.format(kind=kind) for key, kind in _KINDS.items()},
+    **{f"{key}.{ZERO_SHOT}": BARE.format(kind=kind) for key, kind in _KINDS.items()},
     "spatial_transformation": _TRANSFORMATION.format(
         parts="Compare the pictures object by object inside <think> </think>."
     ),
-    "spatial_transformation.brief": BRIEF.format(kind="a sequence of calls"),
     "spatial_transformation.caption": _TRANSFORMATION.format(
         parts=(
             "First outline how you will go about it inside <summary> </summary>. "
             "Then describe what both pictures show inside <caption> </caption>. "
             "Then compare them object by object inside <think> </think>."
         )
+    ),
+    f"spatial_transformation.{ZERO_SHOT}": (
+        _CALLS + "Give the sequence of calls alone, separated by commas, without any explanation."
     ),
 }
 
@@ -72,8 +89,8 @@ class Prompts:
     variant: str = ""  # one of VARIANTS
     replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)  # key -> instruction
 
-    def instruction(self, example: Example) -> str:
-        """What `example` is told about its reply.
+    def instruction(self, example: Example, paradigm: str) -> str:
+        """What `example` is told about its reply under a paradigm that tells anything.
 
         Raises:
           UserError: the example's task is unknown.
@@ -85,6 +102,8 @@ class Prompts:
             key += ".letter" if is_letter else ".value"
         elif self.variant:
             key += f".{self.variant}"
+        if paradigm == ZERO_SHOT:
+            key += f".{ZERO_SHOT}"
         return self.replaced.get(key, _INSTRUCTIONS[key])
 
 
@@ -105,6 +124,10 @@ def read_prompts(
         raise UserError(f"data.variant={variant}: expected caption, brief, or nothing")
     if variant and task != "spatial_transformation":
         raise UserError(f"data.variant={variant}: only spatial_transformation has it, not {task}")
+    if variant == "caption" and paradigm == ZERO_SHOT:
+        raise UserError(
+            f"data.variant={variant}: no effect, as {paradigm} asks for the bare answer"
+        )
     # Said, so that nobody takes what such a run measures for an effect of the fields.
     reason = "data.system_prompt" if system else paradigm if paradigm == "ans_sft" else ""
     for field, value in (("variant", variant), ("prompts", file)):
@@ -139,15 +162,16 @@ def messages(
 
     Args:
       example: its pictures appear as placeholders only; the processor is handed them apart.
-      paradigm: one of PARADIGMS.
+      paradigm: one of PARADIGMS, or ZERO_SHOT.
       prompts: whose words; the project's own by default.
 
     Returns:
       The messages, in the form that chat templates of Hugging Face tokenizers take.
     """
     text = example.problem
-    if _known(paradigm, PARADIGMS, "paradigm") != "ans_sft" and not prompts.system:
-        instruction = prompts.instruction(example)
+    asks = _known(paradigm, (*PARADIGMS, ZERO_SHOT), "paradigm") != "ans_sft"
+    if asks and not prompts.system:
+        instruction = prompts.instruction(example, paradigm)
         inside = "{problem}" in instruction
         text = instruction.replace("{problem}", text) if inside else f"{text}\n{instruction}"
     content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": text}]

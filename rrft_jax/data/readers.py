@@ -12,6 +12,8 @@ and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory rea
     {"image": "a.png", "conversations": [
         {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "2"}]}
 
+A "level" or a "type" of a row names the part of its split that it is reported with.
+
 Everything about a row but its pictures is checked here, at once. A malformed one is a `BadRow` in
 its place, so that the others keep theirs; the loader leaves it out and counts it, as it does a row
 whose picture is broken. A file without a single well-formed row is an error.
@@ -283,7 +285,8 @@ def _example(row: Any, default_id: str, task: str, find_image: _ImageFinder) -> 
     name = default_id if row.get("id") in (None, "") else row["id"]
     if not isinstance(name, str) and not _is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
-    for text in (str(name), problem, answer, cot or ""):
+    part = _part(row)
+    for text in (str(name), problem, answer, cot or "", part):
         try:
             text.encode()
         except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
@@ -295,7 +298,17 @@ def _example(row: Any, default_id: str, task: str, find_image: _ImageFinder) -> 
         answer=answer,
         cot=cot or None,
         task=task,
+        part=part,
     )
+
+
+def _part(row: dict[str, Any]) -> str:
+    """What a row is grouped by in the results: its "level" or "type", if it has one."""
+    for key in ("level", "type"):
+        value = row.get(key)
+        if _is_number(value) or (isinstance(value, str) and value.strip()):
+            return " ".join([key, *str(value).split()])
+    return ""
 
 
 def _read_chat(row: dict[str, Any], form: str, pictures: int) -> dict[str, Any]:

@@ -30,7 +30,8 @@ all of them (`data.reuse_activation`).
 
 A mixture changes what is trained on. Held out is what belongs to `data.path` or `data.source` of
 the config; where it has neither, what belongs to the mixture's own places, those of one name taken
-together.
+together. `eval.tasks` names the tasks whose splits these are, if they aren't the config's own; a
+split is then called after its task too, "structure_perception/id".
 """
 
 import contextlib
@@ -64,7 +65,7 @@ class Data:
     """The samples of a run: what each training stage and each held-out split is made of."""
 
     training: dict[str, list[Source]]  # stage -> sources; only the stages that the config runs
-    splits: dict[str, list[Source]]  # in the order of SPLITS
+    splits: dict[str, list[Source]]  # in the order of `eval.tasks` and of SPLITS
 
     @classmethod
     def open(cls, config: ml_collections.ConfigDict) -> "Data":
@@ -85,22 +86,18 @@ class Data:
             with _naming(place.where):
                 for stage, source in _training(config, place).items():
                     training[stage].append(source)
-        if base.path or base.source or not config.data.mixture:
-            places = [base]
         splits: dict[str, list[Source]] = {}
-        tested: dict[tuple[str, ...], _Place] = {}
-        for place in places:  # Entries of one place and task have the same test files.
-            tested.setdefault((place.path, place.source, place.task), place)
-        for place in tested.values():
+        for place in _tested(config, base, places):
             with _naming(place.where):
                 for split, source in _held_out(config, place).items():
-                    splits.setdefault(split, []).append(source)
+                    splits.setdefault(_name(config, place.task, split), []).append(source)
         if not splits:
             if not config.stages:
                 found = base.path or base.source or config.data.mixture
-                raise UserError(f"{found}: no test split of {base.task}")
+                raise UserError(f"{found}: no test split of {', '.join(_tasks(config))}")
             say("data: nothing is held out: there will be no accuracy")
-        return cls(training, {split: splits[split] for split in SPLITS if split in splits})
+        names = [_name(config, task, split) for task in _tasks(config) for split in SPLITS]
+        return cls(training, {name: splits[name] for name in names if name in splits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +215,41 @@ def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
         )
 
 
+def _tasks(config) -> tuple[str, ...]:
+    """The tasks that are evaluated."""
+    return tuple(config.eval.tasks) or (config.task,)
+
+
+def _name(config, task: str, split: str) -> str:
+    """What results call a task's split; a mixture's tasks are one where none are chosen."""
+    return f"{task}/{split}" if _tasks(config) != (config.task,) else split
+
+
+def _tested(config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
+    """The places whose test splits are evaluated, each once."""
+    chosen = tuple(config.eval.tasks)
+    if config.data.mixture and not (base.path or base.source):
+        places = [place for place in places if not chosen or place.task in chosen]
+        tested: dict[tuple[str, ...], _Place] = {}
+        for place in places:  # Entries of one place and task have the same test files.
+            tested.setdefault((place.path, place.source, place.task), place)
+        return list(tested.values())
+    if len(chosen) > 1 and os.path.isfile(base.path):
+        raise UserError(
+            f"data.path={base.path}: a file of one task; expected a folder for the eval.tasks "
+            f"{', '.join(chosen)}"
+        )
+    return [_of_task(base, task) for task in _tasks(config)]
+
+
+def _of_task(place: _Place, task: str) -> _Place:
+    """The same place, asked for another task; only the transformation has a variant."""
+    if task == place.task:
+        return place
+    variant = place.variant if task == "spatial_transformation" else ""
+    return dataclasses.replace(place, task=task, variant=variant)
+
+
 def _held_out(config, place: _Place) -> dict[str, Source]:
     """A place's test splits, each cut to `eval.samples`."""
     limit = config.eval.samples or None
@@ -300,6 +332,7 @@ def _entry(entry: Any, folder: pathlib.Path, base: _Place) -> _Place:
         wanted, right = _VALUES.get(key, ("a text", lambda value: isinstance(value, str)))
         if not right(value):
             raise UserError(f"{key} is {value!r:.60}; expected {wanted}")
+    reward_functions.read_terms(entry.get("rewards", {}))
     values = dict(entry)
     for key in ("path", "image_root", "prompts"):
         if values.get(key):
@@ -322,18 +355,9 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
-def _are_rewards(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and set(value) <= set(reward_functions.names())
-        and all(map(_is_number, value.values()))
-    )
-
-
 # What an entry's values may be; those of the other keys are texts.
 _VALUES = {
     "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
     "weight": ("a number above 0", lambda value: _is_number(value) and value > 0),
-    "rewards": (f"weights of {', '.join(reward_functions.names())}", _are_rewards),
+    "rewards": ("a mapping of rewards to weights", lambda value: isinstance(value, dict) and value),
 }

@@ -1,19 +1,19 @@
 """Runs a model over a split: completions, scores, and a file with all of them."""
 
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from rrft_jax.data import Loader, Processor, prefetch
-from rrft_jax.evaluation.scores import score
+from rrft_jax.data import Batch, Loader, Processor, prefetch
+from rrft_jax.evaluation.partial import Partial
+from rrft_jax.evaluation.predictions import MODES, score_all
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.monitoring import Progress, interrupts
 from rrft_jax.parallel import sharding
-from rrft_jax.rollout import SamplingParams, generate
+from rrft_jax.rollout import Completions, SamplingParams, generate
 
 SAMPLING_STREAM = 2  # of random keys; training draws from another
 
@@ -38,72 +38,86 @@ def evaluate(
     seed: int,
     sampling: SamplingParams,
     max_new_tokens: int,
+    passes: int = 1,
     file: pathlib.Path,
     name: str,
     total: int,
-) -> list[float]:
-    """Completes every sample once, writes `file` line by line, and returns the scores.
+) -> None:
+    """Completes every sample and writes `file`, JSON lines, one a completion.
+
+    What is done stands in `FILE.partial` batch by batch. A later call goes on behind it, to the
+    same rows, because a draw depends on the seed and the sample's place alone. The batches before
+    are only read again: a loader counts what it leaves out as it goes.
 
     Args:
       model: the model.
-      params: its parameters.
+      params: its parameters; those that a partial file was begun with.
       processor: of its checkpoint.
       loader: one epoch of batches without targets.
       mesh: where the batches are placed.
       seed: of the draws; they depend on it and on the sample's place in the loader's order alone.
       sampling: how to decode.
       max_new_tokens: T.
-      file: JSON lines, one a sample; it appears when the last one is done.
+      passes: completions a sample; with more than one, each row says its "pass".
+      file: it appears when the last sample is done.
       name: of the evaluation, for the progress bar.
       total: number of samples.
 
     Raises:
-      Interrupted: a signal came; an evaluation that isn't finished will begin anew.
+      Interrupted: a signal came; the next call goes on from here.
     """
     key = jax.random.fold_in(jax.random.key(seed), SAMPLING_STREAM)
-    scores: list[float] = []
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(file.name + ".new")
-    with beside.open("w", encoding="utf-8") as out, Progress(name, total=total) as progress:
+    partial, done, scores = Partial(file, passes), 0, []
+    with Progress(name, total=total, start=partial.begun) as progress:
         batches = prefetch(
             loader, lambda batch: sharding.place(mesh, batch.prompt, prompts.LETTERS)
         )
         for number, (batch, prompt, _) in enumerate(batches):
-            if interrupts.requested():
-                raise interrupts.Interrupted(f"{name}, at sample {len(scores)} of {total}")
-            completions = generate(
-                model,
-                params,
-                prompt,
-                key,
-                max_new_tokens=max_new_tokens,
-                stop_tokens=processor.stop_tokens,
-                sampling=sampling,
-                pad_token=processor.pad_token,
-                first_row=number * len(batch.prompt.tokens),
-            )
-            for row in _rows(processor, batch, jax.device_get(completions)):
-                scores.append(row["score"])
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if scores:
-                progress.update(min(len(scores), total), {"accuracy": sum(scores) / len(scores)})
-    beside.replace(file)
-    return scores
+            rows = partial.take([example.id for example in batch.examples])
+            if rows is None:
+                if interrupts.requested():
+                    raise interrupts.Interrupted(f"{name}, at sample {done} of {total}")
+                completions = generate(
+                    model,
+                    params,
+                    prompt,
+                    key,
+                    num_samples=passes,
+                    max_new_tokens=max_new_tokens,
+                    stop_tokens=processor.stop_tokens,
+                    sampling=sampling,
+                    pad_token=processor.pad_token,
+                    first_row=number * len(batch.prompt.tokens),
+                )
+                rows = list(_rows(processor, batch, jax.device_get(completions)))
+                partial.append(rows)
+            done += len(batch.examples)
+            scores += [row[MODES["default"]] for row in rows]
+            if scores and done > partial.begun:
+                progress.update(min(done, total), {"accuracy": sum(scores) / len(scores)})
+    partial.finish()
 
 
-def _rows(processor: Processor, batch, completions) -> Iterator[dict[str, Any]]:
+def _rows(processor: Processor, batch: Batch, completions: Completions) -> Iterator[dict[str, Any]]:
+    """The rows of a batch: all completions of its first sample, then those of the next."""
+    passes = completions.tokens.shape[1]
     for b, (example, prompt_text) in enumerate(zip(batch.examples, batch.prompt_texts)):
-        mask = completions.mask[b, 0]
-        tokens = completions.tokens[b, 0][mask].tolist()
-        text = processor.decode(tokens)
-        yield {
-            "id": example.id,
-            "problem": example.problem,
-            "answer": example.answer,
-            "prompt": prompt_text,
-            "completion": text,
-            "tokens": tokens,
-            "log_probs": [round(float(x), 5) for x in completions.log_probs[b, 0][mask]],
-            "finished": bool(completions.finished[b, 0]),
-            "score": score(example.task, text, example.answer),
-        }
+        for g in range(passes):
+            mask = completions.mask[b, g]
+            tokens = completions.tokens[b, g][mask].tolist()
+            text = processor.decode(tokens)
+            scores = score_all(example.task, text, example.answer)
+            yield {
+                "id": example.id,
+                **({"pass": g} if passes > 1 else {}),
+                "task": example.task,
+                **({"part": example.part} if example.part else {}),
+                "problem": example.problem,
+                "answer": example.answer,
+                "prompt": prompt_text,
+                "completion": text,
+                "tokens": tokens,
+                "log_probs": [round(float(x), 5) for x in completions.log_probs[b, g][mask]],
+                "finished": bool(completions.finished[b, g]),
+                **{MODES[mode]: value for mode, value in scores.items()},
+            }

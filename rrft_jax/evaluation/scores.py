@@ -4,20 +4,41 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rrft_jax.errors import UserError
+from rrft_jax.rewards import MODES, reference
 from rrft_jax.rewards.accuracy import agree, equal
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import partial_credit
 
 
-def score(task: str, completion: str, answer: str) -> float:
+def score(task: str, completion: str, answer: str, *, mode: str = "default") -> float:
     """Between 0 and 1. Partial credit for transformations, right or wrong for all else.
 
     Kinder than the accuracy reward: the value may stand among other words, tags or not.
+    `mode="reference"` scores as Reason-RFT's public evaluation does.
+
+    Raises:
+      UserError: there's no such mode.
     """
-    extracted, _ = extract_answer(completion)
+    return scores(task, [completion], answer, mode=mode)[0]
+
+
+def scores(
+    task: str, completions: Sequence[str], answer: str, *, mode: str = "default"
+) -> list[float]:
+    """`score` for several completions of one sample, which are compared at the same time."""
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if mode == "reference":
+        return [reference.evaluation_score(task, text, answer) for text in completions]
+    answers = [extract_answer(text)[0] for text in completions]
     if task == "spatial_transformation":
-        return partial_credit(extracted, answer)
-    return float(equal(extracted, answer) or agree(extracted, answer))
+        return [partial_credit(text, answer) for text in answers]
+    right = [equal(text, answer) for text in answers]
+    unsure = [i for i, value in enumerate(right) if not value]
+    for i, found in zip(unsure, agree([answers[i] for i in unsure], answer)):
+        right[i] = found
+    return list(map(float, right))
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:

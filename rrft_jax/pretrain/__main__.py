@@ -1,4 +1,4 @@
-"""Trains the base: first the whole model learns to see, then the decoder learns to answer."""
+"""Trains the base: first its tower learns to see, then the whole model to tell and to answer."""
 
 import itertools
 import pathlib
@@ -33,16 +33,16 @@ SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
 LEARNING_RATE = {"muon": 3e-3, "adam": 1e-3}  # of matrices; of embeddings, biases and norms
 WARM_UP = 50
 # Steps. First the vision tower alone learns the words of what it sees, which costs little; then the
-# whole model learns to talk about that, and the decoder to answer.
-PHASES = {"see": 1200, "perceive": 900, "answer": 1200}
+# whole model learns to talk about that, and to answer.
+PHASES = {"see": 1200, "perceive": 2150, "answer": 2450}
 # Of each task: its lessons a step in each phase, and the tokens of its longest text.
 SIZES = {
     "visual_counting": ({"see": 16, "perceive": 10, "answer": 8}, 76),
-    "structure_perception": ({"see": 24, "perceive": 10, "answer": 8}, 104),
-    "spatial_transformation": ({"see": 10, "perceive": 8, "answer": 8}, 152),
+    "structure_perception": ({"see": 24, "perceive": 10, "answer": 10}, 104),
+    "spatial_transformation": ({"see": 10, "perceive": 10, "answer": 10}, 152),
 }
-# What rests: the layers of the decoder at first, which learn nothing from words, the tower at last.
-FREEZE = {"see": "language/(?!embed).*", "perceive": "", "answer": "vision/.*"}
+# What rests: at first the layers of the decoder, which learn nothing from words.
+FREEZE = {"see": "language/(?!embed).*", "perceive": "", "answer": ""}
 ROTATION = 16  # features between the slots of a visual token's words
 
 
@@ -75,15 +75,13 @@ LETTERS = {task: Batch(texts=sft.LETTERS, words="BN.") for task in LESSONS}
 
 
 def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
-    """Cross-entropy of the words that visual tokens name, of the texts, or of both."""
+    """Cross-entropy of the words that visual tokens name and, once these are seen, of the texts."""
     total, metrics = 0.0, {}
     for task, batch in batches.items():
         if phase != "see":
             texts, _ = sft.loss(model, params, batch.texts, batch.texts.mask.sum())
             metrics[task] = texts
             total += texts
-        if phase == "answer":
-            continue
         visual = model.encode_images(params, batch.texts.prompt)
         embedding = params["language"]["embed"]["embedding"]
         asked, named = batch.words >= 0, []

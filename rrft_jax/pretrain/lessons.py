@@ -134,7 +134,8 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
         return f"Which is {values[right]:g}? Choices: {options}", f"({structure.OPTIONS[right]})."
 
     def ask() -> tuple[str, str]:
-        return _pick(rng, (read, read, compute, choose) if marks else (compute, choose))()
+        kinds = (compute, choose, choose, read, read, read)
+        return _pick(rng, kinds if marks else kinds[:3])()
 
     if phase != "answer":
         texts = [[caption], [ask()]]
@@ -228,20 +229,20 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         which = rng.integers(len(initial))
         return f"What became of {initial[which]}?", f"{final[which]}."
 
-    def compare() -> tuple[str, str]:
-        which = _pick(rng, [*(step.object for step in steps), rng.integers(len(initial))])
+    def compare(which: int | None = None) -> tuple[str, str]:
+        if which is None:
+            which = _pick(rng, [*(step.object for step in steps), rng.integers(len(initial))])
         changes = [step.value for step in steps if step.object == which]
         text = ", ".join(changes) or "same"
         return f"From {initial[which]} to {final[which]}?", f"{text}."
 
     def objects() -> Conversation:
-        """Some objects by their numbers in the list, where they were or what they are now."""
+        """Some objects by their numbers in the list: where they were, what they are now."""
         turns = []
         for number in map(int, rng.permutation(len(initial))[:3]):
-            if rng.random() < 0.5:
-                turns.append((f"Where is object {number}?", f"{initial[number]}."))
-            else:
-                turns.append((f"What became of object {number}?", f"{final[number]}."))
+            where = f"Where is object {number}?", f"{initial[number]}."
+            now = f"What became of object {number}?", f"{final[number]}."
+            turns.append(_pick(rng, (where, now, compare(number))))
         (question, answer), *others = turns
         return [(f"{transformation.attributes(initial)} {question}", answer), *others]
 

@@ -2,21 +2,72 @@
 
     score("accuracy", completions, example) -> [1.0, 0.0, ...]
 
-A reward is a function of one completion's text and the example that it answers (anything with
-`answer` and `task`). Text from a model is hostile: a reward never raises because of it.
+A reward is a function of a group's completions and the example that they answer, anything with an
+`answer`. Text from a model is hostile: no reward raises or hangs because of it (`guard.py`).
+
+A reward of your own is any function that a dotted path leads to, with the same signature:
+
+    def short(completions, example, *, mode="default", step=None, limit=40):
+        return [float(len(text) < limit) for text in completions]
+
+Its name is then `mypackage.rewards.short`, and `limit` is an option. It runs behind the guard.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy, format, transformation
+from rrft_jax.rewards import accuracy, format, guard, reference, style, transformation, worker
+
+MODES = ("default", "reference")
+_GIVEN = ("mode", "step", "lengths")  # what a caller hands over; all other keywords are options
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reward:
+    """A function of a group, or of one completion, and the public code's where it has another."""
+
+    function: Callable
+    public: Callable | None = None
+    of_group: bool = False
+
+    def __call__(self, completions: Sequence[str], example: Any, mode: str, **given) -> list[float]:
+        function = self.public if self.public and mode == "reference" else self.function
+        given |= {"mode": mode}
+        given = {name: given[name] for name in given if name in _keywords(function)}
+        if self.of_group:
+            return function(completions, example, **given)
+        return [function(completion, example, **given) for completion in completions]
+
+
+def _public_transformation(worth: Sequence[float]) -> Callable:
+    return functools.partial(reference.transformation, worth=worth)
+
 
 _REWARDS = {
-    "accuracy": accuracy.reward,
-    "math_accuracy": accuracy.math_reward,
-    "transformation_full": transformation.full_reward,
-    "format": format.reward,
+    "format": _Reward(format.reward, reference.format_reward),
+    "caption_format": _Reward(format.caption_reward, reference.caption_format_reward),
+    "tags": _Reward(format.tags_reward),
+    "accuracy": _Reward(accuracy.rewards, reference.accuracies, of_group=True),
+    "math_accuracy": _Reward(accuracy.math_rewards, reference.math_accuracies, of_group=True),
+    "choice": _Reward(accuracy.choice_reward),
+    "transformation": _Reward(
+        transformation.reward, _public_transformation(transformation.PARTIAL)
+    ),
+    "transformation_full": _Reward(
+        transformation.full_reward, _public_transformation(transformation.FULL)
+    ),
+    "transformation_penalty": _Reward(
+        transformation.penalty_reward, _public_transformation(transformation.PENALTY)
+    ),
+    "reasoning_steps": _Reward(style.steps_reward, reference.steps_reward),
+    "length": _Reward(style.length_rewards, of_group=True),
+    "repetition": _Reward(style.repetition_reward),
+    "overlong": _Reward(style.overlong_rewards, of_group=True),
 }
 
 # What a task is rewarded for, name -> weight in the sum: as the public scripts do.
@@ -27,17 +78,122 @@ DEFAULTS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A reward's part in the sum."""
+
+    name: str
+    weight: float
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 def names() -> tuple[str, ...]:
+    """The project's own rewards; any function has a dotted path beside them."""
     return tuple(_REWARDS)
 
 
-def score(name: str, completions: Sequence[str], example: Any) -> list[float]:
+def score(
+    name: str,
+    completions: Sequence[str],
+    example: Any,
+    *,
+    mode: str = "default",
+    step: int | None = None,
+    lengths: Sequence[int] | None = None,
+    **options,
+) -> list[float]:
     """The named reward of every completion of one example's group.
 
+    Args:
+      name: one of `names()`, or the dotted path of a function.
+      completions: the texts.
+      example: anything with an `answer`.
+      mode: "default", or "reference" for the values of Reason-RFT's public code.
+      step: of the training, for rewards that begin late.
+      lengths: tokens of each completion, for rewards of lengths; words and signs without it.
+      options: the reward's own keywords.
+
+    Returns:
+      One number a completion. Where a call took too long or broke, it's 0 and `failures` grows.
+
     Raises:
-      UserError: there's no reward of that name.
+      UserError: there's no reward of that name, mode, or option.
     """
-    if name not in _REWARDS:
-        raise UserError(f"reward {name!r}: expected one of {', '.join(_REWARDS)}")
-    reward = _REWARDS[name]
-    return [reward(completion, example) for completion in completions]
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    _check(name, options)
+    completions = list(completions)
+    given = {"step": step, "lengths": lengths, **options}
+    if name in _REWARDS:
+        return _REWARDS[name](completions, example, mode, **given)
+    return _own(name, completions, example, {"mode": mode, **given})
+
+
+def failures() -> int:
+    """How many calls the guard has ended so far, for whatever reason."""
+    return guard.failures()
+
+
+def read_terms(rewards: Mapping[str, Any], where: str = "rewards") -> list[Term]:
+    """A config's rewards: each name's weight, or a mapping of its `weight` and options.
+
+        {"accuracy": 1.0, "length": {"weight": 0.5, "start": 100}, "mypackage.rewards.iou": 2}
+
+    Raises:
+      UserError: a name, option or weight makes no sense; begins with `where`.
+    """
+    terms = []
+    for name, value in dict(rewards).items():
+        options = dict(value) if isinstance(value, Mapping) or hasattr(value, "items") else {}
+        weight = options.pop("weight", 1.0) if options else value
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise UserError(f"{where}.{name}: expected a weight, found {weight!r:.60}")
+        if not math.isfinite(weight):
+            raise UserError(f"{where}.{name}: expected a finite weight, found {weight}")
+        try:
+            _check(name, options)
+        except UserError as error:
+            raise UserError(f"{where}.{name}: {error}") from None
+        if options.get("mode", "default") not in MODES:
+            raise UserError(f"{where}.{name}: mode: expected one of {', '.join(MODES)}")
+        terms.append(Term(name, float(weight), options))
+    return terms
+
+
+@functools.cache
+def _keywords(function: Callable) -> frozenset[str]:
+    """The names that a function takes by keyword alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
+
+
+@functools.cache
+def _find(name: str) -> Callable:
+    if name in _REWARDS:
+        return _REWARDS[name].function
+    expected = f"expected one of {', '.join(_REWARDS)}, or the dotted path of a function"
+    try:
+        function = worker.find(name) if "." in name else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"reward {name!r}: {error}; {expected}") from None
+    if not callable(function):
+        raise UserError(f"reward {name!r}: {expected}")
+    return function
+
+
+def _check(name: str, options: Mapping[str, Any]) -> None:
+    allowed = _keywords(_find(name)) - set(_GIVEN)
+    for option in options.keys() - {"mode"}:
+        if option not in allowed:
+            raise UserError(
+                f"reward {name!r} has no option {option!r}: "
+                f"expected one of {', '.join(sorted(allowed)) or 'none'}"
+            )
+
+
+def _own(name: str, completions: list[str], example: Any, given: dict[str, Any]) -> list[float]:
+    """A user's reward, called for the whole group at once; a result of no use is a failure."""
+    given = {key: given[key] for key in given if key in _keywords(_find(name))}
+    arguments = (name, completions, example, given)
+    (values,) = guard.call(f"{worker.__name__}.own", [arguments], completions=len(completions))
+    return [0.0] * len(completions) if values is None else values

@@ -3,67 +3,64 @@
 The evaluation of a split scores with the same comparisons, so they're public here.
 """
 
-import functools
-import logging
 import math
 import re
-import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from rrft_jax.rewards import guard, worker
 from rrft_jax.rewards.format import extract_answer
-from rrft_jax.rewards.transformation import parse_calls
+from rrft_jax.rewards.transformation import are_calls, parse_calls
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,2}|/\d+)?", re.ASCII | re.IGNORECASE)
+_PLAIN = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))", re.ASCII)
 _LONGEST_NUMBER = 40
 
-# Relative errors that `math_reward` takes for right and for wrong; exact, as the numbers are.
+# B, b, (B), B., B), B: 12; more than the letter only behind a sign that ends it.
+_CHOICE = re.compile(r"\(?\s*([A-Z])\s*(?:\)|[.:](?!\w)|$)|([a-z])$|\(([a-z])\)$")
+
+# Relative errors that `math_rewards` takes for right and for wrong; exact, as the numbers are.
 _NEAR, _FAR = Fraction(1, 20), Fraction(1, 5)
 
-# math-verify runs for minutes on a short tower of powers or an expanded product, and its own time
-# limits hold neither in a thread nor inside one long multiplication. Until something outside can
-# end it, it only sees text in which nothing can grow: short, few brackets, few sums, few digits in
-# a row, one power at most and that of a single letter or number, no factorial, no function.
-_LONGEST_MATHEMATICS = 100
-_MOST_BRACKETS = 6
-_MOST_SUMS = 6
-_COMMANDS = frozenset(
-    "frac dfrac tfrac sqrt pi circ degree angle text mathrm boxed left right cdot times div "
-    "approx quad".split()
-)
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
-_SMALL_POWER = re.compile(r"(?<=\w)\^(\d(?!\d)|\{\d\})")
-_UNTAMED = re.compile(r"\^|\*\*|!|\d{13}|\|")
 
-
-def reward(completion: str, example: Any) -> float:
-    """1 if the completion's answer is the example's, else 0.
+def rewards(completions: Sequence[str], example: Any) -> list[float]:
+    """1 for each completion whose answer is the example's, else 0.
 
     Without tags the whole completion is the answer, and only then does math-verify look for one
-    in it: inside the tags there's to be the answer and nothing else.
+    in it: inside the tags there's to be the answer and nothing else. Sequences of calls are equal
+    as sets.
     """
-    answer, tagged = extract_answer(completion)
-    if example.task == "spatial_transformation":
-        calls = set(parse_calls(example.answer))
-        return float(bool(calls) and set(parse_calls(answer)) == calls)
-    return float(equal(answer, example.answer) or (not tagged and agree(answer, example.answer)))
+    solution = example.answer
+    if are_calls(solution):
+        calls = set(parse_calls(solution))
+        return [float(set(parse_calls(extract_answer(text)[0])) == calls) for text in completions]
+    answers = [extract_answer(text) for text in completions]
+    right = [equal(answer, solution) for answer, _ in answers]
+    unsure = [i for i, (_, tagged) in enumerate(answers) if not (right[i] or tagged)]
+    for i, found in zip(unsure, agree([answers[i][0] for i in unsure], solution)):
+        right[i] = found
+    return list(map(float, right))
 
 
-def math_reward(completion: str, example: Any) -> float:
-    """As `reward`, and between two numbers a near miss counts in part.
+def math_rewards(completions: Sequence[str], example: Any) -> list[float]:
+    """As `rewards`, and between two numbers a near miss counts in part.
 
     1 up to a relative error of 5 %, 0 from 20 % on, half a period of a cosine between them. What is
     relative to a solution of 0 has no limit: 0 itself is right, everything else is wrong.
     """
-    answer, _ = extract_answer(completion)
-    value, solution = _number(answer), _number(example.answer)
-    if value is None or not solution:
-        return reward(completion, example)
-    error = abs(value - solution) / abs(solution)
-    if not _NEAR < error < _FAR:
-        return float(error <= _NEAR)
-    return (math.cos(math.pi * (error - _NEAR) / (_FAR - _NEAR)) + 1) / 2
+    solution = _number(example.answer)
+    values = [_number(extract_answer(text)[0]) if solution else None for text in completions]
+    others = [text for text, value in zip(completions, values) if value is None]
+    compared = iter(rewards(others, example))
+    return [next(compared) if v is None else _nearness(v, solution) for v in values]
+
+
+def choice_reward(completion: str, example: Any) -> float:
+    """1 if the answer is the solution's option, else 0: `B`, `(B)`, `B.`, `B)`, `B: 12` are one."""
+    letter = _letter(extract_answer(completion)[0])
+    return float(letter is not None and letter == _letter(extract_answer(example.answer)[0]))
 
 
 def equal(answer: str, solution: str) -> bool:
@@ -74,21 +71,40 @@ def equal(answer: str, solution: str) -> bool:
     return value is not None and value == _number(solution)
 
 
-def agree(answer: str, solution: str) -> bool:
-    """Whether math-verify finds the solution's value in the answer; no if it can't or mustn't."""
-    if not (_is_tame(answer) and _is_tame(solution)):
+def agree(answers: Sequence[str], solution: str) -> list[bool]:
+    """Whether math-verify finds the solution's value in each answer; no where it can't.
+
+    It runs behind the guard: what takes too long or breaks it is counted there.
+    """
+    found = [False] * len(answers)
+    asked = [i for i, text in enumerate(answers) if not plainly_differ(text, solution)]
+    calls = [(answers[i], solution) for i in asked]
+    for i, value in zip(asked, guard.call(f"{worker.MATHEMATICS}.agree", calls)):
+        found[i] = bool(value)
+    return found
+
+
+def plainly_differ(answer: str, solution: str) -> bool:
+    """Whether there's nothing to parse: a text is empty, or both are numbers or letters apart.
+
+    What it says is what math-verify would, to which numbers are equal up to six digits.
+    """
+    answer, solution = answer.strip(), solution.strip()
+    if not answer or not solution:
+        return True
+    if answer.isalpha() and solution.isalpha() and len(answer) == len(solution) == 1:
+        return answer != solution
+    if not (_PLAIN.fullmatch(answer) and _PLAIN.fullmatch(solution)):
         return False
-    try:
-        parse, verify = _math_verify()
-        if "\\" in solution and "$" not in solution:
-            solution = f"${solution}$"  # or its commands would be read as words
-        wanted = parse(solution, parsing_timeout=None)
-        found = parse(answer, parsing_timeout=None)
-        # The solution comes first: the comparison isn't symmetric.
-        return bool(verify(wanted, found, timeout_seconds=None))
-    except Exception as error:  # whatever a parser of foreign text comes to
-        logging.getLogger(__name__).warning("math-verify failed, scored 0: %r", error)
-        return False
+    value, wanted = float(answer), float(solution)
+    return abs(value - wanted) > 1e-3 * max(1.0, abs(value), abs(wanted))
+
+
+def _nearness(value: Fraction, solution: Fraction) -> float:
+    error = abs(value - solution) / abs(solution)
+    if not _NEAR < error < _FAR:
+        return float(error <= _NEAR)
+    return (math.cos(math.pi * (error - _NEAR) / (_FAR - _NEAR)) + 1) / 2
 
 
 def _number(text: str) -> Fraction | None:
@@ -105,25 +121,6 @@ def _number(text: str) -> Fraction | None:
         return None
 
 
-def _is_tame(text: str) -> bool:
-    text = _DEGREES.sub("", text.strip())
-    text = _SMALL_POWER.sub("", text, count=1)
-    return (
-        0 < len(text) <= _LONGEST_MATHEMATICS
-        and len(re.findall(r"[(\[{]", text)) <= _MOST_BRACKETS
-        and len(re.findall(r"[+-]", text)) <= _MOST_SUMS
-        and not _UNTAMED.search(text)
-        and _COMMANDS.issuperset(re.findall(r"\\([A-Za-z]+)", text))
-    )
-
-
-@functools.cache
-def _math_verify():
-    """Imported at the first use, because it takes a second."""
-    import math_verify
-    from sympy.utilities.exceptions import SymPyDeprecationWarning
-
-    # Its warning that the time limits are off: they are, see above. And its own use of SymPy.
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", category=SymPyDeprecationWarning)
-    return math_verify.parse, math_verify.verify
+def _letter(text: str) -> str | None:
+    match = _CHOICE.match(text)
+    return next(filter(None, match.groups())).upper() if match else None

@@ -1,22 +1,38 @@
 """The tags of a completion: is the thought first, then the answer, and nothing else; and which?"""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-_LAYOUT = re.compile(r"<think>.*</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_BLOCKS = ("think", "answer")
+_CAPTION_BLOCKS = ("summary", "caption", *_BLOCKS)
 
 
 def reward(completion: str, example: Any = None) -> float:
     """1 if the whole text is one `<think>` block and one `<answer>` block, in that order.
 
-    White space may follow the blocks. The thought may be empty, the answer may not.
+    White space may stand between the blocks and after them. The thought may be empty, the answer
+    may not.
     """
     del example  # the layout is the same for all
-    if any(completion.count(tag) != 1 for tag in _TAGS):
-        return 0.0
-    match = _LAYOUT.fullmatch(completion)
-    return 1.0 if match and match[1].strip() else 0.0
+    return _laid_out(completion, _BLOCKS)
+
+
+def caption_reward(completion: str, example: Any = None) -> float:
+    """As `reward`, with a `<summary>` and a `<caption>` block before the thought."""
+    del example
+    return _laid_out(completion, _CAPTION_BLOCKS)
+
+
+def tags_reward(completion: str, example: Any = None) -> float:
+    """A quarter for each of the four tags of `reward` that stands once, behind those before it."""
+    del example
+    place, found = -1, 0
+    for tag in _tags(_BLOCKS):
+        here = completion.find(tag)
+        if here > place and completion.find(tag, here + 1) < 0:
+            place, found = here, found + 1
+    return found / 4
 
 
 def extract_answer(completion: str) -> tuple[str, bool]:
@@ -26,3 +42,16 @@ def extract_answer(completion: str) -> tuple[str, bool]:
     if start < 0 or end < 0:
         return completion.strip(), False
     return completion[start + len("<answer>") : end].strip(), True
+
+
+def _laid_out(completion: str, blocks: Sequence[str]) -> float:
+    # Every tag once: so each `.*` has one place to end at, and the match takes linear time.
+    if any(completion.count(tag) != 1 for tag in _tags(blocks)):
+        return 0.0
+    layout = r"\s*".join(f"<{block}>(.*)</{block}>" for block in blocks)
+    match = re.fullmatch(rf"{layout}\s*", completion, re.DOTALL)
+    return 1.0 if match and match[len(blocks)].strip() else 0.0
+
+
+def _tags(blocks: Sequence[str]) -> list[str]:
+    return [tag for block in blocks for tag in (f"<{block}>", f"</{block}>")]

@@ -1,12 +1,14 @@
 """Answers that are sequences of calls, `change_color(3, 'red')`: read, and compared in part."""
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rrft_jax.rewards.format import extract_answer
 
 # Possessive, so that hostile text is read in linear time.
 _CALL = re.compile(r"\b([A-Za-z_]\w*+)\s*+\(([^()]*+)\)")
+_BETWEEN = re.compile(r"[\s,;.]*+")
 
 
 class Call(NamedTuple):
@@ -17,13 +19,17 @@ class Call(NamedTuple):
     value: str
 
 
-# What two calls may share, best first, and what that is worth.
-_MATCHES = (
-    (1.0, lambda call: call),
-    (0.5, lambda call: (call.function, call.object)),
-    (0.5, lambda call: (call.function, call.value)),
-    (0.25, lambda call: call.function),
+# What two calls may share, in the order in which they're matched.
+_SHARED: tuple[Callable[[Sequence[str]], Any], ...] = (
+    lambda call: tuple(call),
+    lambda call: (call[0], call[1]),
+    lambda call: (call[0], call[2]),
+    lambda call: call[0],
 )
+# What each is worth.
+PARTIAL = (1.0, 0.5, 0.5, 0.25)
+FULL = (1.0, 0.0, 0.0, 0.0)
+PENALTY = (1.0, -0.25, -0.25, -0.5)
 
 
 def parse_calls(text: str) -> list[Call]:
@@ -36,40 +42,72 @@ def parse_calls(text: str) -> list[Call]:
     return calls
 
 
-def full_reward(completion: str, example: Any) -> float:
-    """The share of the calls that are right to the last detail, less what is said repeatedly.
+def are_calls(text: str) -> bool:
+    """Whether a text is nothing but a sequence of calls."""
+    return bool(parse_calls(text)) and bool(_BETWEEN.fullmatch(_CALL.sub("", text)))
 
-    The calls of both sides that are the same, over the larger set's size, times the share of the
-    completion's calls that are distinct; the order doesn't matter.
+
+def reward(completion: str, example: Any, worth: Sequence[float] = PARTIAL) -> float:
+    """The share of the calls that are right, partly right ones in part, less what is repeated.
+
+    The `credit` of both sides' calls, times the share of the completion's calls that are distinct.
+    The order of the calls doesn't matter.
     """
-    calls, solution = (
-        parse_calls(text) for text in (extract_answer(completion)[0], example.answer)
-    )
-    answers, solutions = set(calls), set(solution)
+    calls = parse_calls(extract_answer(completion)[0])
+    # Sorted, so that the result depends on nothing but the two sets.
+    answers, solutions = sorted(set(calls)), sorted(set(parse_calls(example.answer)))
     if not answers or not solutions:
         return 0.0
-    right = len(answers & solutions) / max(len(answers), len(solutions))
-    return right * len(answers) / len(calls)
+    return credit(answers, solutions, worth) * len(answers) / len(calls)
+
+
+def full_reward(completion: str, example: Any) -> float:
+    """As `reward`, where only calls that are right to the last detail count."""
+    return reward(completion, example, FULL)
+
+
+def penalty_reward(completion: str, example: Any) -> float:
+    """As `reward`, where a call that is right in part costs something."""
+    return reward(completion, example, PENALTY)
 
 
 def partial_credit(answer: str, solution: str) -> float:
-    """The share of the calls that are right, partly right ones in part; between 0 and 1.
-
-    Both sides are sets. A call that matches in full counts 1, by function and object 0.5, by
-    function and value 0.5, by the function alone 0.25; matched in that order, each call once;
-    divided by the larger set's size.
-    """
-    # Sorted, so that the result depends on nothing but the two sets.
+    """The share of the calls that are right, partly right ones in part; between 0 and 1."""
     answers, solutions = (sorted(set(parse_calls(text))) for text in (answer, solution))
-    if not answers or not solutions:
-        return 0.0
-    size = max(len(answers), len(solutions))
-    credit = 0.0
-    for worth, key in _MATCHES:
-        for call in list(answers):
-            partner = next((other for other in solutions if key(other) == key(call)), None)
-            if partner is not None:
-                credit += worth
-                answers.remove(call)
-                solutions.remove(partner)
-    return credit / size
+    return credit(answers, solutions, PARTIAL) if answers and solutions else 0.0
+
+
+def credit(
+    answers: Sequence[Sequence[str]], solutions: Sequence[Sequence[str]], worth: Sequence[float]
+) -> float:
+    """What the calls of an answer are worth beside those of the solution.
+
+    Calls that match in full count `worth[0]`, then by function and object `worth[1]`, by function
+    and value `worth[2]`, by the function alone `worth[3]`; matched in that order, each call once;
+    divided by the larger side's number.
+
+    Args:
+      answers: distinct (function, object, value); where several could be matched, the first is.
+      solutions: the same, of the solution.
+      worth: one of PARTIAL, FULL, PENALTY.
+    """
+    total, size = 0.0, max(len(answers), len(solutions))
+    for value, key in zip(worth, _SHARED):
+        free: dict[Any, list[int]] = {}
+        for place, call in enumerate(solutions):
+            free.setdefault(key(call), []).append(place)
+        matched, left = set(), []
+        for call in answers:
+            if places := free.get(key(call)):
+                matched.add(places.pop(0))
+                total += value
+            else:
+                left.append(call)
+        answers = left
+        solutions = [call for place, call in enumerate(solutions) if place not in matched]
+    return total / size
+
+
+def distinct(calls: Iterable[Any]) -> list[Any]:
+    """Without repetitions, in the order of their first appearance."""
+    return list(dict.fromkeys(calls))

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from rrft_jax.rollout import Completions, SamplingParams, generate
 from rrft_jax.training import grpo, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
-from rrft_jax.training.checkpoints import Checkpoints
+from rrft_jax.training.checkpoints import Checkpoints, stage_folder
 from rrft_jax.training.state import TrainState
 
 SHOWN = ("loss", "reward", "kl", "completion_length")  # beside the progress bar
@@ -40,6 +40,7 @@ class Run:
     workdir: pathlib.Path
     metrics: MetricsWriter
     evaluate: Callable[[str, dict], None]  # (name of the evaluation, params)
+    best_step: Callable[[str], int | None]  # of a stage, by the evaluations so far
 
 
 def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
@@ -96,6 +97,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     score = grpo.make_scorer(run.model, config.micro_batches)
     key = jax.random.fold_in(jax.random.key(run.config.seed), SAMPLING_STREAM)
     rollouts = MetricsWriter(run.workdir / "rollouts.jsonl")
+    terms = reward_functions.read_terms(config.rewards)
+    reward_functions.guard.limit(config.reward_seconds)
 
     def place(batch: Batch) -> Prompt:
         return sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
@@ -115,7 +118,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
         texts = [
             [run.processor.decode(t[m]) for t, m in zip(*group)] for group in zip(tokens, mask)
         ]
-        by_name, rewards = rewards_of(config.rewards, texts, batch)
+        failed = reward_functions.failures()
+        by_name, rewards = rewards_of(terms, texts, batch, step=number, lengths=mask.sum(-1))
         advantages = np.asarray(objectives.group_advantages(rewards), np.float32)
         clock.append(time.perf_counter())
         device_batch = grpo.GRPOBatch(
@@ -137,6 +141,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             **metrics,
             "reward": rewards.mean(),
             "reward_std": rewards.std(),
+            "reward_failures": reward_functions.failures() - failed,
             **{f"reward_{name}": np.nanmean(values) for name, values in by_name.items()},
             **{f"reward_{name}_std": np.nanstd(values) for name, values in by_name.items()},
             "completion_length": mask.sum(-1).mean(),
@@ -168,7 +173,8 @@ def _loop(
     Raises:
       Interrupted: a signal came; the state after the current step is saved.
     """
-    config, checkpoints = run.config, Checkpoints(_folder(run, stage))
+    config, folder = run.config, stage_folder(run.workdir, stage)
+    checkpoints = Checkpoints(folder, lambda: run.best_step(stage))
     done = checkpoints.latest or 0
     if done:
         state, position = checkpoints.restore(state)
@@ -209,10 +215,6 @@ def _loop(
     return state.params
 
 
-def _folder(run: Run, stage: str) -> pathlib.Path:
-    return run.workdir / "checkpoints" / stage
-
-
 def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
     sampling = run.config.sampling
     return generate(
@@ -229,14 +231,21 @@ def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
 
 
 def rewards_of(
-    weights: Mapping[str, float], texts: list[list[str]], batch: Batch
+    terms: Sequence[reward_functions.Term],
+    texts: list[list[str]],
+    batch: Batch,
+    *,
+    step: int,
+    lengths: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The rewards of every completion.
 
     Args:
-      weights: name -> weight, for the rows whose source has no rewards of its own.
+      terms: for the rows whose source has no rewards of its own.
       texts: [B][G].
       batch: the examples, and the sources that they come from.
+      step: of the training.
+      lengths: tokens of the completions [B,G].
 
     Returns:
       by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G].
@@ -244,10 +253,16 @@ def rewards_of(
     total = np.zeros((len(texts), len(texts[0])), np.float32)
     by_name: dict[str, np.ndarray] = {}
     for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
-        for name, weight in (weights if source.rewards is None else source.rewards).items():
-            values = by_name.setdefault(name, np.full_like(total, np.nan))
-            values[b] = reward_functions.score(name, group, example)
-            total[b] += weight * values[b]
+        own = source.rewards
+        for term in terms if own is None else reward_functions.read_terms(own):
+            values = by_name.setdefault(term.name, np.full_like(total, np.nan))
+            values[b] = reward_functions.score(
+                term.name,
+                group,
+                example,
+                **{"step": step, "lengths": lengths[b].tolist(), **term.options},
+            )
+            total[b] += term.weight * values[b]
     return by_name, total
 
 

@@ -6,11 +6,15 @@ import pytest
 
 from configs import common, eval, grpo, sft
 from rrft_jax import rewards
-from rrft_jax.data.prompts import PARADIGMS, TASKS
+from rrft_jax.data.prompts import PARADIGMS, TASKS, ZERO_SHOT
 from rrft_jax.errors import UserError
 from rrft_jax.main import check
 
-FILES = {sft: ("cot_sft", "ans_sft"), grpo: ("reason_rft", "reason_rft_zero"), eval: PARADIGMS}
+FILES = {
+    sft: ("cot_sft", "ans_sft"),
+    grpo: ("reason_rft", "reason_rft_zero"),
+    eval: (*PARADIGMS, ZERO_SHOT),
+}
 
 
 def test_every_choice_makes_a_valid_config():
@@ -27,6 +31,7 @@ def test_every_choice_makes_a_valid_config():
         (grpo, "model=3b", "'model=3b': model is one of tiny, 2b, 7b"),
         (grpo, "task=x", "visual_counting, structure_perception, spatial_transformation"),
         (grpo, "paradigm=cot_sft", "paradigm is one of reason_rft, reason_rft_zero"),
+        (grpo, "paradigm=zero_shot", "paradigm is one of reason_rft, reason_rft_zero"),
         (sft, "paradigm=reason_rft", "paradigm is one of cot_sft, ans_sft"),
         (eval, "paradigm=x", "reason_rft, reason_rft_zero, cot_sft, ans_sft"),
         (grpo, "size=2b", "'size=2b': expected name=choice with name one of model, task, paradigm"),
@@ -60,7 +65,9 @@ def test_public_hyperparameters(model):
     assert (stage.weight_decay, stage.beta, stage.inner_updates) == (0, 0.04, 1)
     assert (stage.epochs, stage.freeze) == (1, "")
     assert set(stage.rewards) <= set(rewards.names())
-    assert config.eval.max_new_tokens == 768
+    evaluation = eval.get_config(f"model={model}").eval
+    assert (evaluation.temperature, evaluation.top_p, evaluation.top_k) == (0.1, 0.9, 50)
+    assert (evaluation.max_new_tokens, evaluation.passes) == (768, 1)
 
     config = sft.get_config(f"model={model}")
     stage = config.sft

@@ -6,6 +6,7 @@ import itertools
 import pytest
 
 from rrft_jax.data import PARADIGMS, TASKS, Example, Prompts, messages, read_prompts, target
+from rrft_jax.data.prompts import ZERO_SHOT
 from rrft_jax.errors import UserError
 
 EXAMPLE = Example("a", ("one.png", "two.png"), "How many?", "7319", "One, two.", "visual_counting")
@@ -28,6 +29,38 @@ def test_reasoning_is_asked_for_with_both_tags(task, paradigm):
     assert text.startswith("How many?\n")
     assert "<think> </think>" in text and "<answer> </answer>" in text
     assert "7319" not in text
+
+
+@pytest.mark.parametrize(
+    "task, answer, kind",
+    [
+        ("visual_counting", "7319", "a number"),
+        ("structure_perception", "7319", "an integer or a decimal number"),
+        ("structure_perception", "B", "the letter of an option"),
+        ("spatial_transformation", "7319", "sequence of calls"),
+    ],
+)
+def test_zero_shot_asks_for_the_bare_answer_and_names_its_kind(task, answer, kind):
+    example = dataclasses.replace(EXAMPLE, task=task, answer=answer)
+    text = _text(example, ZERO_SHOT)
+    assert text.startswith("How many?\n") and kind in text and "alone" in text
+    assert "<think>" not in text and "<answer>" not in text and "7319" not in text
+    assert len(text.splitlines()[-1].split()) <= 20
+
+
+def test_the_zero_shot_transformation_keeps_its_rules_unless_it_is_brief():
+    example = dataclasses.replace(EXAMPLE, task="spatial_transformation")
+    rules = _text(example, "reason_rft").splitlines()[:-2]
+    assert _text(example, ZERO_SHOT).splitlines()[:-1] == rules
+    brief = _text(example, ZERO_SHOT, prompts=Prompts(variant="brief"))
+    assert len(brief.splitlines()) == 2 and "sequence of calls" in brief
+
+
+def test_zero_shot_words_are_replaced_by_keys_of_their_own(tmp_path):
+    (tmp_path / "own.yaml").write_text("visual_counting.zero_shot: Number?\n")
+    prompts = read_prompts("visual_counting", ZERO_SHOT, file=str(tmp_path / "own.yaml"))
+    assert _text(EXAMPLE, ZERO_SHOT, prompts=prompts) == "How many?\nNumber?"
+    assert _text(EXAMPLE, "cot_sft", prompts=prompts) == _text(EXAMPLE, "cot_sft")
 
 
 def test_every_picture_has_its_placeholder_before_the_text():
@@ -144,6 +177,7 @@ def test_broken_files_are_named_in_one_line(tmp_path, content, message):
         ("spatial_transformation", "ans_sft", {"variant": "caption"}, "as ans_sft asks"),
         ("visual_counting", "ans_sft", {"file": "f.json"}, "f.json: no effect, as ans_sft"),
         ("visual_counting", "cot_sft", {"file": "f", "system": "s"}, "data.system_prompt asks"),
+        ("spatial_transformation", ZERO_SHOT, {"variant": "caption"}, "as zero_shot asks"),
     ],
 )
 def test_fields_without_effect_are_refused(task, paradigm, fields, message):
@@ -162,5 +196,7 @@ def test_targets():
 def test_unknown_names_list_the_choices():
     with pytest.raises(UserError, match="'rft' is unknown.*reason_rft_zero"):
         messages(EXAMPLE, "rft")
+    with pytest.raises(UserError, match="'zero_shot' is unknown"):
+        target(EXAMPLE, ZERO_SHOT)  # there's nothing that it would be taught
     with pytest.raises(UserError, match="'counting' is unknown.*visual_counting"):
         messages(dataclasses.replace(EXAMPLE, task="counting"), "cot_sft")

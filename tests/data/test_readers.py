@@ -321,6 +321,22 @@ def test_pictures_beside_a_linked_folder(tmp_path):
     assert _images(tmp_path / "link/data.json", "a.png") == [picture]
 
 
+@pytest.mark.parametrize(
+    "fields, part",
+    [
+        ({}, ""),
+        ({"level": 2}, "level 2"),
+        ({"level": None, "type": " both\nsteps"}, "type both steps"),
+        ({"level": 0, "type": "a"}, "level 0"),
+        ({"type": " "}, ""),
+        ({"type": ["a"]}, ""),
+    ],
+)
+def test_a_level_or_a_type_is_the_part_that_a_row_belongs_to(tmp_path, fields, part):
+    (example,) = read_examples(_write(tmp_path / "data.json", [{**ROW, **fields}]), TASK, "id")
+    assert example.part == part
+
+
 def test_repeated_ids_are_told_apart(tmp_path, capsys):
     ids = ["a", "b", "a", None, "a#2", "a", "data-3", 7, "7", ""]
     path = _write(tmp_path / "data.json", [{**ROW, "id": name} for name in ids])

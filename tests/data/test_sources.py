@@ -167,6 +167,57 @@ def test_held_out_samples_alone(published, tmp_path):
         Data.open(_config(path=str(_write(tmp_path / "t/Visual-Counting-id-test.json", 1).parent)))
 
 
+def _evaluate(tasks, arg="", make=evaluation, **data):
+    config = _config(arg, make, **data).unlock()
+    config.eval.tasks = tasks
+    return config.lock()
+
+
+def test_several_tasks_are_held_out_under_their_names(published):
+    data = Data.open(_evaluate((STRUCTURE, COUNTING), path=str(published)))
+    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
+        f"{STRUCTURE}/id": [_names("see-id", 4)],
+        f"{COUNTING}/id": [_names("id", 4)],
+        f"{COUNTING}/ood": [_names("ood", 4)],
+    }
+    assert list(data.splits)[0] == f"{STRUCTURE}/id"
+    assert data.splits[f"{STRUCTURE}/id"][0].examples[0].task == STRUCTURE
+    with pytest.raises(UserError, match="no samples for spatial_transformation"):
+        Data.open(_evaluate((COUNTING, TRANSFORMATION), path=str(published)))
+
+
+def test_another_task_is_held_out_while_one_is_trained(published):
+    data = Data.open(_evaluate((STRUCTURE,), make=grpo, path=str(published)))
+    assert _ids(data.training["sft"]) == [_names("count", 3)]
+    assert list(data.splits) == [f"{STRUCTURE}/id"]
+    own = Data.open(_evaluate((COUNTING,), path=str(published)))
+    assert list(own.splits) == ["id", "ood"]
+
+
+def test_drawn_tasks_are_held_out_each_with_its_own_words():
+    data = Data.open(_evaluate((COUNTING, TRANSFORMATION), f"task={TRANSFORMATION}"))
+    assert list(data.splits) == [
+        f"{COUNTING}/id",
+        f"{COUNTING}/ood",
+        *(f"{TRANSFORMATION}/{split}" for split in ("id", "ood-left", "ood-right")),
+    ]
+    variants = {name: source.prompts.variant for name, (source,) in data.splits.items()}
+    assert variants[f"{COUNTING}/id"] == "" and variants[f"{TRANSFORMATION}/id"] == "brief"
+
+
+def test_one_file_is_of_one_task(published):
+    file = published / "test_jsons/Visual-Counting-id-test-1k.json"
+    with pytest.raises(UserError, match="a file of one task; expected a folder for the eval.tasks"):
+        Data.open(_evaluate((COUNTING, STRUCTURE), path=str(file)))
+
+
+def test_of_a_mixture_s_places_those_of_the_chosen_tasks_are_held_out(mixture, published):
+    entries = [{"path": str(published)}, {"path": str(published), "task": STRUCTURE}]
+    config = mixture(entries).unlock()
+    config.eval.tasks = (STRUCTURE,)
+    assert list(Data.open(config).splits) == [f"{STRUCTURE}/id"]
+
+
 def test_no_held_out_samples_are_said(tmp_path, capsys):
     _write(tmp_path / "Visual-Counting-train.json", 5)
     assert Data.open(_config(path=str(tmp_path))).splits == {}
@@ -329,8 +380,8 @@ def test_a_tfds_build_in_a_mixture(mixture, tmp_path):
         ("[{weight: .inf}]", "entry 1: weight is inf; expected"),
         ([{"weight": 1}, {}], "entry 2: no 'weight'; expected one in every entry, or in none"),
         ([{"task": "chess"}], "entry 1: task is 'chess'; expected one of visual_counting, "),
-        ([{"rewards": {"luck": 1}}], "entry 1: rewards is {'luck': 1}; expected weights of accur"),
-        ([{"rewards": {"format": "1"}}], "entry 1: rewards is {'format': '1'}; expected"),
+        ([{"rewards": {"luck": 1}}], "entry 1: rewards.luck: reward 'luck': expected one of"),
+        ([{"rewards": {"format": "1"}}], "entry 1: rewards.format: expected a weight, found"),
         ([{"rewards": {}}], "entry 1: rewards is {}; expected"),
         ([{"rewards": ["format"]}], "entry 1: rewards is ['format']; expected"),
         ([{"path": "none"}], "none: no such file or folder"),

@@ -1,14 +1,12 @@
 """Rewards: the published definitions, without their known defects."""
 
 import threading
-import time
 import types
 
 import pytest
 
 from rrft_jax import rewards
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy
 from rrft_jax.rewards.transformation import parse_calls, partial_credit
 
 
@@ -158,31 +156,6 @@ def test_transformation_full(answer, expected):
     assert rewards.score("transformation_full", [tagged(answer)], example("3")) == [0]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "9^9^9^9^9",
-        "$9^{9^{9^{9}}}$",
-        "9**9**9**9",
-        "$(99999999999)!$",
-        "$(a+b+c+d+e+f+g+h+i)^{9}$",
-        "$(a+b+c+d)(e+f+g+h)(i+j+k+l)(m+n+o+p)(q+r+s+t)$",
-        "$" + "(" * 40 + "1" + ")" * 40 + "$",
-        r"$\sum_{k=1}^{9} \prod_{j=1}^{99999999} jk$",
-        "<answer>" * 20000,
-        "(" * 100000,
-        "\\frac{" * 15,
-        "\x00\ud800",
-    ],
-)
-def test_hostile_text_scores_zero_at_once(text):
-    accuracy.agree("1", "2")  # not the import's time
-    began = time.monotonic()
-    for name in rewards.names():
-        assert rewards.score(name, [text], example("5")) == [0]
-    assert time.monotonic() - began < 2
-
-
 def test_accuracy_works_in_a_thread():
     scores = []
     thread = threading.Thread(
@@ -191,15 +164,6 @@ def test_accuracy_works_in_a_thread():
     thread.start()
     thread.join()
     assert scores == [1]
-
-
-def test_a_failing_comparison_scores_zero(monkeypatch, caplog):
-    def fail(*args, **kwargs):
-        raise RecursionError("too deep")
-
-    monkeypatch.setattr(accuracy, "_math_verify", lambda: (fail, fail))
-    assert rewards.score("accuracy", ["It's 4."], example("4")) == [0]
-    assert "too deep" in caplog.text
 
 
 def test_accuracy_compares_calls_as_sets():
@@ -217,7 +181,7 @@ def test_scores_a_group_in_order():
 
 
 def test_unknown_reward_lists_the_names():
-    with pytest.raises(UserError, match="'luck'.*accuracy.*format"):
+    with pytest.raises(UserError, match="'luck'.*format.*accuracy"):
         rewards.score("luck", [], example("2"))
 
 

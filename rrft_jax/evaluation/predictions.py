@@ -1,0 +1,256 @@
+"""Files of predictions, a completion a row: read, scored, averaged over passes, split into parts.
+
+An evaluation writes JSON lines, and Reason-RFT's own code a JSON list:
+
+    {"id": "7", "task": "visual_counting", "answer": "3", "completion": "<think>...", "score": 1.0}
+
+    [{"pred": "<think>...", "solution": "<answer> 3 </answer>", "level": 2}]
+
+Both are read alike. Rows of one sample that differ in their "pass" are its several completions.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rrft_jax.errors import UserError
+from rrft_jax.evaluation.paper import TASKS
+from rrft_jax.evaluation.scores import score, summary
+from rrft_jax.rewards.format import extract_answer
+from rrft_jax.rewards.transformation import are_calls
+
+# How a completion is scored, and what a row calls the result.
+MODES = {"default": "score", "reference": "score_reference"}
+LETTERS = ("A", "B", "C", "D")
+_GROUPS = ("level", "type")  # what the rows of a data set may be grouped by
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One completion of one sample.
+
+    Attributes:
+      id: of the sample; its completions share it.
+      task: one of TASKS.
+      problem: the question, empty where the file has none.
+      answer: the right one, without tags.
+      completion: the model's text.
+      parts: of the split that the sample belongs to, such as "choice" or "level 2".
+      scores: mode -> score, as far as they are known.
+      row: as it stands in the file.
+    """
+
+    id: str
+    task: str
+    problem: str
+    answer: str
+    completion: str
+    parts: tuple[str, ...]
+    scores: Mapping[str, float]
+    row: Mapping[str, Any]
+
+    def scored(self, modes: Sequence[str] = tuple(MODES)) -> "Prediction":
+        """With these modes' scores computed anew, and written into the row."""
+        scores = score_all(self.task, self.completion, self.answer, modes)
+        named = {MODES[mode]: value for mode, value in scores.items()}
+        row = {**self.row, "task": self.task, **named}
+        return dataclasses.replace(self, scores={**self.scores, **scores}, row=row)
+
+
+def score_all(
+    task: str, completion: str, answer: str, modes: Sequence[str] = tuple(MODES)
+) -> dict[str, float]:
+    """Mode -> score of one completion."""
+    return {mode: score(task, completion, answer, mode=mode) for mode in modes}
+
+
+def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
+    """The rows of a file of predictions.
+
+    Args:
+      file: JSON lines, or a JSON list.
+      task: of the rows that don't name theirs; "" tells it from the answers.
+
+    Raises:
+      UserError: it can't be read, is malformed, has no rows, or a row lacks what a score needs;
+        says where.
+    """
+    rows = _rows(file)
+    if not rows:
+        raise UserError(f"{file}: no rows; expected predictions, JSON lines or a JSON list")
+    fields = [_fields(row, where) for where, row in rows]
+    lettered = any(answer in LETTERS for answer, _ in fields)
+    names = _names([row for _, row in rows])
+    predictions = []
+    for (where, row), name, (answer, completion) in zip(rows, names, fields):
+        own = _task(row, where) or task or _guess(answer, lettered)
+        scores = {mode: float(row[key]) for mode, key in MODES.items() if _is_number(row.get(key))}
+        problem = row.get("problem")
+        predictions.append(
+            Prediction(
+                id=name,
+                task=own,
+                problem=problem if isinstance(problem, str) else "",
+                answer=answer,
+                completion=completion,
+                parts=_parts(row, own, answer),
+                scores=scores,
+                row=row,
+            )
+        )
+    return predictions
+
+
+def by_sample(
+    predictions: Sequence[Prediction], mode: str = "default"
+) -> dict[str, list[Prediction]]:
+    """Sample -> its completions, in the order of the file; all have a score of that mode."""
+    samples: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        if mode not in prediction.scores:
+            prediction = prediction.scored([mode])
+        samples.setdefault(prediction.id, []).append(prediction)
+    return samples
+
+
+def sample_scores(predictions: Sequence[Prediction], mode: str = "default") -> dict[str, float]:
+    """Sample -> its mean score over its passes: with one pass each, the score."""
+    return {
+        name: math.fsum(p.scores[mode] for p in passes) / len(passes)
+        for name, passes in by_sample(predictions, mode).items()
+    }
+
+
+def by_part(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
+    """Part of the split -> its predictions. A sample may belong to none or to several."""
+    parts: dict[str, list[Prediction]] = collections.defaultdict(list)
+    for prediction in predictions:
+        for name in prediction.parts:
+            parts[name].append(prediction)
+    return {name: parts[name] for name in sorted(parts)}
+
+
+def entry(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """A split's entry in `results.json`.
+
+    Accuracies are pass@1: a sample's score is the mean over its completions. A standard error is
+    that of the mean over samples, which also holds the noise of the draws.
+    """
+    found = summary(list(sample_scores(predictions).values()))
+    reference = summary(list(sample_scores(predictions, "reference").values()))
+    found["accuracy_reference"] = reference["accuracy"]
+    found["standard_error_reference"] = reference["standard_error"]
+    if len(predictions) > found["samples"]:
+        found["passes"] = len(predictions) // found["samples"]
+    if parts := by_part(predictions):
+        found["parts"] = {
+            name: summary(list(sample_scores(rows).values())) for name, rows in parts.items()
+        }
+    return found
+
+
+def _rows(file: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
+    """(where it stands, row) of every row; objects all of them."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{file}: cannot be read as UTF-8 text: {reason}") from None
+    if text.lstrip().startswith("["):
+        values = [(f"row {i}", value) for i, value in enumerate(_parse(text, file, 1), 1)]
+    else:
+        values = [
+            (f"line {i}", _parse(line, file, i))
+            for i, line in enumerate(text.split("\n"), 1)  # a text may hold other line ends
+            if line.strip()
+        ]
+    rows = []
+    for where, value in values:
+        where = f"{file}: {where}"
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected an object, found {type(value).__name__}")
+        rows.append((where, value))
+    return rows
+
+
+def _parse(text: str, file: pathlib.Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise UserError(f"{file}: line {line}: not JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{file}: line {first_line}: not JSON: {error}") from None
+
+
+def _fields(row: dict[str, Any], where: str) -> tuple[str, str]:
+    """(answer, completion) of a row."""
+    answer = _first(row, "answer", "solution")
+    if answer is None:
+        raise UserError(f"{where}: no answer; expected a text as 'answer' or 'solution'")
+    completion = _first(row, "completion", "pred")
+    if completion is None:
+        raise UserError(f"{where}: no completion; expected a text as 'completion' or 'pred'")
+    return extract_answer(answer)[0], completion
+
+
+def _first(row: dict[str, Any], *keys: str) -> str | None:
+    """The first of the keys' values that is a text or a number."""
+    values = (row.get(key) for key in keys)
+    return next((str(v) for v in values if isinstance(v, str) or _is_number(v)), None)
+
+
+def _task(row: dict[str, Any], where: str) -> str:
+    task = row.get("task")
+    if task is not None and task not in TASKS:
+        raise UserError(f"{where}: task {task!r:.60}: expected one of {', '.join(TASKS)}")
+    return task or ""
+
+
+def _guess(answer: str, lettered: bool) -> str:
+    """The task by an answer, and by whether the file has letters: the other two score alike."""
+    if are_calls(answer):
+        return "spatial_transformation"
+    return "structure_perception" if lettered else "visual_counting"
+
+
+def _parts(row: dict[str, Any], task: str, answer: str) -> tuple[str, ...]:
+    parts = []
+    if task == "structure_perception":
+        parts.append("choice" if answer in LETTERS else "non_choice")
+    if isinstance(row.get("part"), str):
+        parts.append(row["part"])
+    for key in _GROUPS:
+        value = row.get(key)
+        if _is_number(value) or (isinstance(value, str) and value.strip()):
+            parts.append(" ".join([key, *str(value).split()]))
+    return tuple(parts)
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The samples' ids; where one is there already, its row's place in the file tells them apart.
+
+    A further pass follows the first one of its sample, and has its name.
+    """
+    ids = [str(i) if row.get("id") in (None, "") else str(row["id"]) for i, row in enumerate(rows)]
+    known, seen, names = set(ids), set(), []
+    for index, (row, own) in enumerate(zip(rows, ids)):
+        if row.get("pass") and index and ids[index - 1] == own:
+            names.append(names[-1])
+            continue
+        name = own
+        while name in seen or (name != own and name in known):
+            name = f"{name}#{index}"
+        seen.add(name)
+        names.append(name)
+    return names
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)

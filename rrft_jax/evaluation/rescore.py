@@ -1,0 +1,77 @@
+"""Scores predictions that exist already, without a model: ours, or the public Reason-RFT code's.
+
+    python -m rrft_jax.evaluation.rescore runs/demo/predictions-id.jsonl
+    python -m rrft_jax.evaluation.rescore results.json --task=structure_perception --out=rows.jsonl
+
+Prints 100 x the mean score of each file and of its parts, with the standard error: by our rules,
+and by those of the public code ("reference"), which its published numbers follow.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from rrft_jax.errors import UserError
+from rrft_jax.evaluation import predictions
+from rrft_jax.evaluation.paper import TASKS
+from rrft_jax.evaluation.predictions import MODES, Prediction
+from rrft_jax.evaluation.scores import summary
+from rrft_jax.evaluation.tables import aligned
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rrft_jax.evaluation.rescore", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--task", choices=TASKS, default="", help="of rows that don't name theirs")
+    parser.add_argument("--mode", choices=[*MODES, "both"], default="both", help="whose rules")
+    parser.add_argument("--out", type=pathlib.Path, help="writes the rows with their scores here")
+    args = parser.parse_args(argv)
+    modes = list(MODES) if args.mode == "both" else [args.mode]
+    try:
+        if args.out and len(args.files) > 1:
+            raise UserError(f"--out={args.out}: holds the rows of one FILE, not of several")
+        for file in args.files:
+            scored = [row.scored(modes) for row in predictions.read(file.expanduser(), args.task)]
+            print(report(str(file), scored, modes))
+        if args.out:
+            _write(args.out.expanduser(), scored)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(name: str, rows: Sequence[Prediction], modes: Sequence[str]) -> str:
+    """What is printed of a file: a line about it, and a Markdown table of its scores.
+
+    Args:
+      name: of the file.
+      rows: its predictions, scored.
+      modes: those to show, a column each.
+    """
+    samples = len(predictions.sample_scores(rows, modes[0]))
+    tasks = ", ".join(dict.fromkeys(row.task for row in rows))
+    passes = f", {len(rows):,} completions" if len(rows) > samples else ""
+    cells = [["score, %", "samples", *modes]]
+    for part, own in ({"all": list(rows)} | predictions.by_part(rows)).items():
+        entries = [summary(list(predictions.sample_scores(own, mode).values())) for mode in modes]
+        shown = [f"{100 * e['accuracy']:.2f} ± {100 * e['standard_error']:.2f}" for e in entries]
+        cells.append([part, f"{entries[0]['samples']:,}", *shown])
+    return "\n".join([f"{name}: {tasks}, {samples:,} samples{passes}", "", *aligned(cells), ""])
+
+
+def _write(file: pathlib.Path, rows: Sequence[Prediction]) -> None:
+    """Written beside it and renamed: it may be the file that was read."""
+    beside = file.with_name(file.name + ".new")
+    lines = (json.dumps(row.row, ensure_ascii=False) + "\n" for row in rows)
+    beside.write_text("".join(lines), encoding="utf-8")
+    beside.replace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Runs functions on hostile text in worker processes: with a time limit, and nothing gets out.
+
+    call("package.module.function", [(text, "4"), (other, "4")]) -> [True, None]
+
+A call that raises, hangs, dies or eats memory gives None and is counted (`failures`); its worker is
+replaced. Nothing else can end a long multiplication or a regular expression inside C code, neither
+a thread nor a signal.
+
+What needs no guard is written to take linear time, and runs at once where it's called.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import connection
+from typing import Any
+
+from rrft_jax.rewards import worker
+
+SECONDS = 2.0  # that a completion may take, unless `limit` says otherwise
+_START = 60.0  # and that a worker may take to start and import what it's to call
+_MOST_WORKERS = 4
+
+_lock = threading.RLock()
+_idle: list["_Worker"] = []
+_failures = 0
+_seconds = SECONDS
+
+
+class _Worker:
+    """A process of its own, at the other end of a socket."""
+
+    def __init__(self):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A fresh interpreter: a fork would share locks with JAX's threads, and spawning by
+            # multiprocessing would run the user's script again.
+            program = f"from {worker.__name__} import main; main({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+                    "JAX_PLATFORMS": "cpu",  # the accelerators are taken
+                },
+                start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+            )
+        self.connection = connection.Connection(ours.detach())
+
+    def start(self, task: int, function: str, arguments: tuple, seconds: float) -> None:
+        self.task, self._seconds, self._running, self._late = task, seconds, 0, False
+        self.deadline = time.monotonic() + _START
+        self.connection.send((sys.path, function, arguments, seconds))
+
+    def read(self) -> worker.Answer | None:
+        """What has become of the call, if that's known by now; "gone" where the worker is, too."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            return worker.Answer("gone")
+        if answer.state == "started":
+            self._running, self.deadline = answer.value, time.monotonic() + self._seconds
+            return None
+        return answer if answer.state == "lost" or not self._late else None
+
+    def end(self) -> worker.Answer | None:
+        """Ends the call, for its time is up; what has become of it is still to be read."""
+        if self._late or not self._running:  # it can't even start
+            return worker.Answer("gone")
+        self._late, self.deadline = True, time.monotonic() + _START
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._running, signal.SIGKILL)
+        return None
+
+    def close(self) -> None:
+        self.connection.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def limit(seconds: float) -> None:
+    """Sets how long each completion may take from now on, in this process."""
+    global _seconds
+    _seconds = seconds
+
+
+def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> list[Any]:
+    """Calls a function, named by its dotted path, with each tuple of arguments.
+
+    Args:
+      function: what a fresh interpreter can import; its result and arguments can be pickled.
+      arguments: one tuple a call. The calls are shared out among a few processes.
+      completions: that one call is about, each of which has its time.
+
+    Returns:
+      The results in order; None for a call that failed.
+    """
+    global _failures
+    results: list[Any] = [None] * len(arguments)
+    waiting = list(range(len(arguments)))[::-1]
+    busy: list[_Worker] = []
+    most = min(_MOST_WORKERS, os.cpu_count() or 1)
+    seconds = _seconds * max(1, completions)
+    with _lock:
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < most:
+                    one = _idle.pop() if _idle else _Worker()
+                    busy.append(one)
+                    try:
+                        one.start(waiting[-1], function, arguments[waiting[-1]], seconds)
+                        waiting.pop()
+                    except OSError:  # it died while it was idle: the call isn't to blame
+                        busy.remove(one)
+                        one.close()
+                rest = min(one.deadline for one in busy) - time.monotonic()
+                ready = connection.wait([one.connection for one in busy], max(0.0, rest))
+                for one in list(busy):
+                    answer = None
+                    if one.connection in ready:
+                        answer = one.read()
+                    elif time.monotonic() >= one.deadline:
+                        answer = one.end()
+                    if answer is None:
+                        continue
+                    results[one.task] = answer.value
+                    _failures += answer.state != "done"
+                    busy.remove(one)
+                    if answer.state == "gone":
+                        one.close()
+                    else:
+                        _idle.append(one)
+        finally:
+            for one in busy:  # only after an exception, such as KeyboardInterrupt
+                one.close()
+    return results
+
+
+def failures() -> int:
+    """How many calls have failed so far, in this process."""
+    return _failures
+
+
+@atexit.register
+def close() -> None:
+    """Ends the workers; the next call starts new ones."""
+    with _lock:
+        while _idle:
+            _idle.pop().close()

@@ -1,0 +1,156 @@
+"""The values of Reason-RFT's public code, defects included, so that published numbers compare.
+
+What differs from the rewards themselves, in short: a correct answer to a solution of 0 gets
+nothing, `nan` scores NaN, `4.0` isn't `4`; a trailing line break breaks the format, further tags
+don't; quoted object ids and values in double quotes aren't read; steps of a numbered list count
+once; the evaluation of transformations reads an answer only where it stands on one line.
+
+Two things can't be had again: the order of a hash set, by which the public code matches calls that
+fit in part (here it is that of the text), and what math-verify comes to after seconds.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rrft_jax.rewards import guard, worker
+from rrft_jax.rewards.accuracy import plainly_differ
+from rrft_jax.rewards.format import extract_answer
+from rrft_jax.rewards.transformation import PARTIAL, credit, distinct
+
+# All possessive or anchored, so that hostile text is read in linear time; they match what the
+# public code's expressions match.
+_CALL = re.compile(r"(?<!\w)(\w++)\((\w++),\s*+'?(\w++)'?\)")
+_STEP = re.compile(r"Step \d+:|\A\d+\.|\n[-*]|First,|Second,|Next,|Finally,")
+
+
+def format_reward(completion: str, example: Any = None) -> float:
+    """1 if it begins with `<think>`, ends with `</answer>`, and between them one ends, one begins.
+
+    Whatever else stands there, tags included.
+    """
+    del example
+    return _runs_through(completion, ("think", "answer"))
+
+
+def caption_format_reward(completion: str, example: Any = None) -> float:
+    """The same for `<summary>`, `<caption>`, `<think>` and `<answer>`."""
+    del example
+    return _runs_through(completion, ("summary", "caption", "think", "answer"))
+
+
+def accuracies(completions: Sequence[str], example: Any) -> list[float]:
+    """1 if equal as text; else, only without tags, what math-verify says of the whole text."""
+    values = [float(_answer(text) == _answer(example.answer)) for text in completions]
+    return _or_verified(values, completions, example.answer)
+
+
+def math_accuracies(completions: Sequence[str], example: Any) -> list[float]:
+    """Numbers by their relative error, whatever Python takes for a number; else as `accuracies`."""
+    solution = _answer(example.answer)
+    values = [_nearness(_answer(text), solution) for text in completions]
+    return _or_verified(values, completions, example.answer)
+
+
+def transformation(completion: str, example: Any, worth: Sequence[float]) -> float:
+    """The credit of the calls, times the share of them that are distinct."""
+    answers, solutions = _CALL.findall(_answer(completion)), _CALL.findall(example.answer)
+    if not answers or not solutions:
+        return 0.0
+    different = distinct(answers)
+    return credit(different, distinct(solutions), worth) * len(different) / len(answers)
+
+
+def steps_reward(completion: str, example: Any = None) -> float:
+    """As the default, but a numbered list counts only where the text begins with it."""
+    del example
+    return min(1.0, sum(1 for _ in _STEP.finditer(completion)) / 3)
+
+
+def right_lengthwise(completions: Sequence[str], solution: str) -> list[bool]:
+    """Which completions the length reward takes for right."""
+    values = [float(_is_same(_answer(text), _answer(solution))) for text in completions]
+    return [value == 1 for value in _or_verified(values, completions, solution)]
+
+
+def evaluation_score(task: str, completion: str, answer: str) -> float:
+    """A sample's score by the public evaluation."""
+    if task == "spatial_transformation":
+        answers = distinct(_CALL.findall(_answer_on_one_line(completion)))
+        solutions = distinct(_CALL.findall(answer))
+        return credit(answers, solutions, PARTIAL) if answers and solutions else 0.0
+    extracted, tagged = extract_answer(completion)
+    if extracted == (answer if tagged else answer.strip()):
+        return 1.0
+    return float(_verified([extracted if tagged else completion], answer)[0])
+
+
+def _answer(text: str) -> str:
+    return extract_answer(text)[0]
+
+
+def _answer_on_one_line(text: str) -> str:
+    for line in text.split("\n"):
+        answer, tagged = extract_answer(line)
+        if tagged:
+            return answer
+    return text.strip()
+
+
+def _runs_through(completion: str, blocks: Sequence[str]) -> float:
+    place, end = len(f"<{blocks[0]}>"), len(completion) - len(f"</{blocks[-1]}>")
+    if not (completion.startswith(f"<{blocks[0]}>") and completion.endswith(f"</{blocks[-1]}>")):
+        return 0.0
+    for block, following in zip(blocks, blocks[1:]):
+        match = re.compile(rf"</{block}>\s*+<{following}>").search(completion, place, max(end, 0))
+        if not match:
+            return 0.0
+        place = match.end()
+    return float(place <= end)
+
+
+def _nearness(answer: str, solution: str) -> float:
+    try:
+        value, wanted = float(answer), float(solution)
+    except ValueError:
+        return float(answer == solution)
+    error, size = abs(value - wanted), abs(wanted)
+    if error < 0.05 * size:
+        return 1.0
+    if error > 0.20 * size:
+        return 0.0
+    try:
+        return 0.5 * (math.cos(math.pi * (error - 0.05 * size) / (0.15 * size)) + 1)
+    except (ZeroDivisionError, ValueError):  # a solution of 0; infinities
+        return 0.0
+
+
+def _is_same(answer: str, solution: str) -> bool:
+    if answer == solution:
+        return True
+    try:
+        return float(answer) == float(solution)
+    except ValueError:
+        return False
+
+
+def _or_verified(values: list[float], completions: Sequence[str], solution: str) -> list[float]:
+    """Where a value is 0 and there are no tags, whether math-verify finds the solution."""
+    asked = [
+        i
+        for i, (value, text) in enumerate(zip(values, completions))
+        if value == 0 and not extract_answer(text)[1]
+    ]
+    for i, found in zip(asked, _verified([completions[i] for i in asked], solution)):
+        values[i] = float(found)
+    return values
+
+
+def _verified(texts: Sequence[str], solution: str) -> list[bool]:
+    found = [False] * len(texts)
+    asked = [i for i, text in enumerate(texts) if not plainly_differ(text, solution)]
+    calls = [(texts[i], solution) for i in asked]
+    for i, value in zip(asked, guard.call(f"{worker.MATHEMATICS}.agree_swapped", calls)):
+        found[i] = bool(value)
+    return found

@@ -1,0 +1,104 @@
+"""A run's folder: whose it is, and what it holds for those who come after."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from rrft_jax.errors import UserError
+
+EXPORT, EXPORT_BEST = "export", "export-best"
+# What `fingerprint` reads of a file of weights: enough to tell any two trainings apart.
+_BLOCKS, _BLOCK_BYTES = 64, 4096
+
+
+def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path, weights: str) -> None:
+    """Writes config.json, or checks that the folder's run is of the same config and weights.
+
+    Args:
+      config: of the run.
+      workdir: its folder, made if missing.
+      weights: the `fingerprint` of the checkpoint that it starts from; what is half done in the
+        folder belongs to that one, and a path alone does not say what lies there today.
+
+    Raises:
+      UserError: another run is there, or the folder can't hold one.
+    """
+    file = workdir / "config.json"
+    mine = json.loads(config.to_json_best_effort()) | {"weights": weights}
+    try:
+        if not file.exists():
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(file, mine)
+            return
+        theirs, mine = _flat(json.loads(file.read_text())), _flat(mine)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{workdir}: can't hold a run ({error}); give another --workdir") from None
+    for key in sorted(theirs.keys() | mine.keys()):
+        if theirs.get(key) == mine.get(key):
+            continue
+        if key == "weights":
+            raise UserError(
+                f"{workdir} holds a run of other weights: the checkpoint that it started from has "
+                "changed since; give another --workdir, or delete that one"
+            )
+        raise UserError(
+            f"{workdir} holds a run of another config: {key} is {theirs.get(key)!r} there and "
+            f"{mine.get(key)!r} here; give another --workdir, or delete that one"
+        )
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+    """Names, sizes and samples of a checkpoint's weights as one short text.
+
+    The same for a copy of the folder on another machine; reads the same few kilobytes of each file
+    whatever its size.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as weights:
+            for block in range(_BLOCKS):
+                weights.seek(block * size // _BLOCKS)
+                digest.update(weights.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def checkpoint(path: pathlib.Path) -> pathlib.Path:
+    """The checkpoint folder that a path means: itself, or the export of the run that it is.
+
+    Raises:
+      UserError: it's a run that has no export.
+    """
+    try:
+        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return path  # whoever loads it says what is wrong
+    if not (isinstance(settings, dict) and "stages" in settings):
+        return path
+    export = path / EXPORT
+    if not export.is_dir():
+        raise UserError(
+            f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
+            "expected a finished run, or the folder of a checkpoint"
+        )
+    return export
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+    """Written beside it and renamed, so that no moment has half of a file."""
+    beside = file.with_name(file.name + ".new")
+    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    beside.replace(file)
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {path: tree}
+    items = {}
+    for key, value in tree.items():
+        items |= _flat(value, f"{path}.{key}" if path else key)
+    return items

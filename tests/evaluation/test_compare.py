@@ -1,0 +1,102 @@
+"""Runs side by side: the same samples, paired differences, and which samples differ."""
+
+import json
+
+import pytest
+
+from rrft_jax.evaluation import compare
+from tests.evaluation.files import ours, public, tagged
+from tests.evaluation.test_rescore import _table
+
+
+def _run(folder, right, split="id", wrong=()):
+    """A run's folder whose samples `right` are solved and `wrong` are not."""
+    rows = [(name, tagged("3"), "3") for name in right] + [(n, tagged("4"), "3") for n in wrong]
+    ours(folder / f"predictions-{split}.jsonl", sorted(rows))
+    return folder
+
+
+def test_differences_are_paired_by_sample_and_have_an_interval(tmp_path, capsys):
+    first = _run(tmp_path / "a", "ab", wrong="cdefgh")
+    _run(tmp_path / "a", "ab", "ood")
+    second = _run(tmp_path / "b", "bcde", wrong="ahgfx")
+    assert compare.main([str(first), str(second)]) == 0
+    said = capsys.readouterr().out
+    head, base, other = _table(said)
+    assert head[:4] == ["split", "run", "samples", "accuracy, %"]
+    assert base == ["id", str(first), "8", "25.0 ± 15.3", "", "", ""]
+    # Of eight samples three are won and one is lost: +25 points, standard deviation 66.1.
+    assert other == ["id", str(second), "8", "50.0 ± 17.7", "+25.0 [-20.8, +70.8]", "1", "3"]
+    assert f"1 samples of {second} are not in all of the runs" in said
+    assert "ood" not in said
+
+
+def test_every_run_is_set_beside_the_first(tmp_path, capsys):
+    runs = [_run(tmp_path / name, right, wrong=wrong) for name, right, wrong in
+            [("a", "a", "bc"), ("b", "ab", "c"), ("c", "abc", "")]]  # fmt: skip
+    for run in runs[:2]:
+        _run(run, "a", "ood")
+    assert compare.main(list(map(str, runs))) == 0
+    cells = _table(capsys.readouterr().out)[1:]
+    assert [(row[0], row[1][-1], row[5:]) for row in cells] == [
+        ("id", "a", ["", ""]),
+        ("id", "b", ["0", "1"]),
+        ("id", "c", ["0", "2"]),
+        ("ood", "a", ["", ""]),
+        ("ood", "b", ["0", "0"]),
+    ]
+
+
+def test_files_are_compared_whatever_they_are_called(tmp_path, capsys):
+    first = ours(tmp_path / "predictions-id.jsonl", [("0", "3", "3"), ("1", "2", "2")])
+    second = public(
+        tmp_path / "theirs.json",
+        [{"pred": "3", "solution": "3"}, {"pred": "3", "solution": "2"}],
+    )
+    assert compare.main([str(first), str(second)]) == 0
+    assert _table(capsys.readouterr().out)[2][4:] == ["-50.0 [-119.3, +19.3]", "1", "0"]
+
+
+def test_a_sample_counts_as_solved_by_half_of_its_passes(tmp_path, capsys):
+    for name, said in (("a", "3345"), ("b", "3445")):
+        lines = [
+            {"id": "x", "pass": i, "problem": "How\nmany?", "answer": "3", "completion": text}
+            for i, text in enumerate(said)
+        ]
+        file = tmp_path / name / "predictions-id.jsonl"
+        file.parent.mkdir()
+        file.write_text("\n".join(map(json.dumps, lines)))
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--show=2"]) == 0
+    said = capsys.readouterr().out
+    assert _table(said)[2][4:] == ["-25.0 [-25.0, -25.0]", "1", "0"]
+    assert f"id: 1 samples that only {tmp_path / 'a'} solves\n- x: How many? (3)\n" in said
+    assert said.rstrip().endswith(f"id: 0 samples that only {tmp_path / 'b'} solves")
+
+
+def test_only_so_many_samples_are_shown(tmp_path, capsys):
+    first, second = _run(tmp_path / "a", "abc"), _run(tmp_path / "b", "", wrong="abc")
+    assert compare.main([str(first), str(second), "--show=2"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- ")]
+    assert shown == ["- a: How many? (3)", "- b: How many? (3)"]
+
+
+@pytest.mark.parametrize(
+    "runs, message",
+    [
+        (["a"], "one run; expected two or more"),
+        (["a", "a"], "given twice"),
+        (["a", "none"], "none: no predictions; expected a run's folder with predictions-SPLIT"),
+        (["a", "ood"], "no split that"),
+        (["a", "other"], "sample a: the answer is '3' in"),
+        (["a", "strangers"], "id: no sample's id is in all of"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, runs, message):
+    monkeypatch.chdir(tmp_path)
+    _run(tmp_path / "a", "ab")
+    _run(tmp_path / "ood", "ab", "ood")
+    _run(tmp_path / "strangers", "xy")
+    ours(tmp_path / "other" / "predictions-id.jsonl", [("a", "3", "7")])
+    assert compare.main(runs) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error

@@ -1,0 +1,36 @@
+"""The paper's rows stand beside ours, split by split."""
+
+import pytest
+
+from rrft_jax.data.prompts import TASKS
+from rrft_jax.evaluation import paper
+
+
+def test_every_task_of_ours_has_its_columns():
+    assert paper.TASKS == TASKS
+
+
+@pytest.mark.parametrize("model", ["2b", "7b"])
+def test_five_rows_a_size(model):
+    rows = paper.cells(model, "structure_perception", ["id", "ood"])
+    assert list(rows) == [
+        f"paper: {name}"
+        for name in ("zero-shot", "ANS-SFT", "CoT-SFT", "Reason-RFT-Zero", "Reason-RFT")
+    ]
+    assert all(set(row) == {"id", "ood"} for row in rows.values())
+
+
+def test_shifted_counting_is_the_mean_of_its_two_parts():
+    row = paper.cells("2b", "visual_counting", ["id", "ood"])["paper: Reason-RFT"]
+    assert row == {"id": "96.80", "ood": "52.10 (60.00 / 28.40)"}
+
+
+def test_a_split_may_name_its_task():
+    splits = ["visual_counting/id", "spatial_transformation/ood-left", "id"]
+    row = paper.cells("7b", "structure_perception", splits)["paper: zero-shot"]
+    assert row == dict(zip(splits, ["98.60", "12.72", "43.30"]))
+
+
+def test_of_other_models_and_splits_nothing_is_reported():
+    assert paper.cells("tiny", "visual_counting", ["id"]) == {}
+    assert paper.cells("2b", "visual_counting", ["id-sampled", "ood-left"]) == {}

@@ -1,0 +1,123 @@
+"""Hostile text: nothing hangs, nothing raises, nothing leaks; what fails is counted."""
+
+import functools
+import resource
+import time
+import types
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rrft_jax import evaluation, rewards
+from rrft_jax.data.prompts import TASKS
+from rrft_jax.rewards import guard
+from tests.rewards.hostile import TEXTS
+
+ANSWERS = ("4", "A", "0", "nan", r"2\sqrt{3}", "change_color(1, 'red')")
+
+
+VICTIMS = "tests.rewards.victims"
+
+
+@pytest.fixture(autouse=True)
+def impatient():
+    """Half a second, for most of the time here is spent on texts that never end."""
+    guard.limit(0.5)
+    yield
+    guard.limit(guard.SECONDS)
+
+
+def test_results_come_in_order_and_failures_are_none_and_counted():
+    before = guard.failures()
+    assert guard.call("math.sqrt", [(4,), (-1,), ("x",), (9,)]) == [2, None, None, 3]
+    assert guard.failures() - before == 2
+
+
+def test_a_call_that_hangs_or_dies_costs_only_its_own_time():
+    guard.call("math.sqrt", [(4,)] * 8)  # workers are up
+    before, began = guard.failures(), time.monotonic()
+    assert guard.call(f"{VICTIMS}.sleep", [(0,), (60,), (0.01,)]) == [0, None, 0.01]
+    assert guard.call(f"{VICTIMS}.die", [(1,)]) == [None]
+    assert guard.call("math.sqrt", [(4,)]) == [2]
+    assert guard.failures() - before == 2
+    assert time.monotonic() - began < 50
+
+
+def test_a_call_gets_no_more_than_its_memory():
+    assert guard.call(f"{VICTIMS}.eat", [(1 << 20,), (16 << 30,)]) == [1 << 20, None]
+
+
+def test_a_long_multiplication_is_ended():
+    assert guard.call("builtins.pow", [(9, 9**9)]) == [None]
+
+
+@pytest.mark.parametrize("mode", rewards.MODES)
+@pytest.mark.parametrize("name", rewards.names())
+def test_hostile_text_neither_raises_nor_hangs(name, mode):
+    example = types.SimpleNamespace(answer="5")
+    began = time.monotonic()
+    values = rewards.score(name, list(TEXTS.values()), example, mode=mode, step=1000)
+    for label, value in zip(TEXTS, values, strict=True):
+        if not (mode == "reference" and label == "nan"):  # one of the defects that it reproduces
+            assert -1 <= value <= 1, label
+        if "accuracy" in name and label != "nan":
+            assert value == 0, label
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("mode", rewards.MODES)
+def test_evaluation_survives_hostile_text(mode):
+    for label in ("power tower", "unclosed answers", "a megabyte of spaces", "surrogates"):
+        for task in TASKS:
+            assert evaluation.score(task, TEXTS[label], "5", mode=mode) == 0
+
+
+@pytest.mark.parametrize("how", ["raises", "short", "nan"])
+def test_a_broken_reward_of_ones_own_gives_zero_and_is_counted(how):
+    before = rewards.failures()
+    example = types.SimpleNamespace(answer="5")
+    assert rewards.score(f"{VICTIMS}.broken", [how, "b"], example) == [0, 0]
+    assert rewards.failures() - before == 1
+
+
+# Pieces that parsers care about, and anything at all.
+PIECES = st.sampled_from(
+    r"<think> </think> <answer> </answer> <summary> </summary> \boxed{ \frac{ \sqrt{ ".split()
+    + r"\text{ { } ( ) [ ] $ ^ ! _ \ 4 0.5 9999 1/0 -1 , . : ' f(1,'a') g(2,B) (B) B x nan".split()
+    + ["\n", " ", "**", "inf", "e9", "%", "°"]
+)
+ANYTHING = st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=12).map("".join)
+COMPARED = ("accuracy", "math_accuracy", "length")  # by math-verify, where there are no tags
+relaxed = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@relaxed(max_examples=8_000)
+@given(ANYTHING, st.sampled_from(ANSWERS), st.sampled_from(rewards.MODES))
+def test_any_text_has_a_value_and_always_the_same(text, answer, mode):
+    example = types.SimpleNamespace(answer=answer)
+    tagged = f"<answer>{text}</answer>"
+    for name in rewards.names():
+        group = [tagged, tagged] if name in COMPARED else [text, text]
+        values = rewards.score(name, group, example, mode=mode, step=1000)
+        assert values[0] == values[1] or values[0] != values[0]
+        assert -1 <= values[0] <= 1 or (mode == "reference" and values[0] != values[0])
+
+
+@relaxed(max_examples=40)
+@given(st.lists(ANYTHING, min_size=50, max_size=50), st.sampled_from(ANSWERS))
+def test_math_verify_sees_any_text_and_nothing_gets_out(texts, answer):
+    for value in rewards.score("accuracy", texts, types.SimpleNamespace(answer=answer)):
+        assert value in (0, 1)
+
+
+def test_memory_stays_flat():
+    example = types.SimpleNamespace(answer="5")
+
+    def pass_over():
+        for name in rewards.names():
+            rewards.score(name, [TEXTS["a megabyte"], TEXTS["a megabyte of words"]], example)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    first = [pass_over() for _ in range(2)][-1]
+    assert [pass_over() for _ in range(3)][-1] < first + 20_000  # KiB

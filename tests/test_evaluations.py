@@ -1,0 +1,169 @@
+"""Evaluations of whole runs: tasks and passes, taken up again, beside the paper, the best step."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rrft_jax import main
+from rrft_jax.assets import TINY
+from rrft_jax.models import load_pretrained
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SFT, EVAL = (f"--config={CONFIGS / name}" for name in ("sft.py", "eval.py"))
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """`evaluated(workdir)` evaluates two tasks zero-shot, three completions a sample."""
+
+    def make(workdir):
+        arguments = [
+            "--config.eval.tasks=visual_counting,structure_perception",
+            "--config.eval.passes=3",
+            "--config.eval.temperature=2.0",
+            "--config.eval.samples=5",
+            "--config.eval.batch_size=2",
+            "--config.eval.max_new_tokens=12",
+            "--config.eval.sampled=False",
+        ]
+        assert main.main([f"{EVAL}:paradigm=zero_shot", *arguments, f"--workdir={workdir}"]) == 0
+        return workdir
+
+    return make, make(tmp_path_factory.mktemp("evaluated"))
+
+
+def test_several_tasks_are_evaluated_with_several_completions_a_sample(evaluated, capsys):
+    _, folder = evaluated
+    results = json.loads((folder / "results.json").read_text())["start"]
+    splits = [
+        f"{t}/{s}" for t in ("visual_counting", "structure_perception") for s in ("id", "ood")
+    ]
+    assert list(results) == splits
+    for name in splits:
+        entry, rows = results[name], lines(folder / f"predictions-{name.replace('/', '-')}.jsonl")
+        assert (entry["samples"], entry["passes"], len(rows)) == (5, 3, 15)
+        assert [row["pass"] for row in rows] == [0, 1, 2] * 5
+        samples = [rows[start : start + 3] for start in range(0, 15, 3)]
+        assert [len({row["id"] for row in sample}) for sample in samples] == [1] * 5
+        assert max(len({row["completion"] for row in sample}) for sample in samples) > 1
+        assert {row["task"] for row in rows} == {name.split("/")[0]}
+        assert all("<think>" not in row["prompt"] and "alone" in row["prompt"] for row in rows)
+        for key, accuracy in (("score", "accuracy"), ("score_reference", "accuracy_reference")):
+            assert entry[accuracy] == pytest.approx(np.mean([row[key] for row in rows]))
+    parts = results["structure_perception/id"]["parts"]
+    assert sum(part["samples"] for part in parts.values()) == 5
+    assert set(parts) <= {"choice", "non_choice"} and "parts" not in results["visual_counting/id"]
+    table = (folder / "table.md").read_text()
+    assert all(name in table for name in splits) and "choice" in table and "paper" not in table
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_files(evaluated, tmp_path):
+    make, folder = evaluated
+    shutil.copytree(folder, tmp_path / "again")
+    again = tmp_path / "again"
+    results = json.loads((again / "results.json").read_text())
+    for name in ("structure_perception/id", "structure_perception/ood"):
+        del results["start"][name]
+    (again / "results.json").write_text(json.dumps(results))
+    # One split was half done, in the middle of a batch and of a line; the other one not begun.
+    begun = again / "predictions-structure_perception-id.jsonl"
+    rows = begun.read_bytes().splitlines(keepends=True)
+    begun.with_name(begun.name + ".partial").write_bytes(b"".join(rows[:10]) + rows[10][:50])
+    begun.unlink()
+    (again / "predictions-structure_perception-ood.jsonl").unlink()
+    kept = (again / "predictions-visual_counting-id.jsonl").stat().st_mtime_ns
+    make(again)
+    assert (again / "predictions-visual_counting-id.jsonl").stat().st_mtime_ns == kept
+    files = sorted(file.name for file in folder.iterdir())
+    assert sorted(file.name for file in again.iterdir()) == files
+    for name in files:
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_beside_published_files_stand_the_paper_s_rows(tmp_path, capsys):
+    row = {"id": "a", "problem": "How many?", "answer": "1", "level": 2}
+    (tmp_path / "Visual-Counting-id-test-1k.json").write_text(json.dumps([row, row]))
+    # The tiny model under the name of a large one: the table goes by the name.
+    command = [f"{EVAL}:model=2b", f"--config.model.path={TINY}", f"--config.data.path={tmp_path}"]
+    command += ["--config.eval.temperature=0.5", "--config.eval.max_new_tokens=8"]
+    assert main.main([*command, f"--workdir={tmp_path}/run"]) == 0
+    assert list(lines(tmp_path / "run" / "predictions-id.jsonl")[1])[:3] == ["id", "task", "part"]
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "start, reference scoring" in table and "paper: Reason-RFT-Zero" in table
+    assert "98.40" in table and "level 2" in table
+    assert "temperature 0.5, top-k 50, top-p 0.9" in table
+
+
+@pytest.fixture(scope="module")
+def worsened(tmp_path_factory):
+    """`worsened(workdir)` trains so badly that the first evaluation is the best."""
+
+    def make(workdir):
+        arguments = [
+            "--config.sft.steps=4",
+            "--config.sft.batch_size=4",
+            "--config.sft.warmup_steps=2",  # the first step changes nothing
+            "--config.sft.learning_rate=1.0",
+            "--config.eval_every=1",
+            "--config.best_split=ood",
+            "--config.eval.samples=100",
+            "--config.eval.batch_size=100",
+            "--config.eval.max_new_tokens=16",
+            "--config.eval.sampled=False",
+        ]
+        assert main.main([SFT, *arguments, f"--workdir={workdir}"]) == 0
+        return workdir
+
+    return make, make(tmp_path_factory.mktemp("worsened"))
+
+
+def test_the_best_weights_are_kept_and_exported_beside_the_last(worsened, capsys):
+    make, folder = worsened
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == ["start", "sft@1", "sft@2", "sft@3", "sft"]
+    assert results["sft@1"] == results["start"] and results["sft@1"]["ood"]["accuracy"] > 0
+    assert results["sft"]["ood"]["accuracy"] < results["sft@1"]["ood"]["accuracy"]
+    kept = sorted(file.name for file in (folder / "checkpoints" / "sft").iterdir())
+    assert kept == ["1", "3", "4"]
+    (_, best), (_, last), (_, base) = (
+        load_pretrained(path, "float32")
+        for path in (folder / "export-best", folder / "export", TINY)
+    )
+    for tree, same in ((best, True), (last, False)):
+        weight, start = (t["language"]["layers"]["q"]["kernel"] for t in (tree, base))
+        assert np.array_equal(weight, start) == same
+    make(folder)  # says the same again
+    out, err = capsys.readouterr()
+    assert "sft: best on ood after step 1 of 4" in err and "export-best" in err
+    table = (folder / "table.md").read_text()
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["start", "sft", "sft, best (step 1)"] and table in out
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_same_best_weights(worsened, tmp_path):
+    make, folder = worsened
+    shutil.copytree(folder, tmp_path / "again")
+    again = tmp_path / "again"
+    # As a crash leaves it that came while the third step was evaluated.
+    shutil.rmtree(again / "checkpoints" / "sft" / "4")
+    shutil.rmtree(again / "evaluations" / "sft@3")
+    for name in ("export", "export-best"):
+        shutil.rmtree(again / name)
+    results = json.loads((again / "results.json").read_text())
+    del results["sft@3"], results["sft"]
+    (again / "results.json").write_text(json.dumps(results))
+    make(again)
+    for name in (
+        "results.json", "table.md", "predictions-ood.jsonl", "export/model.safetensors",
+        "export-best/model.safetensors", "evaluations/sft@3/predictions-id.jsonl",
+    ):  # fmt: skip
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name

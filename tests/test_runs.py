@@ -1,0 +1,64 @@
+"""A run's folder is claimed by one config and one set of weights, and stands for its export."""
+
+import json
+import shutil
+
+import ml_collections
+import numpy as np
+import pytest
+
+from rrft_jax import runs
+from rrft_jax.errors import UserError
+
+
+def _config(seed=0):
+    return ml_collections.ConfigDict({"seed": seed, "stages": (), "model": {"path": "m"}})
+
+
+def test_the_same_run_is_let_in_again_and_another_one_is_not(tmp_path):
+    runs.claim(_config(), tmp_path / "run", "abc")
+    runs.claim(_config(), tmp_path / "run", "abc")
+    with pytest.raises(UserError, match="seed is 0 there and 1 here; give another --workdir"):
+        runs.claim(_config(1), tmp_path / "run", "abc")
+    with pytest.raises(UserError, match="other weights: the checkpoint .* has changed since"):
+        runs.claim(_config(), tmp_path / "run", "xyz")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: can't hold a run"):
+        runs.claim(_config(), tmp_path / "file", "abc")
+
+
+def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):
+    weights = np.random.default_rng(0).bytes(5_000_000)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.safetensors").write_bytes(weights)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "b" / "notes.txt").write_text("not of the model")
+    found = runs.fingerprint(tmp_path / "a")
+    assert runs.fingerprint(tmp_path / "b") == found
+    trained = bytearray(weights)
+    trained[1_000_000:2_000_000] = np.random.default_rng(1).bytes(1_000_000)
+    (tmp_path / "b" / "model.safetensors").write_bytes(trained)
+    assert runs.fingerprint(tmp_path / "b") != found
+    (tmp_path / "b" / "model.safetensors").write_bytes(weights + b"\0")
+    assert runs.fingerprint(tmp_path / "b") != found
+
+
+def test_a_run_means_its_export(tmp_path):
+    runs.claim(_config(), tmp_path / "run", "abc")
+    with pytest.raises(UserError, match="run: a run without export/"):
+        runs.checkpoint(tmp_path / "run")
+    (tmp_path / "run" / "export").mkdir()
+    assert runs.checkpoint(tmp_path / "run") == tmp_path / "run" / "export"
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]", "{", None])
+def test_any_other_folder_means_itself(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert runs.checkpoint(tmp_path) == tmp_path
+
+
+def test_json_is_written_whole(tmp_path):
+    runs.write_json(tmp_path / "a.json", {"name": "ä"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"name": "ä"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
