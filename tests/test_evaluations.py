@@ -9,6 +9,7 @@ import pytest
 
 from rrft_jax import main
 from rrft_jax.assets import TINY
+from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.models import load_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -104,22 +105,40 @@ def test_beside_published_files_stand_the_paper_s_rows(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def worsened(tmp_path_factory):
-    """`worsened(workdir)` trains so badly that the first evaluation is the best."""
+    """`worsened(workdir)` trains so badly that the first evaluation is the best.
+
+    The right answer to every shifted question is whatever the base replies to it.
+    """
+    data = tmp_path_factory.mktemp("data")
+    length = "--config.eval.max_new_tokens=16"
+    rows = []
+    for i in range(12):
+        example = counting.sample("train", 0, i, TINY_SIZE)
+        example.images[0].convert("RGB").save(data / f"{i}.png")
+        rows.append(
+            {"id": str(i), "image": f"{i}.png", "problem": example.problem, "answer": "none"}
+        )
+    for split in ("train", "id-test", "ood-test"):
+        (data / f"Visual-Counting-{split}.json").write_text(json.dumps(rows))
+    asked = [f"{EVAL}:paradigm=ans_sft", f"--config.data.path={data}", length]
+    assert main.main([*asked, f"--workdir={data}/run"]) == 0
+    replies = [row["completion"] for row in lines(data / "run" / "predictions-ood.jsonl")]
+    shifted = [row | {"answer": reply} for row, reply in zip(rows, replies) if reply.strip()]
+    (data / "Visual-Counting-ood-test.json").write_text(json.dumps(shifted))
 
     def make(workdir):
         arguments = [
+            f"--config.data.path={data}",
             "--config.sft.steps=4",
             "--config.sft.batch_size=4",
             "--config.sft.warmup_steps=2",  # the first step changes nothing
             "--config.sft.learning_rate=1.0",
             "--config.eval_every=1",
             "--config.best_split=ood",
-            "--config.eval.samples=100",
-            "--config.eval.batch_size=100",
-            "--config.eval.max_new_tokens=16",
             "--config.eval.sampled=False",
+            length,
         ]
-        assert main.main([SFT, *arguments, f"--workdir={workdir}"]) == 0
+        assert main.main([f"{SFT}:paradigm=ans_sft", *arguments, f"--workdir={workdir}"]) == 0
         return workdir
 
     return make, make(tmp_path_factory.mktemp("worsened"))
@@ -129,8 +148,8 @@ def test_the_best_weights_are_kept_and_exported_beside_the_last(worsened, capsys
     make, folder = worsened
     results = json.loads((folder / "results.json").read_text())
     assert list(results) == ["start", "sft@1", "sft@2", "sft@3", "sft"]
-    assert results["sft@1"] == results["start"] and results["sft@1"]["ood"]["accuracy"] > 0
-    assert results["sft"]["ood"]["accuracy"] < results["sft@1"]["ood"]["accuracy"]
+    assert results["sft@1"] == results["start"] and results["sft@1"]["ood"]["accuracy"] == 1
+    assert results["sft"]["ood"]["accuracy"] < 1
     kept = sorted(file.name for file in (folder / "checkpoints" / "sft").iterdir())
     assert kept == ["1", "3", "4"]
     (_, best), (_, last), (_, base) = (

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rrft_jax import rewards
 from rrft_jax.data import (
     BadRow,
     Example,
@@ -28,7 +29,6 @@ from rrft_jax.data import (
     read_examples,
 )
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy
 from tests.loading import loader_of, refusal
 
 TASK = "visual_counting"
@@ -325,8 +325,9 @@ def test_answers_of_no_expected_kind_are_learnt_and_compared_as_texts(
     examples = read_examples(path, task, "train")
     (batch,) = _loader(examples, processor, max_prompt_length=1024)
     learned = processor.decode(batch.completions[0, 0][batch.completion_mask[0, 0]])
-    assert accuracy.reward(learned, examples[0]) == 1
-    assert accuracy.reward(learned.replace(answer, "0"), examples[0]) == 0
+    assert rewards.score("accuracy", [learned], examples[0]) == [1]
+    wrong = learned.replace(answer, "0")
+    assert rewards.score("accuracy", [wrong], examples[0]) == [0]
 
 
 def test_what_stands_in_the_place_of_a_file(tmp_path):
