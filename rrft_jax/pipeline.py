@@ -16,18 +16,17 @@ from typing import Any
 import jax
 import ml_collections
 
-from rrft_jax.assets import TINY
-from rrft_jax.data import BadRow, Loader, Processor, Source, make_loader
+from rrft_jax.data import BadRow, Loader, Processor, Source
 from rrft_jax.data.sources import Data
+from rrft_jax.data.stages import model_folder, open_processor, stage_loader
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
 from rrft_jax.models import load_pretrained, save_pretrained
-from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel.mesh import batch_parts, make_mesh
 from rrft_jax.rollout import SamplingParams
-from rrft_jax.runs import EXPORT, EXPORT_BEST, checkpoint, claim, fingerprint, write_json
+from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
@@ -80,27 +79,6 @@ def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
             f"warning: a model of {size:,} parameters under the settings of the tiny one (learning "
             "rates, lengths, dropped thoughts); those of the paper are --config=FILE:model=2b"
         )
-
-
-def model_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
-    """The checkpoint folder that a config starts from, its own or the export of a run."""
-    if config.model.path:
-        return checkpoint(pathlib.Path(config.model.path))
-    if config.model.name == "tiny":
-        return TINY
-    raise UserError(
-        f"model.path is empty: give the folder of a Qwen2-VL {config.model.name} checkpoint, or "
-        "of a run that trained one, --config.model.path=DIR"
-    )
-
-
-def open_processor(config: ml_collections.ConfigDict) -> Processor:
-    """The processor of the checkpoint that a config starts from."""
-    folder = model_folder(config)
-    read_config(folder)  # before its tokenizer: the message is about what the folder is
-    return Processor.from_pretrained(
-        folder, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
-    )
 
 
 @dataclasses.dataclass
@@ -333,39 +311,6 @@ class _Stages:
 
 def _samples(sources: Sequence[Source]) -> int:
     return sum(len(source.examples) for source in sources)
-
-
-def stage_loader(
-    config: ml_collections.ConfigDict,
-    stage: str,
-    sources: Sequence[Source],
-    processor: Processor,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    report: Callable[[BadRow], None] = lambda row: None,
-) -> Loader:
-    """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
-    return make_loader(
-        sources,
-        processor,
-        paradigm=config.paradigm,
-        batch_size=batch_size,
-        seed=config.seed,
-        shuffle=stage != "eval",
-        epochs=1 if stage == "eval" else None,
-        targets=stage == "sft",
-        max_prompt_length=config.data.max_prompt_length,
-        max_target_length=config.data.max_target_length,
-        thought_dropout=config.data.thought_dropout,
-        max_buckets=config.data.buckets,
-        max_skipped_share=config.data.max_skipped_share,
-        workers=config.data.workers,
-        process_index=process_index,
-        process_count=process_count,
-        report=report,
-    )
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:

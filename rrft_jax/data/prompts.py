@@ -27,8 +27,8 @@ from typing import Any
 from rrft_jax.data.example import Example
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
+from rrft_jax.rewards import TASKS
 
-TASKS = ("visual_counting", "structure_perception", "spatial_transformation")
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
 ZERO_SHOT = "zero_shot"  # asked in evaluation alone: there's nothing to learn from it
 VARIANTS = ("", "caption", "brief")

@@ -8,7 +8,6 @@ _COLUMNS = {
     "structure_perception": (("id", ""), ("ood", "")),
     "spatial_transformation": (("id", ""), ("ood-left", ""), ("ood-right", "")),
 }
-TASKS = tuple(_COLUMNS)
 
 # Samples of a part, which the granularity of the scores tells: the whole split is their mean.
 _SAMPLES = {"DS-D": 750, "DS-M": 250}

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrft_jax.errors import UserError
-from rrft_jax.evaluation.paper import TASKS
 from rrft_jax.evaluation.scores import score, summary
+from rrft_jax.rewards import TASKS
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import are_calls
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
-from rrft_jax.evaluation.paper import TASKS
 from rrft_jax.evaluation.predictions import MODES, Prediction
 from rrft_jax.evaluation.scores import summary
 from rrft_jax.evaluation.tables import aligned
+from rrft_jax.rewards import TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,25 +20,14 @@ def score(task: str, completion: str, answer: str, *, mode: str = "default") -> 
     Raises:
       UserError: there's no such mode.
     """
-    return scores(task, [completion], answer, mode=mode)[0]
-
-
-def scores(
-    task: str, completions: Sequence[str], answer: str, *, mode: str = "default"
-) -> list[float]:
-    """`score` for several completions of one sample, which are compared at the same time."""
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "reference":
-        return [reference.evaluation_score(task, text, answer) for text in completions]
-    answers = [extract_answer(text)[0] for text in completions]
+        return reference.evaluation_score(task, completion, answer)
+    extracted, _ = extract_answer(completion)
     if task == "spatial_transformation":
-        return [partial_credit(text, answer) for text in answers]
-    right = [equal(text, answer) for text in answers]
-    unsure = [i for i, value in enumerate(right) if not value]
-    for i, found in zip(unsure, agree([answers[i] for i in unsure], answer)):
-        right[i] = found
-    return list(map(float, right))
+        return partial_credit(extracted, answer)
+    return float(equal(extracted, answer) or agree([extracted], answer)[0])
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:

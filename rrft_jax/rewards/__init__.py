@@ -76,6 +76,7 @@ DEFAULTS = {
     "structure_perception": {"math_accuracy": 1.0, "format": 1.0},
     "spatial_transformation": {"transformation_full": 1.0, "format": 1.0},
 }
+TASKS = tuple(DEFAULTS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,20 +71,21 @@ def equal(answer: str, solution: str) -> bool:
     return value is not None and value == _number(solution)
 
 
-def agree(answers: Sequence[str], solution: str) -> list[bool]:
+def agree(answers: Sequence[str], solution: str, *, swapped: bool = False) -> list[bool]:
     """Whether math-verify finds the solution's value in each answer; no where it can't.
 
-    It runs behind the guard: what takes too long or breaks it is counted there.
+    It runs behind the guard: what takes too long or breaks it is counted there. `swapped` compares
+    the other way round, as the public code does.
     """
     found = [False] * len(answers)
-    asked = [i for i, text in enumerate(answers) if not plainly_differ(text, solution)]
-    calls = [(answers[i], solution) for i in asked]
+    asked = [i for i, text in enumerate(answers) if not _plainly_differ(text, solution)]
+    calls = [(answers[i], solution, swapped) for i in asked]
     for i, value in zip(asked, guard.call(f"{worker.MATHEMATICS}.agree", calls)):
         found[i] = bool(value)
     return found
 
 
-def plainly_differ(answer: str, solution: str) -> bool:
+def _plainly_differ(answer: str, solution: str) -> bool:
     """Whether there's nothing to parse: a text is empty, or both are numbers or letters apart.
 
     What it says is what math-verify would, to which numbers are equal up to six digits.

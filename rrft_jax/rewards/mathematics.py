@@ -16,17 +16,18 @@ logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=SymPyDeprecationWarning)
 
 
-def agree(answer: str, solution: str) -> bool:
-    """Whether the solution's value is found in the answer."""
+def agree(answer: str, solution: str, swapped: bool = False) -> bool:
+    """Whether the solution's value is found in the answer.
+
+    `swapped` compares as the public implementation does: the other way round, and commands of a
+    solution without dollar signs are words.
+    """
+    if swapped:
+        return _verify(_parse(answer), _parse(solution))
     if "\\" in solution and "$" not in solution:
         solution = f"${solution}$"  # or its commands would be read as words
     # The solution comes first: the comparison isn't symmetric.
     return _verify(_parse(solution), _parse(answer))
-
-
-def agree_swapped(answer: str, solution: str) -> bool:
-    """The comparison as the public implementation makes it, the other way round."""
-    return _verify(_parse(answer), _parse(solution))
 
 
 def _parse(text: str) -> list:

@@ -14,8 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rrft_jax.rewards import guard, worker
-from rrft_jax.rewards.accuracy import plainly_differ
+from rrft_jax.rewards.accuracy import agree
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import PARTIAL, credit, distinct
 
@@ -83,7 +82,8 @@ def evaluation_score(task: str, completion: str, answer: str) -> float:
     extracted, tagged = extract_answer(completion)
     if extracted == (answer if tagged else answer.strip()):
         return 1.0
-    return float(_verified([extracted if tagged else completion], answer)[0])
+    (right,) = agree([extracted if tagged else completion], answer, swapped=True)
+    return float(right)
 
 
 def _answer(text: str) -> str:
@@ -142,15 +142,6 @@ def _or_verified(values: list[float], completions: Sequence[str], solution: str)
         for i, (value, text) in enumerate(zip(values, completions))
         if value == 0 and not extract_answer(text)[1]
     ]
-    for i, found in zip(asked, _verified([completions[i] for i in asked], solution)):
+    for i, found in zip(asked, agree([completions[i] for i in asked], solution, swapped=True)):
         values[i] = float(found)
     return values
-
-
-def _verified(texts: Sequence[str], solution: str) -> list[bool]:
-    found = [False] * len(texts)
-    asked = [i for i, text in enumerate(texts) if not plainly_differ(text, solution)]
-    calls = [(texts[i], solution) for i in asked]
-    for i, value in zip(asked, guard.call(f"{worker.MATHEMATICS}.agree_swapped", calls)):
-        found[i] = bool(value)
-    return found

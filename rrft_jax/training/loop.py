@@ -253,15 +253,10 @@ def rewards_of(
     total = np.zeros((len(texts), len(texts[0])), np.float32)
     by_name: dict[str, np.ndarray] = {}
     for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
-        own = source.rewards
+        own, given = source.rewards, {"step": step, "lengths": lengths[b].tolist()}
         for term in terms if own is None else reward_functions.read_terms(own):
             values = by_name.setdefault(term.name, np.full_like(total, np.nan))
-            values[b] = reward_functions.score(
-                term.name,
-                group,
-                example,
-                **{"step": step, "lengths": lengths[b].tolist(), **term.options},
-            )
+            values[b] = reward_functions.score(term.name, group, example, **given, **term.options)
             total[b] += term.weight * values[b]
     return by_name, total
 

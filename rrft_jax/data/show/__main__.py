@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from rrft_jax import main as command
+from rrft_jax import command
 from rrft_jax.data.processor import BadRow
 from rrft_jax.data.show import lines, visible, write_pictures
 from rrft_jax.errors import UserError
@@ -15,7 +15,8 @@ from rrft_jax.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     command.quieten()
-    from rrft_jax import pipeline
+    from rrft_jax.data.sources import Data
+    from rrft_jax.data.stages import open_processor, stage_loader
 
     parser = command.Parser(
         prog="python -m rrft_jax.data.show",
@@ -41,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--stage={stage or ''}: expected {has}")
         if known.n < 1:
             raise UserError(f"-n {known.n}: expected 1 or more")
-        data, processor = pipeline.Data.open(config), pipeline.open_processor(config)
-        loader = pipeline.stage_loader(config, stage, data.training[stage], processor, batch_size=1)
+        data, processor = Data.open(config), open_processor(config)
+        loader = stage_loader(config, stage, data.training[stage], processor, batch_size=1)
         with contextlib.closing(loader):
             for row in itertools.islice(loader.samples(), known.n):
                 if isinstance(row, BadRow):

@@ -1,0 +1,284 @@
+"""A command line -> a checked config: for every command that takes `--config`.
+
+A mistake is a UserError of one line, before anything is loaded or compiled.
+"""
+
+import argparse
+import difflib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from rrft_jax import rewards
+from rrft_jax.errors import UserError
+
+# Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
+_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # XLA's chatter about the machine
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # it would advise to install torch
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",  # the loader has threads of its own
+    "HF_HUB_OFFLINE": "1",  # checkpoints are folders: nothing is looked up elsewhere
+}
+
+
+def quieten() -> None:
+    """Asks the libraries to keep to themselves; before their first import."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
+    """Command line -> the checked config, and the run's folder.
+
+    Raises:
+      UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
+    """
+    parser = Parser(
+        prog="python -m rrft_jax.main",
+        description="Fine-tunes Qwen2-VL for visual reasoning.",
+        epilog="--config.KEY=VALUE overrides a field of the config.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        default="configs/grpo.py",
+        metavar="FILE[:NAME=CHOICE,...]",
+        help="a config file and its argument; default: %(default)s, the demo",
+    )
+    parser.add_argument(
+        "--workdir",
+        type=Path,
+        help="the run's folder; default: runs/<config>-<model>-<task>-<paradigm>",
+    )
+    known, overrides = parser.parse_known_args(argv)
+    config = _load(known.config)
+    _override(config, overrides)
+    check(config)
+    for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
+        section, field = key.split(".")
+        config[section][field] = os.path.expanduser(config[section][field])
+    program = Path(known.config.partition(":")[0]).stem
+    name = f"{program}-{config.model.name}-{config.task}-{config.paradigm}"
+    return config, (known.workdir or Path("runs") / name).expanduser()
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Values that have the right type and still make no sense.
+
+    Raises:
+      UserError: names the first such field, and what it may be.
+    """
+    for key, (wanted, test) in _RULES.items():
+        try:
+            value = _get(config, key)
+        except KeyError:  # a section of a stage that the config doesn't run
+            continue
+        if not test(value):
+            raise UserError(f"--config.{key}={value}: expected {wanted}")
+    if "grpo" in config.stages:
+        rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
+    if config.eval.passes > 1 and config.eval.temperature == 0:
+        raise UserError(
+            f"--config.eval.passes={config.eval.passes}: at eval.temperature=0 all completions of "
+            "a sample are the same; expected 1, or a temperature above 0"
+        )
+    if config.stages and config.model.dtype != "float32":
+        raise UserError(
+            f"--config.model.dtype={config.model.dtype}: the weights that training updates are "
+            "float32; model.compute_dtype is what they are computed with"
+        )
+    for stage in config.stages:
+        if stage not in config:
+            raise UserError(f"--config.stages={stage}: this config has no section {stage}")
+        section = config[stage]
+        if section.batch_size % section.micro_batches:
+            raise UserError(
+                f"--config.{stage}.batch_size={section.batch_size}: expected a multiple of "
+                f"{stage}.micro_batches={section.micro_batches}"
+            )
+
+
+def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(choices)}", lambda value: value in choices
+
+
+def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"{least:g} or more", lambda value: least <= value < float("inf")
+
+
+_STAGES = ("sft", "grpo")
+_SHARE = ("a share between 0 and 1", lambda value: 0 <= value <= 1)
+_TOP_P = ("more than 0, at most 1", lambda value: 0 < value <= 1)
+_AXIS = ("1 or more, or -1 for the rest", lambda value: value == -1 or value >= 1)
+_POSITIVE = ("more than 0", lambda value: 0 < value < float("inf"))
+_DTYPES = _one_of("float32", "bfloat16")
+_RULES = {
+    "stages": (
+        f"of {', '.join(_STAGES)}, each once, in this order",
+        lambda value: tuple(value) == tuple(stage for stage in _STAGES if stage in value),
+    ),
+    "checkpoint_every": _at_least(1),
+    "eval_every": _at_least(0),
+    "rollouts_every": _at_least(1),
+    "model.dtype": _DTYPES,
+    "model.compute_dtype": _DTYPES,
+    "model.remat": _one_of("none", "full", "dots"),
+    "model.logit_chunk": _at_least(1),
+    "data.min_pixels": _at_least(1),
+    "data.max_pixels": _at_least(1),
+    "data.buckets": _at_least(1),
+    "data.workers": _at_least(0),
+    "data.max_prompt_length": _at_least(1),
+    "data.max_target_length": _at_least(1),
+    "data.activation_samples": _at_least(1),
+    "data.thought_dropout": _SHARE,
+    "data.max_skipped_share": _SHARE,
+    "sampling.temperature": _POSITIVE,
+    "sampling.top_k": _at_least(0),
+    "sampling.top_p": _TOP_P,
+    "sampling.max_new_tokens": _at_least(1),
+    "eval.tasks": (
+        f"of {', '.join(rewards.TASKS)}, each once",
+        lambda value: len(set(value)) == len(value) and set(value) <= set(rewards.TASKS),
+    ),
+    "eval.samples": _at_least(0),
+    "eval.passes": _at_least(1),
+    "eval.batch_size": _at_least(1),
+    "eval.temperature": _at_least(0),
+    "eval.top_k": _at_least(0),
+    "eval.top_p": _TOP_P,
+    "eval.max_new_tokens": _at_least(1),
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+    "grpo.num_samples": _at_least(2),
+    "grpo.inner_updates": _at_least(1),
+    "grpo.beta": _at_least(0),
+    "grpo.reward_seconds": _POSITIVE,
+    "grpo.clip_low": _SHARE,
+    "grpo.clip_high": _at_least(0),
+} | {
+    f"{stage}.{field}": rule
+    for stage in _STAGES
+    for field, rule in {
+        "steps": _at_least(0),
+        "epochs": _at_least(1),
+        "batch_size": _at_least(1),
+        "micro_batches": _at_least(1),
+        "learning_rate": _at_least(0),
+        "schedule": _one_of("cosine", "linear"),
+        "warmup_steps": _at_least(0),
+        "weight_decay": _at_least(0),
+        "clip_norm": _POSITIVE,
+    }.items()
+}
+
+_REWARD_KEYS = "--config.grpo.rewards."
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are UserErrors, of one line."""
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def _load(path_and_arg: str) -> ml_collections.ConfigDict:
+    """`configs/grpo.py:model=2b` -> what the file's `get_config("model=2b")` returns, locked."""
+    path, _, arg = path_and_arg.partition(":")
+    if not Path(path).is_file() or not path.endswith(".py"):
+        raise UserError(f"--config={path}: expected a Python file, such as configs/grpo.py")
+    # A config imports its neighbours by `from configs import ...`, wherever it's called from.
+    project = str(Path(__file__).resolve().parents[1])
+    if project not in sys.path:
+        sys.path.insert(0, project)
+    spec = importlib.util.spec_from_file_location("rrft_jax_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path}: expected the file to define get_config(arg)")
+    return module.get_config(arg).lock()
+
+
+def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
+    """Applies `--config.key=value` arguments in place, with the types that the config has."""
+    arguments = [argument for argument in arguments if not _override_reward(config, argument)]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and not name.startswith("--config."):
+            raise UserError(
+                f"unknown argument {name}: expected --config, --workdir or --config.KEY"
+            )
+        if name.startswith("-"):
+            _check_key(config, name.removeprefix("--config."))
+    values = flags.FlagValues()
+    command = ["main", *arguments]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command)
+        rest = values(command)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        message = " ".join(str(error).removeprefix("flag ").split())
+        for argument in arguments:
+            if message.startswith(f"{argument}:"):
+                old = _get(config, argument.removeprefix("--config.").partition("=")[0])
+                kind = _KINDS.get(type(old), type(old).__name__)
+                raise UserError(f"{argument}: expected {kind}, such as {old}") from None
+        raise UserError(message) from None
+    if rest:
+        raise UserError(f"unknown argument {rest[0]!r}: expected --config.KEY=VALUE")
+    for section, field in ((config, "stages"), (config.eval, "tasks")):  # a,b arrives as one text
+        parts = [part.strip() for item in section[field] for part in str(item).split(",")]
+        section[field] = tuple(filter(None, parts))
+
+
+def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:
+    """Applies `--config.grpo.rewards.NAME=WEIGHT`, whose names the config needn't have yet."""
+    name, equals, weight = argument.removeprefix(_REWARD_KEYS).partition("=")
+    if not (argument.startswith(_REWARD_KEYS) and equals and "grpo" in config):
+        return False
+    try:
+        number = float(weight)
+    except ValueError:
+        raise UserError(f"{argument}: expected a number, such as 1.0") from None
+    terms = config.grpo.rewards
+    with config.unlocked():
+        if isinstance(terms.get(name), ml_collections.ConfigDict):
+            terms[name].weight = number
+        else:
+            terms[name] = number
+    return True
+
+
+def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
+    """Raises UserError, with the nearest names, unless the key leads to a field one may set."""
+    if key in ("model.name", "task", "paradigm"):
+        name = key.split(".")[0]
+        # Other fields follow from these: changing them alone would leave a mixture.
+        raise UserError(f"--config.{key}: choose it by --config=FILE:{name}=CHOICE")
+    *sections, field = key.split(".")
+    for depth, part in enumerate([*sections, field]):
+        available = list(config) if isinstance(config, ml_collections.ConfigDict) else []
+        if part not in available:
+            parent = ".".join(["config", *sections[:depth]])
+            near = difflib.get_close_matches(part, available, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            has = f"has {', '.join(sorted(available))}" if available else "is a single value"
+            raise UserError(f"unknown config key {key}: {hint}{parent} {has}")
+        config = config[part]
+    if isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"config key {key} is a section: set one of {', '.join(sorted(config))}")
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
