@@ -1,0 +1,83 @@
+"""The workloads that the commands share: shapes, a model, and random prompts for them."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from rrft_jax.models import Qwen2VL, load_pretrained
+from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A step's shapes: B prompts of P tokens, each with a picture of rows x cols patches."""
+
+    prompts: int
+    prompt_tokens: int
+    rows: int
+    cols: int
+    samples: int
+    new_tokens: int
+    model: Qwen2VLConfig
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.rows * self.cols // self.model.vision.merge_size**2
+
+
+SMALL = Qwen2VLConfig(  # 4.8 M parameters
+    vision=VisionConfig(depth=4, width=128, heads=4, mlp_width=512, out_width=256),
+    text=TextConfig(
+        vocab_size=2048,
+        width=256,
+        depth=4,
+        heads=4,
+        kv_heads=2,
+        mlp_width=688,
+        rope_theta=1e6,
+        mrope_sections=(8, 12, 12),
+        norm_eps=1e-5,
+        tied=True,
+    ),
+    image_token=6,
+    video_token=7,
+    vision_start_token=3,
+    vision_end_token=4,
+)
+# 4 prompts, each with a 480 x 320 picture, times 8 samples of 64 tokens, float32.
+PRESETS = {"hf_baseline": Workload(4, 293, 22, 34, 8, 64, SMALL)}
+
+
+def start(
+    workload: Workload, checkpoint: str | None, mesh: jax.sharding.Mesh
+) -> tuple[Qwen2VL, dict, Prompt]:
+    """The model, its float32 parameters (random, or a Qwen2-VL folder's) and prompts for it."""
+    if checkpoint:
+        model, params = load_pretrained(checkpoint, np.float32, mesh=mesh)
+        workload = dataclasses.replace(workload, model=model.config)
+    else:
+        model = Qwen2VL(workload.model)
+        params = jax.device_put(model.init(jax.random.key(0)), sharding.replicated(mesh))
+    return model, params, jax.device_put(random_prompt(workload), sharding.replicated(mesh))
+
+
+def random_prompt(workload: Workload) -> Prompt:
+    """Random text around a random picture, nothing padded."""
+    rng, config = np.random.default_rng(0), workload.model
+    batch, length = workload.prompts, workload.prompt_tokens
+    patches = workload.rows * workload.cols
+    tokens = rng.integers(10, min(600, config.text.vocab_size), (batch, length))
+    tokens[:, 4 : 4 + workload.visual_tokens] = config.image_token
+    rows_cols = np.stack(np.meshgrid(range(workload.rows), range(workload.cols), indexing="ij"), -1)
+    return Prompt(
+        tokens=tokens.astype(np.int32),
+        mask=np.ones((batch, length), bool),
+        positions=np.broadcast_to(np.arange(length, dtype=np.int32), (3, batch, length)),
+        next_position=np.full(batch, length, np.int32),
+        patches=rng.normal(size=(batch, patches, config.vision.patch_values)).astype(np.float32),
+        patch_rows_cols=np.broadcast_to(rows_cols.reshape(-1, 2), (batch, patches, 2)),
+        patch_image=np.zeros((batch, patches), np.int32),
+    )
