@@ -5,7 +5,7 @@ so that the picture must be read. Half of the questions have four options, of wh
 answer, half want the number. The chain of thought reads the figure, names the theorem, computes:
 
     angle BAC = 35, angle ABC = 60. The angles of a triangle add up to 180, so
-    x = 180 - 35 - 60 = 145 - 60 = 85. That is (B).
+    x = 180 - 35 - 60 = 145 - 60 = 85. (A) 95 no, (B) 85.
 
 In domain are triangles, circles, parallels and rectangles, asked as GeoMath asks; the shifted split
 has other figures (quadrilaterals, polygons, tangents, similar triangles) and is as terse as
@@ -70,13 +70,18 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
 def question(split: str, seed: int, index: int) -> Question:
     """The question at `index` of a split."""
     stream, kinds, ask = SPLITS[split]
-    return pose(np.random.default_rng([seed, stream, index]), kinds, ask)
+    return pose(np.random.default_rng([seed, stream, index]), kinds, ask, simple=True)
 
 
-def pose(rng: np.random.Generator, kinds, ask) -> Question:
-    """One of these kinds of puzzles: by name or as x, with four options or without."""
+def pose(rng: np.random.Generator, kinds, ask, simple: bool = False) -> Question:
+    """One of these kinds of puzzles: by name or as x, with four options or without.
+
+    `simple` asks for numbers that can be worked with in the head.
+    """
     kind = _pick(rng, kinds)
     puzzle = kind(rng, *_pick(rng, _NAMES))
+    while simple and not _simple(puzzle):
+        puzzle = kind(rng, *_pick(rng, _NAMES))
     figure, goal = puzzle.figure, _speak(puzzle.asked)
     read = ", ".join(f"{_speak(name)} = {text}" for name, text in figure.marks.items())
     if len(puzzle.asked) <= 3 and rng.random() < 0.5:
@@ -88,12 +93,23 @@ def pose(rng: np.random.Generator, kinds, ask) -> Question:
     if rng.random() < 0.5:
         options, answer = _options(rng, puzzle)
         listed = " ".join(f"({letter}) {value}" for letter, value in zip(OPTIONS, options))
-        problem, cot = f"{problem} Choices: {listed}", f"{cot} That is ({answer})."
+        problem = f"{problem} Choices: {listed}"
+        tried, _, _ = listed.partition(f" ({chr(ord(answer) + 1)})")
+        cot = f"{cot} {tried.replace(' (', ' no, (')}."
 
     turn = 90 * rng.integers(4) + rng.normal(0, 12)  # degrees: about upright, as in a book
     figure = figure.turned(turn, mirrored=rng.random() < 0.5)
     figure = dataclasses.replace(figure, tint=int(rng.integers(len(TINTS))))
     return Question(kind.__name__, dataclasses.replace(puzzle, figure=figure), problem, cot, answer)
+
+
+def _simple(puzzle: Puzzle) -> bool:
+    """Angles in steps of five degrees, lengths up to 15."""
+    values = [(name, float(text)) for name, text in puzzle.figure.marks.items()]
+    return all(
+        value % 5 == 0 if len(name) == 3 else len(name) > 3 or value <= 15
+        for name, value in [*values, (puzzle.asked, puzzle.value)]
+    )
 
 
 def _speak(name: str) -> str:

@@ -11,8 +11,8 @@ A position changes by one cell. As in TRANCE, directions are those of whoever lo
 camera: 'front' is onwards, away from the camera, and 'behind' is back towards it. The chain of
 thought finds every object of the list in both pictures, and names what has changed:
 
-    0: b2 large red metal sphere -> b2 large red metal sphere: same.
-    1: c3 small yellow glass cube -> c4 small cyan glass cube: cyan, behind.
+    0: b2 large red metal sphere -> b2 large red metal sphere: same same same same same.
+    1: c3 small yellow glass cube -> c4 small cyan glass cube: behind same cyan same same.
 
 The shifted splits show the second picture from the left or from the right; cells and directions
 stay those of the centre. Pictures are square, as the other drawn ones: seen from this high, the
@@ -156,11 +156,14 @@ def solid(thing: Thing) -> Solid:
 
 
 def _draw_scene(rng: np.random.Generator) -> Scene:
-    """Objects of which no two look alike: by its attributes, each is found in the picture."""
+    """Objects of which no two look alike: by its attributes, each is found in the picture.
+
+    They are numbered as one reads, from the far left.
+    """
     count = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
     looks = list(itertools.product(*VALUES.values()))
     chosen = rng.choice(len(looks), count, replace=False)
-    cells = rng.choice(GRID * GRID, count, replace=False)
+    cells = np.sort(rng.choice(GRID * GRID, count, replace=False))
     return tuple(
         Thing(*looks[look], cell=(int(cell) % GRID, int(cell) // GRID))
         for look, cell in zip(chosen, cells)
@@ -216,6 +219,7 @@ def attributes(scene: Scene) -> str:
 def _thought(initial: Scene, steps: list[Step], final: Scene) -> str:
     sentences = []
     for number, (before, after) in enumerate(zip(initial, final)):
-        changes = [step.value for step in steps if step.object == number]
-        sentences.append(f"{number}: {before} -> {after}: {', '.join(changes) or 'same'}.")
+        changes = {step.attribute: step.value for step in steps if step.object == number}
+        compared = [changes.get(name, "same") for name in ("position", *VALUES)]
+        sentences.append(f"{number}: {before} -> {after}: {' '.join(compared)}.")
     return " ".join(sentences)

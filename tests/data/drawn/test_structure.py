@@ -62,13 +62,25 @@ def test_thoughts_read_the_figure_and_compute_the_answer(split):
         )
         assert read == {name: text for name, text in marks.items() if text != "x"}
         *_, last = question.cot.split(", so ")
-        _, *links = re.sub(r"\.( That is .*)?$", "", last).split(" = ")
+        _, *links = re.sub(r"\.( \([A-D]\) .*)?$", "", last).split(" = ")
         for link in links:
             link = link.removeprefix("angle ").replace("^", "**")
             value = eval(read.get(link, link), {"sqrt": math.sqrt})
             assert value == pytest.approx(float(chosen(question))), question.cot
         if question.answer in structure.OPTIONS:
-            assert question.cot.endswith(f"That is ({question.answer}).")
+            options = re.findall(r"\(([A-D])\) (\S+)", question.problem)
+            tried = options[: 1 + structure.OPTIONS.index(question.answer)]
+            checked = " no, ".join(f"({letter}) {value}" for letter, value in tried)
+            assert question.cot.endswith(f". {checked}.")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_numbers_can_be_worked_with_in_the_head(split):
+    for question in questions(split):
+        puzzle = question.puzzle
+        for name, text in [*puzzle.figure.marks.items(), (puzzle.asked, f"{puzzle.value:g}")]:
+            if text != "x":
+                assert float(text) % 5 == 0 if len(name) == 3 else len(name) > 3 or float(text) <= 15
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -23,9 +23,12 @@ def samples(split="id", number=150):
     return [transformation.sample(split, 0, index, 28) for index in range(number)]
 
 
+def story(split, index):
+    return transformation.draw_story(np.random.default_rng([0, SPLITS[split][0], index]))
+
+
 def stories(number=150):
-    for index in range(number):
-        yield transformation.draw_story(np.random.default_rng([0, SPLITS["id"][0], index]))
+    return (story("id", index) for index in range(number))
 
 
 def pixels(thing, camera="center", size=112):
@@ -48,8 +51,7 @@ def listed(problem):
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_answers_calls_turn_the_listed_objects_into_the_final_scene(split):
     for index, sample in enumerate(samples(split, 60)):
-        rng = np.random.default_rng([0, SPLITS[split][0], index])
-        initial, _, final = transformation.draw_story(rng)
+        initial, _, final = story(split, index)
         objects = listed(sample.problem)
         cells = {number: thing.cell for number, thing in enumerate(initial)}
         for name, number, value in re.findall(r"change_(\w+)\((\d), '(\w+)'\)", sample.answer):
@@ -99,11 +101,20 @@ def test_thoughts_name_every_object_and_all_that_changes():
         sentences = re.findall(r"(\d): (.+?) -> (.+?): ([\w, ]+)\.", sample.cot)
         assert [int(number) for number, *_ in sentences] == list(range(len(initial)))
         calls = parse_calls(sample.answer)
-        for number, before, after, values in sentences:
+        for number, before, after, compared in sentences:
             assert before == str(initial[int(number)])
             assert after == str(final[int(number)])
             changes = [call.value for call in calls if call.object == number]
-            assert ", ".join(changes or ["same"]) == values
+            assert sorted(set(compared.split()) - {"same"}) == sorted(changes)
+            where, *rest = zip(compared.split(), before.split(), after.split(), strict=True)
+            assert (where[0] == "same") == (where[1] == where[2])
+            assert all(word == ("same" if old == new else new) for word, old, new in rest)
+
+
+def test_objects_are_numbered_as_one_reads_the_first_picture():
+    for initial, *_ in stories(40):
+        cells = [thing.cell[::-1] for thing in initial]
+        assert cells == sorted(cells)
 
 
 def test_calls_of_all_kinds_and_lengths_occur():
