@@ -80,7 +80,9 @@ def test_numbers_can_be_worked_with_in_the_head(split):
         puzzle = question.puzzle
         for name, text in [*puzzle.figure.marks.items(), (puzzle.asked, f"{puzzle.value:g}")]:
             if text != "x":
-                assert float(text) % 5 == 0 if len(name) == 3 else len(name) > 3 or float(text) <= 15
+                assert (
+                    float(text) % 5 == 0 if len(name) == 3 else len(name) > 3 or float(text) <= 15
+                )
 
 
 @pytest.mark.parametrize("split", SPLITS)
