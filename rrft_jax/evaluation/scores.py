@@ -24,7 +24,7 @@ def score(task: str, completion: str, answer: str, *, mode: str = "default") -> 
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "reference":
         return reference.evaluation_score(task, completion, answer)
-    extracted, _ = extract_answer(completion)
+    extracted, answer = extract_answer(completion)[0], extract_answer(answer)[0]
     if task == "spatial_transformation":
         return partial_credit(extracted, answer)
     return float(equal(extracted, answer) or agree([extracted], answer)[0])

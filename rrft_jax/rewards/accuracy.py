@@ -30,9 +30,9 @@ def rewards(completions: Sequence[str], example: Any) -> list[float]:
 
     Without tags the whole completion is the answer, and only then does math-verify look for one
     in it: inside the tags there's to be the answer and nothing else. Sequences of calls are equal
-    as sets.
+    as sets. A solution may stand inside tags, too.
     """
-    solution = example.answer
+    solution = extract_answer(example.answer)[0]
     if are_calls(solution):
         calls = set(parse_calls(solution))
         return [float(set(parse_calls(extract_answer(text)[0])) == calls) for text in completions]
@@ -50,7 +50,7 @@ def math_rewards(completions: Sequence[str], example: Any) -> list[float]:
     1 up to a relative error of 5 %, 0 from 20 % on, half a period of a cosine between them. What is
     relative to a solution of 0 has no limit: 0 itself is right, everything else is wrong.
     """
-    solution = _number(example.answer)
+    solution = _number(extract_answer(example.answer)[0])
     values = [_number(extract_answer(text)[0]) if solution else None for text in completions]
     others = [text for text, value in zip(completions, values) if value is None]
     compared = iter(rewards(others, example))

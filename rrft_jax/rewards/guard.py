@@ -152,6 +152,16 @@ def failures() -> int:
     return _failures
 
 
+def _forget() -> None:
+    """The workers of a forked process's parent are not its own: two can't talk to one of them."""
+    global _lock
+    _lock = threading.RLock()  # the parent's may be held by a thread that isn't here
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @atexit.register
 def close() -> None:
     """Ends the workers; the next call starts new ones."""

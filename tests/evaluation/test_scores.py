@@ -17,6 +17,7 @@ from rrft_jax.evaluation import scores
         ("visual_counting", "4", "4", 1),
         ("visual_counting", "<answer>5</answer>", "4", 0),
         ("visual_counting", "", "4", 0),
+        ("visual_counting", "<answer>4</answer>", "<answer> 4 </answer>", 1),
         ("structure_perception", "<answer>B</answer>", "B", 1),
         ("structure_perception", r"<answer>$\frac{3}{2}$</answer>", "1.5", 1),
         ("spatial_transformation", "<answer>\nf(1,\n'a')\n</answer>", "f(1, 'a')", 1),

@@ -2,6 +2,8 @@
 
 import functools
 import resource
+import subprocess
+import sys
 import time
 import types
 
@@ -46,6 +48,22 @@ def test_a_call_that_hangs_or_dies_costs_only_its_own_time():
 
 def test_a_call_gets_no_more_than_its_memory():
     assert guard.call(f"{VICTIMS}.eat", [(1 << 20,), (16 << 30,)]) == [1 << 20, None]
+
+
+def test_a_forked_process_has_workers_of_its_own():
+    program = """
+import os, sys, types
+from rrft_jax import rewards
+ask = lambda: rewards.score("accuracy", ["It's 4.", "It's 5."], types.SimpleNamespace(answer="4"))
+ask()
+child = os.fork()
+right = all(ask() == [1, 0] for _ in range(20))
+if not child:
+    sys.exit(not right)  # which ends its workers, and not its parent's
+print(right, os.waitpid(child, 0)[1], ask(), rewards.failures())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True 0 [1.0, 0.0] 0\n", done.stderr
 
 
 def test_a_long_multiplication_is_ended():

@@ -92,6 +92,14 @@ def test_accuracy_without_tags_or_with_many(completion, solution, expected):
     assert rewards.score("accuracy", [completion], example(solution)) == [expected]
 
 
+@pytest.mark.parametrize("name", ["accuracy", "math_accuracy", "choice"])
+def test_a_solution_may_stand_inside_tags(name):
+    letter = name == "choice"
+    right, wrong = ("B", "C") if letter else ("4", "9")
+    group = [tagged(right), right, tagged(wrong)]
+    assert rewards.score(name, group, example(f"<answer> {right} </answer>")) == [1, 1, 0]
+
+
 @pytest.mark.parametrize(
     "answer, solution, expected",
     [
