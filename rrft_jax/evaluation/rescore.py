@@ -68,7 +68,7 @@ def report(name: str, rows: Sequence[Prediction], modes: Sequence[str]) -> str:
 def _write(file: pathlib.Path, rows: Sequence[Prediction]) -> None:
     """Written beside it and renamed: it may be the file that was read."""
     beside = file.with_name(file.name + ".new")
-    lines = (json.dumps(row.row, ensure_ascii=False) + "\n" for row in rows)
+    lines = (json.dumps(row.row) + "\n" for row in rows)  # ASCII: a text may be no Unicode
     beside.write_text("".join(lines), encoding="utf-8")
     beside.replace(file)
 

@@ -62,11 +62,12 @@ def test_parts_stand_below_the_whole(tmp_path, capsys):
 
 
 def test_the_rows_are_written_with_their_scores(tmp_path, capsys):
-    file = public(tmp_path / "p.json", [{"pred": tagged("3"), "answer": "3", "note": "x"}])
+    said = tagged("3") + "\ud800"  # half a surrogate pair, which JSON can spell
+    file = public(tmp_path / "p.json", [{"pred": said, "answer": "3", "note": "x"}])
     assert rescore.main([str(file), f"--out={tmp_path / 'out.jsonl'}"]) == 0
     (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert row == {
-        "pred": tagged("3"), "answer": "3", "note": "x", "task": "visual_counting",
+        "pred": said, "answer": "3", "note": "x", "task": "visual_counting",
         "score": 1, "score_reference": 1,
     }  # fmt: skip
     assert rescore.main([str(tmp_path / "out.jsonl"), f"--out={tmp_path / 'out.jsonl'}"]) == 0

@@ -74,6 +74,7 @@ def test_a_long_multiplication_is_ended():
 @pytest.mark.parametrize("name", rewards.names())
 def test_hostile_text_neither_raises_nor_hangs(name, mode):
     example = types.SimpleNamespace(answer="5")
+    guard.limit(0.2)  # none of them is right, so none needs longer
     began = time.monotonic()
     values = rewards.score(name, list(TEXTS.values()), example, mode=mode, step=1000)
     for label, value in zip(TEXTS, values, strict=True):
@@ -86,6 +87,7 @@ def test_hostile_text_neither_raises_nor_hangs(name, mode):
 
 @pytest.mark.parametrize("mode", rewards.MODES)
 def test_evaluation_survives_hostile_text(mode):
+    guard.limit(0.2)
     for label in ("power tower", "unclosed answers", "a megabyte of spaces", "surrogates"):
         for task in TASKS:
             assert evaluation.score(task, TEXTS[label], "5", mode=mode) == 0
@@ -110,16 +112,20 @@ COMPARED = ("accuracy", "math_accuracy", "length")  # by math-verify, where ther
 relaxed = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@relaxed(max_examples=8_000)
-@given(ANYTHING, st.sampled_from(ANSWERS), st.sampled_from(rewards.MODES))
-def test_any_text_has_a_value_and_always_the_same(text, answer, mode):
+@relaxed(max_examples=400)
+@given(
+    st.lists(ANYTHING, min_size=20, max_size=20),
+    st.sampled_from(ANSWERS),
+    st.sampled_from(rewards.MODES),
+)
+def test_any_text_has_a_value_and_always_the_same(texts, answer, mode):
     example = types.SimpleNamespace(answer=answer)
-    tagged = f"<answer>{text}</answer>"
     for name in rewards.names():
-        group = [tagged, tagged] if name in COMPARED else [text, text]
-        values = rewards.score(name, group, example, mode=mode, step=1000)
-        assert values[0] == values[1] or values[0] != values[0]
-        assert -1 <= values[0] <= 1 or (mode == "reference" and values[0] != values[0])
+        group = [f"<answer>{text}</answer>" for text in texts] if name in COMPARED else texts
+        values = rewards.score(name, group * 2, example, mode=mode, step=1000)
+        for value, again in zip(values[:20], values[20:], strict=True):
+            assert value == again or value != value
+            assert -1 <= value <= 1 or (mode == "reference" and value != value)
 
 
 @relaxed(max_examples=40)
@@ -131,6 +137,7 @@ def test_math_verify_sees_any_text_and_nothing_gets_out(texts, answer):
 
 def test_memory_stays_flat():
     example = types.SimpleNamespace(answer="5")
+    guard.limit(0.1)
 
     def pass_over():
         for name in rewards.names():
