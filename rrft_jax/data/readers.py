@@ -33,6 +33,7 @@ from rrft_jax.data.example import Example
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
+from rrft_jax.rewards.transformation import parse_calls
 
 SPLITS = ("train", "id", "ood", "ood-left", "ood-right")
 
@@ -279,6 +280,8 @@ def _example(row: Any, default_id: str, task: str, find_image: _ImageFinder) -> 
         answer = tagged[1].strip()
     if not answer:
         raise _malformed("the answer is empty; expected a text as 'answer' or 'solution'")
+    if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
+        raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
     cot = row.get("cot")
     if cot is not None and not isinstance(cot, str):
         raise _malformed(f"'cot' is {type(cot).__name__}; expected a text")

@@ -330,6 +330,14 @@ def test_answers_of_no_expected_kind_are_learnt_and_compared_as_texts(
     assert rewards.score("accuracy", [wrong], examples[0]) == [0]
 
 
+def test_an_answer_without_a_call_is_no_transformation(tmp_path):
+    answers = ["nothing", "change_size(1)", "change_size(1, 'small')", "3"]
+    path = _write(tmp_path / "data.json", [ROW | {"answer": answer} for answer in answers])
+    examples = read_examples(path, "spatial_transformation", "train")
+    assert [isinstance(example, BadRow) for example in examples] == [True, True, False, True]
+    assert "sample 0: the answer is 'nothing'; expected calls" in str(examples[0])
+
+
 def test_what_stands_in_the_place_of_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     with _seconds(10), pytest.raises(UserError, match="pipe.json"):
