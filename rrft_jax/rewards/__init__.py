@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -195,6 +196,15 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
 def _own(name: str, completions: list[str], example: Any, given: dict[str, Any]) -> list[float]:
     """A user's reward, called for the whole group at once; a result of no use is a failure."""
     given = {key: given[key] for key in given if key in _keywords(_find(name))}
-    arguments = (name, completions, example, given)
+    arguments = (name, completions, _portable(example), given)
     (values,) = guard.call(f"{worker.__name__}.own", [arguments], completions=len(completions))
     return [0.0] * len(completions) if values is None else values
+
+
+def _portable(example: Any) -> Any:
+    """The example, or its attributes alone where no other process can know its class."""
+    kind = type(example)
+    if kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
+        return example
+    public = {name: getattr(example, name) for name in dir(example) if not name.startswith("_")}
+    return types.SimpleNamespace(**{k: v for k, v in public.items() if not callable(v)})

@@ -69,6 +69,9 @@ def _serve(other: connection.Connection) -> int:
             sys.path[:], function, arguments, seconds = other.recv()
         except EOFError:
             return _NOBODY_ASKS
+        except Exception:  # something of a class that can't be imported here
+            other.send(Answer("failed"))
+            continue
         try:
             called = find(function)
             other.send(Answer("started", os.getpid()))

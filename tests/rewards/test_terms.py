@@ -123,3 +123,8 @@ def test_the_readmes_reward_runs(tmp_path, monkeypatch):
     group = ["<answer>[0, 0, 10, 10]</answer>", "<answer>[0, 0, 10, 5]</answer>", "no box"]
     assert rewards.score("mypackage.rewards.iou", group, example) == pytest.approx([1, 0.5, 0])
     assert "mypackage.rewards" in sys.modules
+
+    class Local:  # which a worker can't import
+        answer = example.answer
+
+    assert rewards.score("mypackage.rewards.iou", group, Local()) == pytest.approx([1, 0.5, 0])
