@@ -118,7 +118,7 @@ def save_pretrained(
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         partial.mkdir()
         _write_weights(partial, model.config, parameters.flatten(params), max_shard_bytes)
-        raw = _with_dtype(raw, str(_common_dtype(params)))
+        raw = _with_dtype(raw, {str(p.dtype) for p in jax.tree.leaves(params)})
         (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
         for name in COPIED:
             if (source / name).exists():
@@ -302,12 +302,20 @@ def _plan_shards(
     return shards
 
 
-def _with_dtype(raw: Any, dtype: str) -> Any:
-    """A config whose every dtype says `dtype`, at the places where it says one."""
+def _with_dtype(raw: Any, dtypes: set[str]) -> Any:
+    """A config that says which dtype the weights have, at the places where it says one.
+
+    What it said stays where some of them have it: norms in float32 among weights in bfloat16 are
+    a bfloat16 model, which is how transformers loads them by default.
+    """
     if not isinstance(raw, dict):
         return raw
+    common = str(functools.reduce(jnp.promote_types, dtypes))
     return {
-        k: dtype if k in ("dtype", "torch_dtype") else _with_dtype(v, dtype) for k, v in raw.items()
+        k: (v if v in dtypes else common)
+        if k in ("dtype", "torch_dtype")
+        else _with_dtype(v, dtypes)
+        for k, v in raw.items()
     }
 
 

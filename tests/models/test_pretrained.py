@@ -110,6 +110,18 @@ def test_float16_files(copy):
     assert tensors(folder) == before
 
 
+def test_a_file_of_two_dtypes_comes_back_as_it_was(copy, tmp_path):
+    folder = copy()
+    rewrite(folder, lambda old: {n: x.astype(np.float16) for n, x in old.items()})
+    rewrite(folder, lambda old: {n: x.astype("f4") if "norm" in n else x for n, x in old.items()})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "float16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, params = pretrained.load_pretrained(folder)
+    pretrained.save_pretrained(tmp_path / "out", model, params)
+    assert tensors(tmp_path / "out") == tensors(folder)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"
+
+
 def test_a_save_replaces_the_weights_of_an_earlier_one(checkpoint, tmp_path):
     model, params = pretrained.load_pretrained(checkpoint("odd"))
     (tmp_path / "notes.txt").write_text("mine")
