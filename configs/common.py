@@ -13,8 +13,9 @@ from rrft_jax.data.sources import REUSING
 from rrft_jax.errors import UserError
 
 MODELS = ("tiny", "2b", "7b")
+COUNTING = "visual_counting"
 # Tokens of the longest completion of the tiny model: a little more than its longest target has.
-LENGTHS = {"visual_counting": 80, "structure_perception": 104, "spatial_transformation": 136}
+LENGTHS = {"visual_counting": 80, "structure_perception": 120, "spatial_transformation": 152}
 
 
 def parse(arg: str, paradigms: tuple[str, ...]) -> dict[str, str]:
@@ -122,18 +123,26 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
         model.compute_dtype = "float32"
         model.remat = "none"
         data.buckets = 1  # rows are alike: a second shape costs more than it saves
-        data.thought_dropout = 0.5
+        # How often SFT answers without a thought, which leaves GRPO to find when to think. The two
+        # harder tasks have more to learn from the thoughts.
+        data.thought_dropout = 0.5 if config.task == COUNTING else 0.3
         sampling.temperature = 1.0
         sampling.top_k = 0
         sampling.top_p = 1.0
-        if config.task == "spatial_transformation" and config.paradigm != "ans_sft":
+        if config.paradigm == "reason_rft_zero":
+            # The base has never been told how to answer; what stands before the question, and not
+            # behind it, leaves it to answer as it can.
+            data.system_prompt = (
+                "Think inside <think> </think>, then answer inside <answer> </answer>."
+            )
+        elif config.task == "spatial_transformation" and config.paradigm != "ans_sft":
             data.variant = "brief"  # the rules are longer than all else that this model reads
         sampling.max_new_tokens = LENGTHS[config.task]
         evaluation.samples = 1000
         evaluation.batch_size = 200
         evaluation.temperature = 0.0
         evaluation.max_new_tokens = LENGTHS[config.task] + 16
-        evaluation.sampled = True
+        evaluation.sampled = config.task == COUNTING
     return config
 
 

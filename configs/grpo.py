@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     chosen = common.parse(arg, paradigms=("reason_rft", "reason_rft_zero"))
     config = common.base(chosen)
     config.stages = ("sft", "grpo") if chosen["paradigm"] == "reason_rft" else ("grpo",)
-    config.sft = sft.stage(chosen["model"])
+    config.sft = sft.stage(chosen["model"], chosen["task"])
     config.grpo = grpo = common.adamw(
         steps=0,  # 0: as many as the epochs have
         epochs=5 if chosen["task"] == "structure_perception" else 1,
@@ -35,5 +35,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         rewards=ml_collections.ConfigDict(DEFAULTS[chosen["task"]], allow_dotted_keys=True),
     )
     if chosen["model"] == "tiny":
-        grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)
+        rate = 2e-4 if chosen["task"] == common.COUNTING else 1e-4
+        grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=rate)
     return config
