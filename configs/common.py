@@ -103,6 +103,7 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     sampling.top_k = 50  # 0: the whole vocabulary
     sampling.top_p = 0.9  # 1: the whole vocabulary
     sampling.max_new_tokens = 512
+    sampling.cache_chunk = 256  # tokens by which the cache of completions grows
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.tasks = ()  # whose held-out splits to evaluate; () is the config's own task

@@ -47,8 +47,10 @@ SMALL = Qwen2VLConfig(  # 4.8 M parameters
     vision_start_token=3,
     vision_end_token=4,
 )
-# 4 prompts, each with a 480 x 320 picture, times 8 samples of 64 tokens, float32.
-PRESETS = {"hf_baseline": Workload(4, 293, 22, 34, 8, 64, SMALL)}
+PRESETS = {  # prompts with a 480 x 320 picture, times 8 samples, float32
+    "hf_baseline": Workload(4, 293, 22, 34, 8, 64, SMALL),
+    "long_tail": Workload(14, 293, 22, 34, 8, 128, SMALL),
+}
 
 
 def start(

@@ -3,9 +3,12 @@
 Two residual streams pass through the same layers: `prompt` [B,P,D] and `group` [B,G,T,D], the
 completions of each prompt. Either may be absent, and what a layer does follows from what is there:
 
-  prompt alone             prefill: the layer returns the prompt's keys and values
-  prompt and group         training: completions attend to the prompt's keys and values too
-  group, with both caches  decoding: T = 1, keys and values of the past come from the caches
+  prompt alone      prefill: the layer returns the prompt's keys and values
+  prompt and group  training: completions attend to the prompt's keys and values too
+
+A decoding step is `DecoderLayer.decode`: one token of each row over caches, which lie as
+`decoding.py` reads them. There the layers are a plain loop over weights and caches of their own
+(`Qwen2VL.decode`): a scan would cut each layer's cache out of the others, a copy at every token.
 """
 
 from typing import Any, NamedTuple
@@ -15,13 +18,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, rotary
+from rrft_jax.models import attention, decoding, rotary
 from rrft_jax.models.config import TextConfig
 from rrft_jax.models.remat import rematerialised
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of all layers: a prompt's [L,B,P,K,C], or completions' [L,B,G,T,K,C]."""
+    """Keys and values: of all layers of a prefill [L,B,P,K,C]; of one layer while decoding, the
+    prompts' [B,K,P,C] or the rows' own [R,K,T,C]."""
 
     keys: jax.Array
     values: jax.Array
@@ -32,14 +36,13 @@ class Step:
     """What every layer is told beside its streams.
 
     prompt_mask [B,P]; prompt_angles [B,P,C/2]; group_angles [B,1,T,C/2]; own_mask [Q,T], which
-    tokens of its completion a query sees; time: index of the token being decoded.
+    tokens of its completion a query sees.
     """
 
     prompt_mask: jax.Array
     prompt_angles: jax.Array | None = None
     group_angles: jax.Array | None = None
     own_mask: jax.Array | None = None
-    time: jax.Array | None = None
 
 
 class RMSNorm(nn.Module):
@@ -70,36 +73,45 @@ class DecoderLayer(nn.Module):
         self.up = self._dense(c.mlp_width)
         self.down = self._dense(c.width)
 
-    def __call__(self, carry, layer, prompt_kv, step: Step):
+    def __call__(self, carry, step: Step):
         """One layer over both streams.
 
         Args:
-          carry: (prompt [B,P,D] | None, group [B,G,T,D] | None, cache: KeyValues of all layers
-            [L,B,G,T,K,C] | None). The cache travels in the carry and one token of one layer is
-            written at a time, so that XLA updates it in place.
-          layer: index of this layer.
-          prompt_kv: this layer's prompt keys and values [B,P,K,C] from a prefill, or None.
+          carry: (prompt [B,P,D], group [B,G,T,D] | None).
           step: see `Step`.
 
         Returns:
-          (carry, prompt_kv of this layer where the prompt was computed, or None).
+          (carry, this layer's keys and values of the prompt [B,P,K,C]).
         """
-        prompt, group, cache = carry
-        computed = None
-        if prompt is not None:
-            q, k, v = self._project(prompt, step.prompt_angles)
-            prompt_kv = computed = KeyValues(k, v)
-            prompt = self._residual(prompt, attention.causal(q, k, v, step.prompt_mask))
+        prompt, group = carry
+        q, k, v = self._project(prompt, step.prompt_angles)
+        prompt_kv = KeyValues(k, v)
+        prompt = self._residual(prompt, attention.causal(q, k, v, step.prompt_mask))
         if group is not None:
             q, k, v = self._project(group, step.group_angles)
-            if cache is not None:
-                cache = KeyValues(
-                    *(_write(c, new, layer, step.time) for c, new in zip(cache, (k, v)))
-                )
-                k, v = (jax.lax.dynamic_index_in_dim(c, layer, keepdims=False) for c in cache)
             attended = attention.group(q, *prompt_kv, step.prompt_mask, k, v, step.own_mask)
             group = self._residual(group, attended)
-        return (prompt, group, cache), computed
+        return (prompt, group), prompt_kv
+
+    def decode(self, x, angles, time, prompt_kv, prompt_mask, slots, own):
+        """One token of each row through this layer.
+
+        Args:
+          x: [R,D].
+          angles: [R,C/2].
+          time: index of the token.
+          prompt_kv, prompt_mask, slots: see `decoding.attend`.
+          own: the rows' keys and values [R,K,T,C] before that token.
+
+        Returns:
+          (x, `own` with this token).
+        """
+        q, k, v = self._project(x, angles)
+        own = KeyValues(*(_write(cache, new, time) for cache, new in zip(own, (k, v))))
+        seen = jnp.arange(own.keys.shape[2]) <= time
+        return self._residual(
+            x, decoding.attend(q, *prompt_kv, prompt_mask, *own, seen, slots)
+        ), own
 
     def _project(self, x: jax.Array, angles: jax.Array):
         c, x = self.config, self.input_norm(x)
@@ -142,23 +154,22 @@ class Decoder(nn.Module):
             rematerialised(DecoderLayer, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=nn.broadcast,
             length=c.depth,
         )(c, self.dtype)
         self.norm = RMSNorm(c.norm_eps, self.dtype)
         if not c.tied:
             self.head = Head(c)
 
-    def __call__(self, prompt, group, cache, prompt_kv, step: Step):
-        """Runs the layers; streams and caches as in `DecoderLayer`.
+    def __call__(self, prompt, group, step: Step):
+        """Runs the layers.
 
         Returns:
-          (prompt, group, cache, prompt_kv): streams before the final norm, caches of all layers.
+          (prompt, group, prompt_kv): streams as in `DecoderLayer`, before the final norm; the
+          prompt's keys and values of all layers [L,B,P,K,C].
         """
-        carry, computed = self.layers(
-            (prompt, group, cache), jnp.arange(self.config.depth), prompt_kv, step
-        )
-        return *carry, computed
+        (prompt, group), prompt_kv = self.layers((prompt, group), step)
+        return prompt, group, prompt_kv
 
     def embed_tokens(self, tokens: jax.Array) -> jax.Array:
         return self.embed(tokens)
@@ -176,8 +187,7 @@ def text_angles(config: TextConfig, positions: jax.Array) -> jax.Array:
     return rotary.text_angles(positions, config.head_size, config.rope_theta, config.mrope_sections)
 
 
-def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, time: jax.Array) -> jax.Array:
-    """Writes one token [B,G,1,K,C] of one layer into a cache [L,B,G,T,K,C]."""
-    return jax.lax.dynamic_update_slice(
-        cache, new[None].astype(cache.dtype), (layer, 0, 0, time, 0, 0)
-    )
+def _write(cache: jax.Array, new: jax.Array, time: jax.Array) -> jax.Array:
+    """Writes one token [R,K,C] of each row into a cache [R,K,T,C], in place inside a loop."""
+    new = new[:, :, None].astype(cache.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, time, axis=2)

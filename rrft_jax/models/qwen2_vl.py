@@ -8,14 +8,33 @@ completion a prompt, the reference model is `score` with other parameters.
 import dataclasses
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import language, vision
+from rrft_jax.models import language, parameters, vision
 from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues, Step, text_angles
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel.sharding import constrain
+
+LayerCaches = tuple[KeyValues, ...]  # of the layers, in order
+
+
+@flax.struct.dataclass
+class PromptCache:
+    """What the rows of a decoding step read of their prompts.
+
+    Attributes:
+      kv: keys and values of each layer [B,K,P,C].
+      mask: [B,P] bool.
+      slots: which row belongs to which prompt; None: R/B rows each, in order.
+    """
+
+    kv: LayerCaches
+    mask: jax.Array
+    slots: Slots | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Qwen2VL:
 
         def run(decoder: language.Decoder):
             x = decoder.embed_tokens(tokens)
-            x, *_ = decoder(x, None, None, None, Step(prompt_mask=mask, prompt_angles=angles))
+            x, *_ = decoder(x, None, Step(prompt_mask=mask, prompt_angles=angles))
             return decoder.logits(x)
 
         return {
@@ -76,57 +95,75 @@ class Qwen2VL:
         )
         return constrain(visual, "BND", self.mesh)
 
-    def prefill(self, params: dict, prompt: Prompt) -> tuple[jax.Array, KeyValues]:
+    def prefill(self, params: dict, prompt: Prompt) -> tuple[jax.Array, LayerCaches]:
         """The prompt through the decoder.
 
         Returns:
           (hidden [B,D] of the last token, which predicts the first completion token; the
-          prompt's keys and values [L,B,P,K,C]).
+          prompt's keys and values, of each layer [B,K,P,C]).
         """
         x, step = self._prompt_stream(params, prompt)
-        x, _, _, prompt_kv = self._decoder(params, x, None, None, None, step)
-        return x[:, -1], KeyValues(*(constrain(a, "LBPKC", self.mesh) for a in prompt_kv))
+        x, _, prompt_kv = self._decoder(params, x, None, step)
+        turned = (constrain(jnp.swapaxes(a, 2, 3), "LBKPC", self.mesh) for a in prompt_kv)
+        return x[:, -1], tuple(map(KeyValues, *turned))
 
-    def empty_cache(self, batch: int, group: int, length: int) -> KeyValues:
-        """Room for the keys and values of `length` tokens of each completion."""
+    def decoding_weights(self, params: dict) -> dict:
+        """The decoder's weights as `decode` and `logits` read them: the layers a list, everything
+        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to."""
+
+        def lay_out(x, letters):
+            return constrain(x.astype(self.dtype), letters.replace("D", "."), self.mesh)
+
+        axes = parameters.parameter_axes(self.config)["language"]
+        weights = jax.tree.map(lay_out, params["language"], axes)
+        layers = range(self.config.text.depth)
+        unstacked = [jax.tree.map(lambda x: x[i], weights["layers"]) for i in layers]  # noqa: B023
+        return {"language": {**weights, "layers": unstacked}}
+
+    def empty_cache(self, rows: int, length: int) -> LayerCaches:
+        """Room for the keys and values of `length` tokens of each row: of each layer [R,K,T,C]."""
         c = self.config.text
-        shape = (c.depth, batch, group, length, c.kv_heads, c.head_size)
-        zeros = constrain(jnp.zeros(shape, self.dtype), "LBGTKC", self.mesh)
-        return KeyValues(zeros, zeros)
+
+        def zeros():
+            shape = (rows, c.kv_heads, length, c.head_size)
+            return constrain(jnp.zeros(shape, self.dtype), "RKTC", self.mesh)
+
+        return tuple(KeyValues(zeros(), zeros()) for _ in range(c.depth))
 
     def decode(
         self,
-        params: dict,
+        weights: dict,
         tokens: jax.Array,
         time: jax.Array,
-        prompt: Prompt,
-        prompt_kv: KeyValues,
-        cache: KeyValues,
-    ) -> tuple[jax.Array, KeyValues]:
-        """One token of each completion.
+        next_position: jax.Array,
+        prompts: PromptCache,
+        cache: LayerCaches,
+    ) -> tuple[jax.Array, LayerCaches]:
+        """One token of each row.
 
         Args:
-          params: parameters.
-          tokens: [B,G], the tokens at index `time` of their completions.
+          weights: of `decoding_weights`.
+          tokens: [R], the tokens at index `time` of their completions.
           time: scalar.
-          prompt: the prompts that `prompt_kv` was computed from.
-          prompt_kv: [L,B,P,K,C].
-          cache: [L,B,G,T,K,C], filled up to `time`.
+          next_position: [R], of the rows' prompts.
+          prompts: what the rows read of their prompts.
+          cache: of each layer [R,K,T,C], filled up to `time`.
 
         Returns:
-          (hidden [B,G,D], which predicts the token at `time + 1`; the cache with this token).
+          (hidden [R,D], which predicts the token at `time + 1`; the cache with this token).
         """
-        length = cache.keys.shape[3]
-        positions = jnp.broadcast_to(prompt.next_position + time, (3, len(tokens)))[..., None, None]
-        step = Step(
-            prompt_mask=prompt.mask,
-            group_angles=text_angles(self.config.text, positions),
-            own_mask=jnp.arange(length)[None] <= time,
-            time=time,
-        )
-        x = self._embed(params, tokens)[:, :, None]
-        _, x, cache, _ = self._decoder(params, None, x, cache, prompt_kv, step)
-        return x[:, :, 0], cache
+        positions = jnp.broadcast_to(next_position + time, (3, len(tokens)))
+        angles = text_angles(self.config.text, positions)
+        layer = language.DecoderLayer(self.config.text, self.dtype)
+        x, extended = self._embed(weights, tokens), []
+        for layer_weights, kv, own in zip(weights["language"]["layers"], prompts.kv, cache):
+            x, own = layer.apply(
+                {"params": layer_weights},
+                *(x, angles, time, kv, prompts.mask, prompts.slots, own),
+                method="decode",
+            )
+            extended.append(own)
+        return x, tuple(extended)
 
     def logits(self, params: dict, hidden: jax.Array) -> jax.Array:
         """[...,D] -> [...,V] float32."""
@@ -158,7 +195,7 @@ class Qwen2VL:
             own_mask=jnp.tril(jnp.ones((length, length), bool)),
         )
         completion_x = self._embed(params, completions)
-        x, completion_x, _, _ = self._decoder(params, x, completion_x, None, None, step)
+        x, completion_x, _ = self._decoder(params, x, completion_x, step)
         first = jnp.broadcast_to(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
         return jnp.concatenate([first, completion_x[:, :, :-1]], axis=2)
 
@@ -211,7 +248,7 @@ class Qwen2VL:
     def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
         variables = {"params": params["language"]}
         x = self._language.apply(variables, tokens, method="embed_tokens")
-        return constrain(x, "BGTD" if x.ndim == 4 else "BPD", self.mesh)
+        return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
     def _decoder(self, params: dict, *inputs):
         return self._language.apply({"params": params["language"]}, *inputs)

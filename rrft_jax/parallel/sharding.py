@@ -7,6 +7,7 @@ leaves D whole, while "LDH" splits D over `fsdp` and the heads over `tensor`. A 
 mesh axes don't divide stays whole.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LETTERS = {
     "B": ("data", "fsdp"),  # prompts
+    "R": ("data", "fsdp"),  # completions that are being sampled
     "D": ("fsdp",),  # width of the residual stream (a weight's other side)
     "H": ("tensor",),  # heads, alone or times their size
     "K": ("tensor",),  # key/value heads
@@ -38,6 +40,12 @@ def spec(mesh: Mesh, letters: str, shape: tuple[int, ...]) -> PartitionSpec:
         used.update(axes)
         entries.append(axes if len(axes) > 1 else axes[0])
     return PartitionSpec(*entries)
+
+
+def parts(mesh: Mesh, letter: str, size: int) -> int:
+    """Into how many parts an axis of this letter and size is split."""
+    axes = spec(mesh, letter, (size,))[0] or ()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def sharding(mesh: Mesh, letters: str, shape: tuple[int, ...]) -> NamedSharding:

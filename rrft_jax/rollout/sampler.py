@@ -1,25 +1,30 @@
-"""Group sampling: G completions of each prompt, in one jitted function.
+"""Group sampling: G completions of each prompt.
 
-The prompt goes through the model once. The loop then extends all completions by a token at a
-time, and ends early when all are done. Its cache grows in chunks, so that short completions never
-pay for the room of long ones.
+The prompt goes through the model once. A jitted loop then extends all completions by a token at a
+time. It stops, and the host goes on with a program of another shape, in two cases: the cache is
+full (it grows in chunks, so that short completions never pay for the room of long ones), or so
+many rows are finished that the others fit a smaller batch (so that a hundred short completions
+don't wait for a long one at full cost). Shapes are few and each compiles once; what is drawn
+doesn't depend on them.
 """
 
+import dataclasses
 import functools
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rrft_jax.models import parameters
-from rrft_jax.models.language import KeyValues
+from rrft_jax.models.decoding import Slots
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import LayerCaches, PromptCache, Qwen2VL
+from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
 PLAIN = SamplingParams()
-CACHE_CHUNK = 256  # tokens by which the cache grows
+FEWEST_ROWS = 8  # of a device; fewer cost hardly less, and every size is a program to compile
 
 
 @flax.struct.dataclass
@@ -30,36 +35,43 @@ class Completions:
       tokens: [B,G,T] int32; after its end a completion holds `pad_token`.
       mask: [B,G,T] bool, True on sampled tokens, the stop token included.
       log_probs: [B,G,T] float32 under the policy itself (temperature 1, whole vocabulary).
-      finished: [B,G] bool; False where a completion was cut off at T tokens.
+      sampled_log_probs: [B,G,T] float32 under the distribution that the token was drawn from:
+        without banned tokens, temperature, top-k and top-p included; 0 for greedy choices.
+      finished: [B,G] bool; False where a completion was cut off at its last possible token.
     """
 
     tokens: jax.Array
     mask: jax.Array
     log_probs: jax.Array
+    sampled_log_probs: jax.Array
     finished: jax.Array
 
 
 @flax.struct.dataclass
-class _State:
-    """The loop, before the token at index `time` is drawn from `hidden` [B,G,D]."""
+class _Rows:
+    """The rows that are being sampled, before the token at index `time` is drawn.
+
+    Attributes:
+      time: scalar.
+      hidden: [R,D], what the next token is drawn from.
+      cache: keys and values of each layer [R,K,T',C]; T' grows.
+      uniform: [R,T] random numbers in [0, 1), one for each draw.
+      next_position: [R], of the first token.
+      budget: [R], tokens at most.
+      done: [R] bool, finished or at the end of the budget.
+      out: the results so far, [R,T].
+    """
 
     time: jax.Array
     hidden: jax.Array
-    cache: KeyValues
+    cache: LayerCaches
+    uniform: jax.Array
+    next_position: jax.Array
+    budget: jax.Array
+    done: jax.Array
     out: Completions
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "model",
-        "num_samples",
-        "max_new_tokens",
-        "stop_tokens",
-        "banned",
-        "pad_token",
-    ),
-)
 def generate(
     model: Qwen2VL,
     params: dict,
@@ -73,8 +85,10 @@ def generate(
     banned: tuple[int, ...] | None = None,
     pad_token: int = 0,
     first_row: jax.Array | int = 0,
+    budget: jax.Array | None = None,
+    cache_chunk: int = 256,
 ) -> Completions:
-    """Samples completions.
+    """Samples completions. Not for use inside `jax.jit`: it calls jitted programs of its own.
 
     Args:
       model: the model.
@@ -89,60 +103,219 @@ def generate(
       pad_token: fills up the ends.
       first_row: index of the first prompt where a data set comes in several batches: what a
         sample draws then doesn't depend on the size of the batches.
+      budget: [B,G] int, tokens (at least 1) that each completion may have; None gives T to all.
+      cache_chunk: tokens by which the cache grows. A step reads the whole cache, so smaller chunks
+        are faster, once each of their programs is compiled.
     """
-    batch, group, length = len(prompt.tokens), num_samples, max_new_tokens
-    banned = model.config.visual_tokens if banned is None else banned
-    params = _decoding_layout(model, params)
-    rows = first_row * group + jnp.arange(batch * group).reshape(batch, group)
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, rows)
-
-    def step(state: _State) -> _State:
-        time, out = state.time, state.out
-        logits = constrain(model.logits(params, state.hidden), "BGV", model.mesh)
-        allowed = logits.at[..., jnp.array(banned, int)].set(EXCLUDED)
-        token_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, time)
-        tokens = sample(token_keys, allowed, sampling)
-        tokens = jnp.where(out.finished, pad_token, tokens)
-        log_probs = jax.nn.log_softmax(logits)
-        log_probs = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-        stopped = jnp.isin(tokens, jnp.array(stop_tokens, int)) & ~out.finished
-        out = Completions(
-            tokens=out.tokens.at[:, :, time].set(tokens),
-            mask=out.mask.at[:, :, time].set(~out.finished),
-            log_probs=out.log_probs.at[:, :, time].set(jnp.where(out.finished, 0.0, log_probs)),
-            finished=out.finished | stopped,
+    batch, group = len(prompt.tokens), num_samples
+    if budget is None:
+        budget = np.full((batch, group), max_new_tokens, np.int32)
+    sampling = SamplingParams(
+        np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
+    )
+    # Rows stand on `parts` devices (one, where the prompts aren't split), as many on each.
+    parts = 1 if model.mesh is None else sharding.parts(model.mesh, "B", batch)
+    place = np.tile(np.arange(batch * group // parts, dtype=np.int32), (parts, 1))
+    length = min(cache_chunk, max_new_tokens)
+    weights, prompts, rows = _begin(
+        model, params, prompt, key, np.int32(first_row), budget, max_new_tokens, length, pad_token
+    )
+    results = None
+    while True:
+        smaller = [size for size in _sizes(batch * group // parts) if size < place.shape[1]]
+        rows, most = _advance(
+            model,
+            weights,
+            prompts,
+            rows,
+            sampling,
+            np.int32(max(smaller, default=0)),
+            parts=parts,
+            stop_tokens=stop_tokens,
+            banned=model.config.visual_tokens if banned is None else banned,
+            pad_token=pad_token,
         )
-        hidden, cache = model.decode(params, tokens, time, prompt, prompt_kv, state.cache)
-        return _State(time + 1, hidden, cache, out)
+        most = int(most)
+        if not most:
+            return _finish(model, rows.out, place, results, group)
+        if fitting := [size for size in smaller if size >= most]:
+            own = prompts.slots is None and len(prompts.mask) == place.size
+            rows, order, place, results = _compact(model, rows, place, results, min(fitting))
+            if place.size > len(prompts.mask):
+                prompts = prompts.replace(slots=Slots(place, group))
+            else:
+                prompts = _take_prompts(model, prompts, order if own else place // group)
+        else:
+            length = min(length + cache_chunk, max_new_tokens)
+            rows = _grow(model, rows, length)
 
-    hidden, prompt_kv = model.prefill(params, prompt)
-    state = _State(
+
+def _sizes(rows: int) -> list[int]:
+    """Rows of a device that there are programs for: all, and ever smaller batches."""
+    sizes = [rows]
+    while sizes[-1] >= 2 * FEWEST_ROWS:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "length", "pad_token"))
+def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length, pad_token):
+    """The prompts through the model: -> (weights for the loop, `PromptCache`, `_Rows`)."""
+    batch, group = budget.shape
+    rows = batch * group
+    index = first_row * group + jnp.arange(rows)
+    hidden, kv = model.prefill(params, prompt)
+
+    def draw(row, time):
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), time))
+
+    def pin(x):
+        return constrain(x, "R" + "." * (x.ndim - 1), model.mesh)
+
+    def filled(value, dtype):
+        return pin(jnp.full((rows, max_new_tokens), value, dtype))
+
+    state = _Rows(
         time=jnp.zeros((), jnp.int32),
-        hidden=jnp.broadcast_to(hidden[:, None], (batch, group, hidden.shape[-1])),
-        cache=model.empty_cache(batch, group, 0),
+        hidden=pin(jnp.repeat(hidden, group, axis=0)),
+        cache=model.empty_cache(rows, length),
+        uniform=pin(
+            jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(index, jnp.arange(max_new_tokens))
+        ),
+        next_position=pin(jnp.repeat(prompt.next_position, group)),
+        budget=pin(jnp.minimum(budget, max_new_tokens).reshape(-1)),
+        done=pin(jnp.zeros(rows, bool)),
         out=Completions(
-            tokens=jnp.full((batch, group, length), pad_token, jnp.int32),
-            mask=jnp.zeros((batch, group, length), bool),
-            log_probs=jnp.zeros((batch, group, length), jnp.float32),
-            finished=jnp.zeros((batch, group), bool),
+            tokens=filled(pad_token, jnp.int32),
+            mask=filled(False, bool),
+            log_probs=filled(0, jnp.float32),
+            sampled_log_probs=filled(0, jnp.float32),
+            finished=pin(jnp.zeros(rows, bool)),
         ),
     )
-    for start in range(0, length, CACHE_CHUNK):
-        end = min(start + CACHE_CHUNK, length)
-        more = model.empty_cache(batch, group, end - start)
-        cache = KeyValues(*(jnp.concatenate(pair, axis=3) for pair in zip(state.cache, more)))
-        state = jax.lax.while_loop(
-            lambda s, end=end: (s.time < end) & ~jnp.all(s.out.finished),
-            step,
-            state.replace(cache=cache),
+    return model.decoding_weights(params), PromptCache(kv, prompt.mask), state
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "parts", "stop_tokens", "banned", "pad_token"),
+    donate_argnames="rows",
+)
+def _advance(
+    model: Qwen2VL,
+    weights: dict,
+    prompts: PromptCache,
+    rows: _Rows,
+    sampling: SamplingParams,
+    enough: jax.Array,
+    *,
+    parts: int,
+    stop_tokens: tuple[int, ...],
+    banned: tuple[int, ...],
+    pad_token: int,
+) -> tuple[_Rows, jax.Array]:
+    """Extends the rows until the cache is full, or no device has more than `enough` of them left.
+
+    Returns:
+      (the rows; how many aren't done, on the device with the most of them).
+    """
+    length = rows.cache[0].keys.shape[2]
+    is_banned = np.zeros(model.config.text.vocab_size, bool)
+    is_banned[list(banned)] = True
+
+    def most(rows: _Rows) -> jax.Array:
+        return jnp.max(jnp.sum(~rows.done.reshape(parts, -1), axis=1))
+
+    def step(rows: _Rows) -> _Rows:
+        time, done, out = rows.time, rows.done, rows.out
+        logits = constrain(model.logits(weights, rows.hidden), "RV", model.mesh)
+        uniform = jax.lax.dynamic_index_in_dim(rows.uniform, time, axis=1, keepdims=False)
+        tokens, sampled = sample(uniform, jnp.where(is_banned, EXCLUDED, logits), sampling)
+        chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
+        tokens = jnp.where(done, pad_token, tokens)
+        stopped = jnp.isin(tokens, jnp.array(stop_tokens, int)) & ~done
+
+        def put(column, x):
+            return jax.lax.dynamic_update_slice_in_dim(column, x[:, None], time, axis=1)
+
+        out = Completions(
+            tokens=put(out.tokens, tokens),
+            mask=put(out.mask, ~done),
+            log_probs=put(out.log_probs, jnp.where(done, 0.0, log_probs)),
+            sampled_log_probs=put(out.sampled_log_probs, jnp.where(done, 0.0, sampled)),
+            finished=out.finished | stopped,
         )
-    return state.out
+        done |= stopped | (time + 1 >= rows.budget)
+        hidden, cache = model.decode(weights, tokens, time, rows.next_position, prompts, rows.cache)
+        return rows.replace(time=time + 1, hidden=hidden, cache=cache, done=done, out=out)
+
+    rows = jax.lax.while_loop(lambda x: (x.time < length) & (most(x) > enough), step, rows)
+    return rows, constrain(most(rows), "", model.mesh)
 
 
-def _decoding_layout(model: Qwen2VL, params: dict) -> dict:
-    """Weights as the loop reads them: cast, and gathered out of `fsdp` (but not `tensor`), once."""
+@functools.partial(jax.jit, static_argnames=("model", "length"))
+def _grow(model: Qwen2VL, rows: _Rows, length: int) -> _Rows:
+    """More room in the cache."""
+    pad = [(0, 0), (0, 0), (0, length - rows.cache[0].keys.shape[2]), (0, 0)]
+    grown = jax.tree.map(lambda x: constrain(jnp.pad(x, pad), "RKTC", model.mesh), rows.cache)
+    return rows.replace(cache=grown)
 
-    def lay_out(x, letters):
-        return constrain(x.astype(model.dtype), letters.replace("D", "."), model.mesh)
 
-    return jax.tree.map(lay_out, params, parameters.parameter_axes(model.config))
+@functools.partial(jax.jit, static_argnames=("model", "size"))
+def _compact(model: Qwen2VL, rows: _Rows, place: jax.Array, results: Completions | None, size: int):
+    """Takes `size` rows of each device, those that aren't done and some others.
+
+    Args:
+      place: [N,r], where a row stood at first among those of its device.
+      results: of all rows that there were, [B*G,T]; None as long as they are all here.
+
+    Returns:
+      (rows; which of those before they were [N,size]; place; results with what is known so far).
+    """
+    order = jnp.argsort(rows.done.reshape(len(place), -1), axis=1, stable=True)[:, :size]
+    smaller = {
+        field.name: jax.tree.map(lambda x: _take(model, x, order), getattr(rows, field.name))
+        for field in dataclasses.fields(rows)
+        if field.name != "time"
+    }
+    results = _merge(model, rows.out, place, results)
+    return rows.replace(**smaller), order, jnp.take_along_axis(place, order, axis=1), results
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _take_prompts(model: Qwen2VL, prompts: PromptCache, index: jax.Array) -> PromptCache:
+    """A prompt for every row: `index` [N,r] counts among the prompts of its device."""
+    return PromptCache(*jax.tree.map(lambda x: _take(model, x, index), (prompts.kv, prompts.mask)))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "group"))
+def _finish(model, out: Completions, place, results: Completions | None, group: int) -> Completions:
+    """All results in their places, [B,G,T]."""
+
+    def shape(x):
+        x = x.reshape(-1, group, *x.shape[1:])
+        return constrain(x, "BGT"[: x.ndim], model.mesh)
+
+    return jax.tree.map(shape, _merge(model, out, place, results))
+
+
+def _merge(model, out: Completions, place, results: Completions | None) -> Completions:
+    """`results` [B*G,...] with those of some rows in their places."""
+    if results is None:
+        return out
+
+    def put(whole, x):
+        return jax.vmap(lambda whole, x, place: whole.at[place].set(x))(
+            *(y.reshape(len(place), -1, *y.shape[1:]) for y in (whole, x)), place
+        ).reshape(whole.shape)
+
+    return jax.tree.map(put, results, out)
+
+
+def _take(model, x: jax.Array, index: jax.Array) -> jax.Array:
+    """[N*m,...] -> [N*r,...] by an index [N,r] into the m of the same device."""
+    x = x.reshape(len(index), -1, *x.shape[1:])
+    x = jax.vmap(lambda x, index: x[index])(x, index)
+    x = x.reshape(-1, *x.shape[2:])
+    return constrain(x, {1: "R", 2: "R.", 4: "RK.."}[x.ndim], model.mesh)

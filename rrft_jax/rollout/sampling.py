@@ -1,7 +1,10 @@
 """From logits to a token: temperature, top-k, top-p, or the greedy choice.
 
-All three are traced values: changing them never compiles anything again, and no vocabulary is
-sorted where neither top-k nor top-p is on.
+All three are traced values: changing them never compiles anything again. What they leave out lies
+below a threshold, which is looked for only where top-k or top-p is on: among a few candidates where
+top-k is, in the sorted vocabulary where top-p is alone. A token is then drawn with one uniform
+number a row, by inverting the cumulative distribution in two levels: over blocks of the vocabulary,
+then inside one. That takes no random number for each entry.
 """
 
 import flax
@@ -9,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 EXCLUDED = -1e30
+BLOCK = 128  # neighbouring tokens whose probabilities are added up first
+MOST_CANDIDATES = 64  # the largest top-k that is found without sorting the vocabulary
 
 
 @flax.struct.dataclass
@@ -20,45 +25,87 @@ class SamplingParams:
     top_p: jax.Array | float = 1.0
 
 
-def sample(keys: jax.Array, logits: jax.Array, params: SamplingParams) -> jax.Array:
+def sample(
+    uniform: jax.Array, logits: jax.Array, params: SamplingParams
+) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row.
 
     Args:
-      keys: [...] random keys, one a row: a row's draw doesn't depend on its neighbours.
-      logits: [...,V] float32; what must not be drawn holds `EXCLUDED`.
-      params: shared by all rows.
+      uniform: [R] random numbers in [0, 1).
+      logits: [R,V] float32; what must not be drawn holds `EXCLUDED`.
+      params: shared by all rows. Top-k comes first, then the smallest set of at least top-p of what
+        it left, then the draw. Tokens as likely as the last one that is kept are kept too.
 
     Returns:
-      [...] int32.
+      tokens [R] int32; their log-probabilities [R] under the distribution that they were drawn
+      from, temperature and truncation included (0 for the greedy choice).
     """
+    greedy = params.temperature <= 0
+    logits = logits / jnp.where(greedy, 1.0, params.temperature)
+    few = min(MOST_CANDIDATES, logits.shape[-1])
+    truncating = (params.top_k > 0) | (params.top_p < 1.0)
+    way = jnp.where((params.top_k > 0) & (params.top_k <= few), 1, jnp.where(truncating, 2, 0))
+    lowest = jax.lax.switch(
+        jnp.where(greedy, 0, way),
+        (
+            lambda x: jnp.full(len(x), EXCLUDED),
+            lambda x: _lowest_kept(_largest(x, few), params),
+            lambda x: _lowest_kept(-jnp.sort(-x, axis=-1), params),
+        ),
+        logits,
+    )
+    lowest = jnp.where(greedy, logits.max(-1), lowest)
+    # Of several likeliest tokens the greedy choice takes the first.
+    uniform = jnp.where(greedy, 0.0, uniform)
+    return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED))
 
-    def draw(logits):
-        scaled = logits / jnp.maximum(params.temperature, 1e-6)
-        truncating = (params.top_k > 0) | (params.top_p < 1.0)
-        scaled = jax.lax.cond(truncating, lambda x: truncate(x, params), lambda x: x, scaled)
-        flat = jax.vmap(jax.random.categorical)(
-            keys.reshape(-1), scaled.reshape(-1, logits.shape[-1])
-        )
-        return flat.reshape(keys.shape)
 
-    def greedy(logits):
-        return jnp.argmax(logits, axis=-1)
+def _draw(uniform: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A token [R] with probabilities softmax(logits [R,V]), and its log-probability [R]."""
+    highest = logits.max(-1)
+    weights = _blocks(jnp.exp(logits - highest[:, None]), 0.0)
+    up_to = jnp.cumsum(weights.sum(-1), axis=-1)
+    goal = uniform * up_to[:, -1]
+    block = jnp.minimum(jnp.sum(up_to <= goal[:, None], axis=-1), up_to.shape[-1] - 1)
+    before = jnp.where(block > 0, _take(up_to, jnp.maximum(block - 1, 0)), 0.0)
+    inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
+    index = jnp.sum(jnp.cumsum(inside, axis=-1) <= (goal - before)[:, None], axis=-1)
+    # The block's sum and its tokens one by one are rounded differently: the goal may lie behind
+    # the last token that can be drawn.
+    last = jnp.max(jnp.where(inside > 0, jnp.arange(BLOCK), 0), axis=-1)
+    tokens = (block * BLOCK + jnp.minimum(index, last)).astype(jnp.int32)
+    return tokens, _take(logits, tokens) - highest - jnp.log(up_to[:, -1])
 
-    return jax.lax.cond(params.temperature > 0, draw, greedy, logits).astype(jnp.int32)
 
-
-def truncate(logits: jax.Array, params: SamplingParams) -> jax.Array:
-    """Excludes all but the top-k tokens, then all but the smallest set of top-p of what is left.
-
-    Tokens as likely as the last one that is kept are kept too.
-    """
-    vocabulary = logits.shape[-1]
-    ordered = -jnp.sort(-logits, axis=-1)
-    kept = jnp.where(params.top_k > 0, jnp.minimum(params.top_k, vocabulary), vocabulary)
-    ordered = jnp.where(jnp.arange(vocabulary) < kept, ordered, EXCLUDED)
+def _lowest_kept(ordered: jax.Array, params: SamplingParams) -> jax.Array:
+    """The last of the descending logits [R,N] that top-k, then top-p leave: [R]."""
+    number = ordered.shape[-1]
+    kept = jnp.where(params.top_k > 0, params.top_k, number)
+    ordered = jnp.where(jnp.arange(number) < kept, ordered, EXCLUDED)
     probabilities = jax.nn.softmax(ordered, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     nucleus = (before < params.top_p) & (ordered > EXCLUDED)
-    nucleus = nucleus.at[..., 0].set(True)
-    lowest = jnp.min(jnp.where(nucleus, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= lowest, logits, EXCLUDED)
+    nucleus |= jnp.arange(number) == 0  # never nothing
+    return jnp.min(jnp.where(nucleus, ordered, jnp.inf), axis=-1)
+
+
+def _largest(logits: jax.Array, number: int) -> jax.Array:
+    """The largest logits [R,number], descending.
+
+    They all lie in the blocks with the `number` largest maxima, and only those are looked through.
+    """
+    blocks = _blocks(logits, EXCLUDED)
+    if blocks.shape[1] > number:
+        _, best = jax.lax.top_k(blocks.max(-1), number)
+        logits = jnp.take_along_axis(blocks, best[..., None], axis=1).reshape(len(logits), -1)
+    return jax.lax.top_k(logits, number)[0]
+
+
+def _blocks(x: jax.Array, fill: float) -> jax.Array:
+    """[R,N] -> [R,N/BLOCK,BLOCK], filled up at the end."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[-1] % BLOCK)), constant_values=fill)
+    return x.reshape(len(x), -1, BLOCK)
+
+
+def _take(x: jax.Array, index: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, index[:, None], axis=-1)[:, 0]

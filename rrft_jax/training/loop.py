@@ -227,6 +227,7 @@ def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
         stop_tokens=run.processor.stop_tokens,
         sampling=SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p),
         pad_token=run.processor.pad_token,
+        cache_chunk=sampling.cache_chunk,
     )
 
 

@@ -18,7 +18,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from rrft_jax.data.processor import Processor
 from rrft_jax.models import parameters
 from rrft_jax.models.pretrained import load_pretrained
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import PromptCache, Qwen2VL
 from rrft_jax.rollout import SamplingParams, generate
 
 TOLERANCE = 2e-5  # activations are of order 1, and 2e-6 is usual
@@ -112,17 +112,20 @@ def ours(pair):
 
     @quick_jit
     def compute(params, prompt, completions):
-        hidden, prompt_kv = model.prefill(params, prompt)
-        hidden = jnp.broadcast_to(hidden[:, None], (*completions.shape[:2], hidden.shape[-1]))
-        cache = model.empty_cache(len(completions), G, T)
+        hidden, kv = model.prefill(params, prompt)
+        rows = completions.reshape(-1, T)
+        weights, prompts = model.decoding_weights(params), PromptCache(kv, prompt.mask)
+        next_position = jnp.repeat(prompt.next_position, G)
 
         def step(state, time):
             hidden, cache = state
-            tokens = completions[:, :, time]
-            return model.decode(params, tokens, time, prompt, prompt_kv, cache), hidden
+            after = model.decode(weights, rows[:, time], time, next_position, prompts, cache)
+            return after, hidden
 
-        _, hidden = jax.lax.scan(step, (hidden, cache), jnp.arange(T))  # [T,B,G,D]
-        logits = model.logits(params, jnp.moveaxis(hidden, 0, 2))
+        start = jnp.repeat(hidden, G, axis=0), model.empty_cache(len(rows), T)
+        _, hidden = jax.lax.scan(step, start, jnp.arange(T))  # [T,R,D]
+        logits = model.logits(weights, jnp.moveaxis(hidden, 0, 1))
+        logits = logits.reshape(*completions.shape, -1)
         score = model.score(params, prompt, completions)
         return model.encode_images(params, prompt), logits, score
 
@@ -178,19 +181,15 @@ def test_greedy_generation(pair):
     chosen, stop_tokens = BATCHES["mixed"], pair.processor.stop_tokens
     prompt = pair.processor.batch([pair.rows[i] for i in chosen])
 
-    @quick_jit
-    def run(params, prompt):
-        return generate(
-            pair.model,
-            params,
-            prompt,
-            jax.random.key(0),
-            max_new_tokens=NEW_TOKENS,
-            stop_tokens=stop_tokens,
-            sampling=SamplingParams(temperature=0.0),
-        )
-
-    ours = run(pair.params, prompt)
+    ours = generate(
+        pair.model,
+        pair.params,
+        prompt,
+        jax.random.key(0),
+        max_new_tokens=NEW_TOKENS,
+        stop_tokens=stop_tokens,
+        sampling=SamplingParams(temperature=0.0),
+    )
     for i, tokens, mask in zip(chosen, np.asarray(ours.tokens[:, 0]), np.asarray(ours.mask[:, 0])):
         inputs = _theirs(pair, pair.rows[i])
         theirs = pair.theirs.generate(

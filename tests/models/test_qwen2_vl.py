@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.models.language import Step, text_angles
+from rrft_jax.models.language import text_angles
+from rrft_jax.models.qwen2_vl import PromptCache
 from tests import tiny
 
 
@@ -23,7 +24,7 @@ def repeated_log_probs(model, params, prompt, completions):
         positions=jnp.concatenate([positions, appended], 2),
     )
     x, step = model._prompt_stream(params, whole)
-    x, *_ = model._decoder(params, x, None, None, None, step)
+    x, *_ = model._decoder(params, x, None, step)
     log_probs = jax.nn.log_softmax(model.logits(params, x[:, -length - 1 : -1]))
     taken = jnp.take_along_axis(log_probs, flat[..., None], axis=-1)[..., 0]
     return taken.reshape(completions.shape)
@@ -65,14 +66,18 @@ def test_decoding_token_by_token_gives_the_scores(case):
 
     @jax.jit
     def decoded(params, prompt, tokens):
-        hidden, prompt_kv = model.prefill(params, prompt)
-        hidden = jnp.broadcast_to(hidden[:, None], (batch, group, hidden.shape[-1]))
-        cache, results = model.empty_cache(batch, group, length), []
+        hidden, kv = model.prefill(params, prompt)
+        hidden, rows = jnp.repeat(hidden, group, axis=0), tokens.reshape(-1, length)
+        weights, prompts = model.decoding_weights(params), PromptCache(kv, prompt.mask)
+        next_position = jnp.repeat(prompt.next_position, group)
+        cache, results = model.empty_cache(batch * group, length), []
         for time in range(length):
-            log_probs = jax.nn.log_softmax(model.logits(params, hidden))
-            results.append(jnp.take_along_axis(log_probs, tokens[:, :, time, None], -1)[..., 0])
-            hidden, cache = model.decode(params, tokens[:, :, time], time, prompt, prompt_kv, cache)
-        return jnp.stack(results, axis=-1)
+            log_probs = jax.nn.log_softmax(model.logits(weights, hidden))
+            results.append(jnp.take_along_axis(log_probs, rows[:, time, None], -1)[:, 0])
+            hidden, cache = model.decode(
+                weights, rows[:, time], time, next_position, prompts, cache
+            )
+        return jnp.stack(results, axis=-1).reshape(tokens.shape)
 
     np.testing.assert_allclose(
         decoded(params, prompt, tokens), jax.jit(model.score)(params, prompt, tokens), atol=1e-5
@@ -134,4 +139,3 @@ def test_text_positions_are_plain_rotary_positions():
     np.testing.assert_allclose(
         text_angles(config, positions), np.arange(5)[:, None] * frequencies, rtol=1e-6
     )
-    assert Step(prompt_mask=None).time is None

@@ -1,4 +1,7 @@
-"""The jitted group sampler: its tokens, masks, log-probabilities and randomness."""
+"""The group sampler: its tokens, masks, log-probabilities and randomness, whatever shapes it takes
+on the way, and what its compiled loop does not do."""
+
+import re
 
 import jax
 import numpy as np
@@ -77,6 +80,32 @@ def test_samples_of_a_group_differ(out):
     assert len({tuple(row) for row in out.tokens[0]}) > 1
 
 
+def test_a_budget_ends_a_completion_and_leaves_its_tokens_alone(out):
+    budget = np.arange(12).reshape(3, 4) % LENGTH + 1
+    short = run(budget=budget)
+    seen = out.mask & (np.arange(LENGTH) < budget[..., None])
+    np.testing.assert_array_equal(short.mask, seen)
+    np.testing.assert_array_equal(short.tokens, np.where(seen, out.tokens, tiny.PAD))
+    np.testing.assert_array_equal(short.finished, out.finished & (out.mask.sum(-1) <= budget))
+
+
+def test_sampled_log_probs_are_those_of_the_truncated_distribution():
+    sampling = SamplingParams(0.7, 5, 0.9)
+    out = jax.device_get(run(sampling=sampling, max_new_tokens=1))
+    model, params, prompt = tiny.model(), tiny.params(), tiny.prompts(3)
+    hidden, _ = model.prefill(params, prompt)
+    logits = np.array(model.logits(params, hidden), np.float64)
+    logits[:, list(tiny.CONFIG.visual_tokens)] = -np.inf
+    for b, g in np.ndindex(3, 4):
+        p = np.exp(logits[b] / 0.7)
+        order = np.argsort(-p)[:5]
+        p = p[order] / p[order].sum()
+        p = p[: np.searchsorted(np.cumsum(p), 0.9) + 1]
+        place = order.tolist().index(out.tokens[b, g, 0])
+        want = np.log(p[place] / p.sum())
+        assert out.sampled_log_probs[b, g, 0] == pytest.approx(want, abs=1e-4)
+
+
 def test_draws_do_not_depend_on_the_batch(out):
     second = jax.tree.map(
         lambda name, x: x.take(np.array([1]), axis=name.index("B")),
@@ -87,21 +116,116 @@ def test_draws_do_not_depend_on_the_batch(out):
     np.testing.assert_array_equal(alone.tokens[0], out.tokens[1])
 
 
-def test_growing_the_cache_in_chunks_changes_nothing(out, monkeypatch):
-    monkeypatch.setattr(sampler, "CACHE_CHUNK", 3)
-    jax.clear_caches()
-    np.testing.assert_array_equal(run().tokens, out.tokens)
+def test_growing_the_cache_in_chunks_changes_nothing(out):
+    np.testing.assert_array_equal(run(cache_chunk=3).tokens, out.tokens)
 
 
-@pytest.mark.parametrize("axes", [{"data": 4}, {"tensor": 2, "fsdp": 2}], ids=str)
-def test_every_mesh_draws_the_same_tokens(axes):
-    whole = tiny.prompts(4)
-    want = run(prompt=whole)
+def assert_same(got, want):
+    """All of two `Completions`; log-probabilities to rounding."""
+    for name in ("tokens", "mask", "finished"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
+    for name in ("log_probs", "sampled_log_probs"):
+        np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=2e-5)
+
+
+# Ends that let 4 prompts x 4 samples shrink to 8 rows (more than prompts), 4 and 2, at times when
+# the cache has to grow as well, with all samples of some prompts left, and of others none.
+ENDS = np.array([[20, 20, 3, 20], [1, 2, 3, 4], [9, 1, 1, 13], [2, 2, 5, 6]])
+
+
+@pytest.fixture(scope="module")
+def uncompacted():
+    """Where no batch is small enough for a smaller program."""
+    return jax.device_get(
+        run(prompt=tiny.prompts(4), max_new_tokens=20, stop_tokens=(), budget=ENDS)
+    )
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{}, {"data": 2}, {"tensor": 2, "fsdp": 2}],
+    ids=lambda axes: "-".join(axes) or "one device",
+)
+def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
+    monkeypatch.setattr(sampler, "FEWEST_ROWS", 1)
+    shapes = []
+    compact = sampler._compact
+    monkeypatch.setattr(
+        sampler, "_compact", lambda *args: shapes.append(args[-1]) or compact(*args)
+    )
     mesh = make_mesh(**axes)
     shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
     got = run(
         model=tiny.model(mesh=mesh),
         params=jax.tree.map(jax.device_put, tiny.params(), shardings),
+        prompt=sharding.place(mesh, tiny.prompts(4), prompts.LETTERS),
+        max_new_tokens=20,
+        stop_tokens=(),
+        budget=ENDS,
+        cache_chunk=8,
+    )
+    assert_same(jax.device_get(got), uncompacted)
+    assert shapes == ([4, 2] if axes else [8, 4, 2])  # rows of a device
+
+
+def test_eight_devices_draw_the_tokens_of_one():
+    whole = tiny.prompts(8)
+    want = jax.device_get(run(prompt=whole))
+    mesh = make_mesh(data=8)
+    got = run(
+        model=tiny.model(mesh=mesh),
+        params=jax.device_put(tiny.params(), sharding.replicated(mesh)),
         prompt=sharding.place(mesh, whole, prompts.LETTERS),
     )
-    np.testing.assert_array_equal(got.tokens, want.tokens)
+    assert_same(jax.device_get(got), want)
+
+
+def test_other_sampling_parameters_compile_nothing_again(out):
+    before = sampler._advance._cache_size()
+    for sampling in (SamplingParams(0.5, 3, 0.9), SamplingParams(0.0), SamplingParams(1, 0, 0.5)):
+        run(sampling=sampling)
+    assert sampler._advance._cache_size() == before
+
+
+def loop_body(mesh=None) -> tuple[str, str]:
+    """Everything that the decoding loop runs, as optimised HLO; and the type of a layer's cache."""
+    model, params, prompt = tiny.model(mesh=mesh), tiny.params(), tiny.prompts(8)
+    if mesh is not None:
+        shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+        params = jax.tree.map(jax.device_put, params, shardings)
+        prompt = sharding.place(mesh, prompt, prompts.LETTERS)
+    budget = np.full((8, 4), 24, np.int32)
+    begun = sampler._begin(model, params, prompt, jax.random.key(0), 0, budget, 24, 24, 0)
+    text = (
+        sampler._advance.lower(
+            *(model, *begun, SamplingParams(1.0, 0, 1.0), np.int32(0)),
+            **{"parts": 1 if mesh is None else mesh.size, "pad_token": 0},
+            **{"stop_tokens": STOPS, "banned": (60,)},
+        )
+        .compile()
+        .as_text()
+    )
+    computations = dict(re.findall(r"^(?:ENTRY )?(%\S+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
+    calling = r"(?:calls|to_apply|body|condition)=(%[\w.-]+)|branch_computations=\{([^}]*)\}"
+
+    def reached(name: str) -> str:
+        body = computations.pop(name, "")
+        called = " ".join("".join(names) for names in re.findall(calling, body))
+        return body + "".join(map(reached, re.findall(r"%[\w.-]+", called)))
+
+    keys = begun[2].cache[0].keys
+    shape = ",".join(map(str, keys.sharding.shard_shape(keys.shape)))
+    loops = re.findall(r" while\(.*?body=(%[\w.-]+)", text)
+    return "".join(map(reached, loops)), re.escape(f"f32[{shape}]")
+
+
+def test_the_loop_writes_into_the_cache_in_place():
+    body, cache = loop_body()
+    assert len(re.findall(rf"{cache}\S* dynamic-update-slice\(", body)) == 4  # 2 layers
+    assert not re.findall(rf"{cache}\S* copy\(", body)
+
+
+def test_the_loop_gathers_no_weight():
+    body, cache = loop_body(make_mesh(fsdp=8))
+    assert re.search(rf"{cache}\S* dynamic-update-slice\(", body)
+    assert "all-gather" not in body

@@ -1,21 +1,43 @@
-"""Which tokens can be drawn, and how often."""
+"""Which tokens can be drawn, how often, and the log-probabilities that are said of them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample, truncate
+from rrft_jax.rollout import sampling
+from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
-LOGITS = jnp.log(jnp.array([0.4, 0.3, 0.15, 0.1, 0.05]))
+LOGITS = np.log([0.4, 0.3, 0.15, 0.1, 0.05])
+compiled = jax.jit(sample)
 
 
-def kept(**params) -> list[int]:
-    return np.flatnonzero(truncate(LOGITS, SamplingParams(**params)) > EXCLUDED).tolist()
+def distribution(logits, temperature=1.0, top_k=0, top_p=1.0) -> np.ndarray:
+    """The probabilities [V] in NumPy, token by token."""
+    p = np.exp(np.float64(logits) / temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    if top_k:
+        p[order[top_k:]] = 0
+        p /= p.sum()
+    total = 0.0
+    for place, token in enumerate(order):
+        if place and total >= top_p:
+            p[token] = 0
+        total += p[token]
+    return p / p.sum()
+
+
+def draws(logits=LOGITS, number=2_000, **params):
+    """Draws at evenly spaced numbers: frequencies are then right to 1 / number."""
+    uniform = (jnp.arange(number) + 0.5) / number
+    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (number, len(logits)))
+    tokens, log_probs = compiled(uniform, rows, SamplingParams(**params))
+    return np.asarray(tokens), np.asarray(log_probs)
 
 
 @pytest.mark.parametrize(
-    "params, want",
+    "params, kept",
     [
         ({"top_k": 2}, [0, 1]),
         ({"top_k": 99}, [0, 1, 2, 3, 4]),
@@ -28,40 +50,73 @@ def kept(**params) -> list[int]:
         ({"top_k": 2, "top_p": 0.57}, [0]),
     ],
 )
-def test_truncation_keeps(params, want):
-    assert kept(**params) == want
+def test_truncation_keeps(params, kept):
+    assert np.unique(draws(**params)[0]).tolist() == kept
 
 
-def draws(number=20_000, **params) -> np.ndarray:
-    keys = jax.random.split(jax.random.key(0), number)
-    logits = jnp.broadcast_to(LOGITS, (number, 5))
-    tokens = jax.jit(sample)(keys, logits, SamplingParams(**params))
-    return np.bincount(tokens, minlength=5) / number
+@pytest.mark.parametrize("vocabulary", [300, 8_400], ids=["one sort", "blocks"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 50},
+        {"top_k": 50, "top_p": 0.9, "temperature": 0.9},
+        {"top_k": 100, "top_p": 0.8},  # more than the candidates
+        {"top_p": 0.5, "temperature": 1.3},
+    ],
+    ids=str,
+)
+def test_frequencies_and_log_probs_are_those_of_numpy(vocabulary, params):
+    logits = 2 * np.random.default_rng(0).normal(size=vocabulary)
+    tokens, log_probs = draws(logits, number=400, **params)
+    want = distribution(logits, **params)
+    np.testing.assert_allclose(log_probs, np.log(want[tokens]), atol=2e-5)
+    frequencies = np.bincount(tokens, minlength=vocabulary) / 400
+    assert np.abs(np.cumsum(frequencies) - np.cumsum(want)).max() < 2 / 400
 
 
-def test_frequencies_are_the_probabilities():
-    np.testing.assert_allclose(draws(), np.exp(LOGITS), atol=0.015)
-
-
-def test_temperature_sharpens():
-    want = np.exp(2 * LOGITS) / np.exp(2 * LOGITS).sum()
-    np.testing.assert_allclose(draws(temperature=0.5), want, atol=0.015)
-
-
-def test_temperature_zero_is_greedy():
-    assert draws(temperature=0.0)[0] == 1
-
-
-def test_changing_the_parameters_compiles_nothing_again():
-    compiled = jax.jit(lambda *arguments: sample(*arguments))
-    keys = jax.random.split(jax.random.key(0), 3)
-    logits = jnp.broadcast_to(LOGITS, (3, 5))
-    for params in ((1.0, 0, 1.0), (0.5, 3, 0.9), (0.0, 0, 1.0)):
-        compiled(keys, logits, SamplingParams(*map(jnp.asarray, params)))
-    assert compiled._cache_size() == 1
+def test_temperature_zero_takes_the_first_of_the_likeliest():
+    logits = np.array([0.0, 3.0, 1.0, 3.0])
+    tokens, log_probs = draws(logits, number=10, temperature=0.0, top_k=3)
+    assert (tokens == 1).all() and (log_probs == np.float32(-np.log(2))).all()
+    tokens, log_probs = draws(number=10, temperature=0.0)
+    assert (tokens == 0).all() and (log_probs == 0).all()
 
 
 def test_excluded_tokens_are_never_drawn():
-    keys = jax.random.split(jax.random.key(0), 2000)
-    logits = jnp.broadcast_to(LOGITS.at[0].set(EXCLUDED), (2000, 5))
-    assert 0 not in np.asarray(sample(keys, logits, SamplingParams(temperature=5.0)))
+    logits = np.where(np.arange(400) % 3 > 0, 0.0, EXCLUDED)
+    for params in ({"temperature": 5.0}, {"top_k": 64}, {"top_p": 0.99}, {"temperature": 0.01}):
+        assert (draws(logits, **params)[0] % 3 > 0).all()
+
+
+def test_the_ends_of_the_distribution_can_be_drawn_and_nothing_behind_them():
+    """At numbers next to 0 and 1, where sums that are rounded differently meet."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(500, 1000)).astype(np.float32)
+    logits[:, :7] = logits[:, 900:] = EXCLUDED
+    ends = jnp.tile(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))]), 250)
+    tokens, log_probs = compiled(ends, logits, SamplingParams())
+    assert (np.asarray(tokens)[::2] == 7).all() and (np.asarray(tokens)[1::2] < 900).all()
+    assert np.isfinite(log_probs).all() and (np.asarray(log_probs) > -30).all()
+
+
+def test_the_largest_are_found_in_blocks_as_by_a_sort():
+    logits = np.random.default_rng(0).normal(size=(20, 9999)).astype(np.float32)
+    np.testing.assert_array_equal(sampling._largest(logits, 64), -np.sort(-logits)[:, :64])
+
+
+def test_changing_the_parameters_compiles_nothing_again():
+    fresh = jax.jit(lambda *arguments: sample(*arguments))
+    for params in ((1.0, 0, 1.0), (0.5, 3, 0.9), (0.0, 0, 1.0), (1.0, 0, 0.5)):
+        fresh(jnp.zeros(3), jnp.zeros((3, 5)), SamplingParams(*map(jnp.asarray, params)))
+    assert fresh._cache_size() == 1
+
+
+def test_nothing_is_sorted_where_truncation_is_off():
+    """Every sort stands in a branch, and the branch that truncates nothing has none."""
+    jaxpr = jax.make_jaxpr(sample)(jnp.zeros(3), jnp.zeros((3, 9999)), SamplingParams(1.0, 0, 1.0))
+    outside = [e.primitive.name for e in jaxpr.eqns]
+    branches = next(e for e in jaxpr.eqns if e.primitive.name == "cond").params["branches"]
+    sorts = ["sort" in str(branch) or "top_k" in str(branch) for branch in branches]
+    assert sorts == [False, True, True] and not {"sort", "top_k"} & set(outside)

@@ -1,0 +1,114 @@
+"""Sampling: tokens per second, what a long tail of lengths costs, and a step beside its bytes."""
+
+import math
+import os
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from rrft_jax.bench import workload as workloads
+from rrft_jax.models.config import TextConfig
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.rollout import SamplingParams, generate
+
+# Bytes a second that a device's memory gives, as its maker states them.
+BANDWIDTHS = {
+    "NVIDIA A100-SXM4-40GB": 1.555e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+    "TPU v4": 1.2e12,
+    "TPU v5 lite": 0.819e12,
+    "TPU v5": 2.765e12,
+    "TPU v6 lite": 1.64e12,
+}
+
+
+def bench_sampler(
+    workload: workloads.Workload,
+    checkpoint: str | None,
+    sampling: SamplingParams,
+    cache_chunk: int,
+    repeats: int,
+) -> dict:
+    """Times `generate` with forced lengths, in turns: all equal to the mean, and a long tail.
+
+    Also with one token, which is the prompts alone: what is left of the equal lengths is their
+    decoding steps. Medians in seconds after one warming run.
+    """
+    mesh = make_mesh()
+    model, params, prompt = workloads.start(workload, checkpoint, mesh)
+    mean, longest = workload.new_tokens, 4 * workload.new_tokens
+    tail = long_tail(workload.prompts, workload.samples, mean, longest)
+    runs = {
+        "prompts": np.ones_like(tail),
+        "equal": np.full_like(tail, mean),
+        "long_tail": tail,
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, lengths in runs.items():
+            began = time.perf_counter()
+            completions = generate(
+                model,
+                params,
+                prompt,
+                jax.random.key(repeat),
+                num_samples=workload.samples,
+                max_new_tokens=int(lengths.max()),
+                stop_tokens=(),
+                sampling=sampling,
+                budget=lengths,
+                cache_chunk=cache_chunk,
+            )
+            jax.block_until_ready(completions)
+            if repeat:  # the first one compiles
+                times[name].append(time.perf_counter() - began)
+            assert int(completions.mask.sum()) == lengths.sum()
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    step = (medians["equal"] - medians["prompts"]) / (mean - 1)
+    read = step_bytes(model.config.text, workload, model.dtype, mean / 2)
+    device = jax.devices()[0].device_kind
+    bandwidth = BANDWIDTHS.get(device)
+    return {
+        "seconds": {name: round(value, 3) for name, value in medians.items()},
+        "long_tail_to_equal": round(medians["long_tail"] / medians["equal"], 2),
+        "lengths": {"mean": round(float(tail.mean()), 1), "max": int(tail.max())},
+        "tokens_per_second": round(workload.prompts * workload.samples * mean / medians["equal"]),
+        "step_milliseconds": round(1e3 * step, 3),
+        "step_megabytes": round(read / 1e6, 2),
+        "gigabytes_per_second": round(read / step / 1e9, 2),
+        "share_of_bandwidth": bandwidth and round(read / step / bandwidth, 3),
+        "threads": len(os.sched_getaffinity(0)),
+        "device": device,
+    }
+
+
+def long_tail(prompts: int, samples: int, mean: int, longest: int) -> np.ndarray:
+    """Lengths [B,G]: quantiles of an exponential distribution cut off at `longest`, shuffled.
+
+    That is what a constant chance to stop at each token gives.
+    """
+    quantiles = -np.log1p(-(np.arange(prompts * samples) + 0.5) / (prompts * samples))
+
+    def lengths(scale: float) -> np.ndarray:
+        return np.clip(np.rint(scale * quantiles), 1, longest).astype(np.int32)
+
+    low, high = 0.0, 10.0 * mean
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lengths(middle).mean() < mean else (low, middle)
+    return np.random.default_rng(0).permutation(lengths(high)).reshape(prompts, samples)
+
+
+def step_bytes(config: TextConfig, workload: workloads.Workload, dtype, own_tokens: float) -> float:
+    """What a decoding step has to read: the decoder's weights, and keys and values, each once."""
+    c, size = config, np.dtype(dtype).itemsize
+    heads = (c.heads + 2 * c.kv_heads) * c.head_size + c.heads * c.head_size
+    layers = c.depth * c.width * (heads + 3 * c.mlp_width)
+    rows = workload.prompts * workload.samples
+    tokens = workload.prompts * workload.prompt_tokens + rows * own_tokens
+    cache = c.depth * 2 * c.kv_heads * c.head_size * tokens
+    return size * (math.prod((c.vocab_size, c.width)) + layers + cache)
