@@ -120,9 +120,9 @@ def generate(
     weights, prompts, rows = _begin(
         model, params, prompt, key, np.int32(first_row), budget, max_new_tokens, length, pad_token
     )
-    results = None
+    results, sizes = None, _sizes(batch * group // parts)
     while True:
-        smaller = [size for size in _sizes(batch * group // parts) if size < place.shape[1]]
+        smaller = [size for size in sizes if size < place.shape[1]]
         rows, most = _advance(
             model,
             weights,
@@ -140,11 +140,13 @@ def generate(
             return _finish(model, rows.out, place, results, group)
         if fitting := [size for size in smaller if size >= most]:
             own = prompts.slots is None and len(prompts.mask) == place.size
-            rows, order, place, results = _compact(model, rows, place, results, min(fitting))
+            rows, place, of_prompt, results = _compact(
+                model, rows, place, results, min(fitting), None if own else group
+            )
             if place.size > len(prompts.mask):
                 prompts = prompts.replace(slots=Slots(place, group))
             else:
-                prompts = _take_prompts(model, prompts, order if own else place // group)
+                prompts = _take_prompts(model, prompts, of_prompt)
         else:
             length = min(length + cache_chunk, max_new_tokens)
             rows = _grow(model, rows, length)
@@ -262,16 +264,28 @@ def _grow(model: Qwen2VL, rows: _Rows, length: int) -> _Rows:
     return rows.replace(cache=grown)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "size"))
-def _compact(model: Qwen2VL, rows: _Rows, place: jax.Array, results: Completions | None, size: int):
+@functools.partial(jax.jit, static_argnames=("model", "size", "group"))
+def _compact(
+    model: Qwen2VL,
+    rows: _Rows,
+    place: jax.Array,
+    results: Completions | None,
+    size: int,
+    group: int | None,
+) -> tuple[_Rows, jax.Array, jax.Array, Completions]:
     """Takes `size` rows of each device, those that aren't done and some others.
 
     Args:
+      model: for its mesh.
+      rows: N x r of them.
       place: [N,r], where a row stood at first among those of its device.
       results: of all rows that there were, [B*G,T]; None as long as they are all here.
+      size: at least as many as there are to do.
+      group: G; None where every row has a prompt of its own.
 
     Returns:
-      (rows; which of those before they were [N,size]; place; results with what is known so far).
+      (rows; their places [N,size]; the index [N,size] of their prompts among those of the device;
+      the results with what is known so far).
     """
     order = jnp.argsort(rows.done.reshape(len(place), -1), axis=1, stable=True)[:, :size]
     smaller = {
@@ -279,8 +293,9 @@ def _compact(model: Qwen2VL, rows: _Rows, place: jax.Array, results: Completions
         for field in dataclasses.fields(rows)
         if field.name != "time"
     }
-    results = _merge(model, rows.out, place, results)
-    return rows.replace(**smaller), order, jnp.take_along_axis(place, order, axis=1), results
+    results = _merge(rows.out, place, results)
+    place = constrain(jnp.take_along_axis(place, order, axis=1), "R.", model.mesh)
+    return rows.replace(**smaller), place, order if group is None else place // group, results
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -297,10 +312,10 @@ def _finish(model, out: Completions, place, results: Completions | None, group: 
         x = x.reshape(-1, group, *x.shape[1:])
         return constrain(x, "BGT"[: x.ndim], model.mesh)
 
-    return jax.tree.map(shape, _merge(model, out, place, results))
+    return jax.tree.map(shape, _merge(out, place, results))
 
 
-def _merge(model, out: Completions, place, results: Completions | None) -> Completions:
+def _merge(out: Completions, place, results: Completions | None) -> Completions:
     """`results` [B*G,...] with those of some rows in their places."""
     if results is None:
         return out

@@ -151,7 +151,7 @@ def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
     shapes = []
     compact = sampler._compact
     monkeypatch.setattr(
-        sampler, "_compact", lambda *args: shapes.append(args[-1]) or compact(*args)
+        sampler, "_compact", lambda *args: shapes.append(args[-2]) or compact(*args)
     )
     mesh = make_mesh(**axes)
     shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
