@@ -18,18 +18,35 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.grpo = grpo = common.adamw(
         steps=0,  # 0: as many as the epochs have
         epochs=5 if chosen["task"] == "structure_perception" else 1,
-        batch_size=14,  # prompts; take a multiple of mesh.data x mesh.fsdp x micro_batches
+        batch_size=14,  # prompts; a multiple of mesh.data x mesh.fsdp x mini_ x micro_batches
         micro_batches=2,
         num_samples=8,  # completions a prompt
-        inner_updates=1,  # of the policy on one batch of completions
+        inner_updates=1,  # passes over one batch of completions
+        mini_batches=1,  # parts of it in a pass, each an update
         learning_rate=1e-6,
         schedule="linear",  # to 0
         warmup_steps=0,
         weight_decay=0.0,
         freeze="",  # everything is trained
-        beta=0.04,  # weight of the KL penalty to the policy before this stage
-        clip_low=0.2,
-        clip_high=0.2,
+        # The objective, term by term: rrft_jax/training/objectives.py. These are the paper's.
+        advantages="group_std",  # or "group", "batch_std", "rloo"
+        ratio="token",  # or "sequence", "cispo"
+        clip_low=0.2,  # the ratio counts from 1 - this
+        clip_high=0.2,  # to 1 + this,
+        clip_dual=0.0,  # and to this where the advantage is negative; 0: without end
+        aggregation="sequence",  # or "token", "constant"
+        beta=0.04,  # weight of the KL penalty to the policy before this stage; 0: no such policy
+        kl="k3",  # how it is estimated: "k1", "k2" or "k3"
+        kl_in="loss",  # or "reward"
+        entropy_bonus=0.0,  # weight of the entropy
+        mask_truncated=False,  # completions cut at the limit carry no loss
+        # Batches of fresh prompts that a step may sample to replace groups whose rewards are all
+        # the same.
+        dynamic_sampling=0,
+        # Importance weights between the distribution that was sampled from and the policy at
+        # temperature 1: "none", "token" or "sequence"; at most correction_cap.
+        correction="none",
+        correction_cap=2.0,
         reward_seconds=2.0,  # that a completion's rewards may take; past them they are 0
         # Name, or dotted path of a function -> weight in the sum, or {"weight": ..., options}.
         rewards=ml_collections.ConfigDict(DEFAULTS[chosen["task"]], allow_dotted_keys=True),

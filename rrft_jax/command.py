@@ -6,6 +6,7 @@ A mistake is a UserError of one line, before anything is loaded or compiled.
 import argparse
 import difflib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -83,8 +84,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             continue
         if not test(value):
             raise UserError(f"--config.{key}={value}: expected {wanted}")
-    if "grpo" in config.stages:
-        rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
     if config.eval.passes > 1 and config.eval.temperature == 0:
         raise UserError(
             f"--config.eval.passes={config.eval.passes}: at eval.temperature=0 all completions of "
@@ -99,10 +98,18 @@ def check(config: ml_collections.ConfigDict) -> None:
         if stage not in config:
             raise UserError(f"--config.stages={stage}: this config has no section {stage}")
         section = config[stage]
-        if section.batch_size % section.micro_batches:
+        names = [name for name in ("mini_batches", "micro_batches") if section.get(name, 1) > 1]
+        if section.batch_size % math.prod(section[name] for name in names):
+            parts = " x ".join(f"{stage}.{name}={section[name]}" for name in names)
             raise UserError(
-                f"--config.{stage}.batch_size={section.batch_size}: expected a multiple of "
-                f"{stage}.micro_batches={section.micro_batches}"
+                f"--config.{stage}.batch_size={section.batch_size}: expected a multiple of {parts}"
+            )
+    if "grpo" in config.stages:
+        rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
+        if config.grpo.ratio == "cispo" and config.grpo.clip_dual:
+            raise UserError(
+                f"--config.grpo.clip_dual={config.grpo.clip_dual}: grpo.ratio=cispo bounds the "
+                "ratio by clip_high, whatever the advantage; expected 0"
             )
 
 
@@ -111,14 +118,14 @@ def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
-    return f"{least:g} or more", lambda value: least <= value < float("inf")
+    return f"{least:g} or more", lambda value: least <= value < math.inf
 
 
 _STAGES = ("sft", "grpo")
 _SHARE = ("a share between 0 and 1", lambda value: 0 <= value <= 1)
 _TOP_P = ("more than 0, at most 1", lambda value: 0 < value <= 1)
 _AXIS = ("1 or more, or -1 for the rest", lambda value: value == -1 or value >= 1)
-_POSITIVE = ("more than 0", lambda value: 0 < value < float("inf"))
+_POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
 _DTYPES = _one_of("float32", "bfloat16")
 _RULES = {
     "stages": (
@@ -161,10 +168,24 @@ _RULES = {
     "mesh.tensor": _AXIS,
     "grpo.num_samples": _at_least(2),
     "grpo.inner_updates": _at_least(1),
-    "grpo.beta": _at_least(0),
+    "grpo.mini_batches": _at_least(1),
     "grpo.reward_seconds": _POSITIVE,
+    "grpo.advantages": _one_of("group_std", "group", "batch_std", "rloo"),
+    "grpo.ratio": _one_of("token", "sequence", "cispo"),
     "grpo.clip_low": _SHARE,
     "grpo.clip_high": _at_least(0),
+    "grpo.clip_dual": (
+        "more than 1, or 0 for none",
+        lambda value: value == 0 or 1 < value < math.inf,
+    ),
+    "grpo.aggregation": _one_of("sequence", "token", "constant"),
+    "grpo.beta": _at_least(0),
+    "grpo.kl": _one_of("k1", "k2", "k3"),
+    "grpo.kl_in": _one_of("loss", "reward"),
+    "grpo.entropy_bonus": _at_least(0),
+    "grpo.dynamic_sampling": _at_least(0),
+    "grpo.correction": _one_of("none", "token", "sequence"),
+    "grpo.correction_cap": _POSITIVE,
 } | {
     f"{stage}.{field}": rule
     for stage in _STAGES

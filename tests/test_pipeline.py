@@ -19,7 +19,7 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.models import load_pretrained
-from rrft_jax.training import loop
+from rrft_jax.training import groups
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
@@ -79,7 +79,8 @@ def test_a_run_leaves_the_promised_files(finished):
     ]
     assert set(metrics[-1]) >= {
         "loss", "reward", "reward_std", "reward_accuracy", "reward_format", "reward_format_std",
-        "kl", "clip_fraction", "entropy", "completion_length", "truncated_share", "gradient_norm",
+        "kl", "mismatch_kl", "clip_fraction", "flat_groups", "replaced_groups", "sampled_batches",
+        "entropy", "completion_length", "truncated_share", "gradient_norm",
         "learning_rate", "tokens_per_second", "seconds_sample", "seconds_rewards", "seconds_update",
         "padding_patches", "padding_tokens", "skipped_samples", "compilations",
     }  # fmt: skip
@@ -308,7 +309,7 @@ def test_each_row_has_the_rewards_of_its_source():
     right = f"<think>\n</think>\n<answer>{example.answer}</answer>"
     batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
     terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
-    by_name, total = loop.rewards_of(
+    by_name, total = groups.rewards_of(
         terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2))
     )
     np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])

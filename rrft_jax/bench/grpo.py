@@ -26,9 +26,19 @@ STEP = dict(
     eps=1e-8,
     freeze="",
     micro_batches=1,
-    beta=0.04,
+    mini_batches=1,
+    aggregation="sequence",
+    ratio="token",
     clip_low=0.2,
     clip_high=0.2,
+    clip_dual=0.0,
+    beta=0.04,
+    kl="k3",
+    kl_in="loss",
+    entropy_bonus=0.0,
+    mask_truncated=False,
+    correction="none",
+    correction_cap=2.0,
 )
 
 
@@ -43,7 +53,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
     score = grpo.make_scorer(model, 1)
     update = grpo.make_step(model, optimizer, config, states.layout(state))
     random = np.random.default_rng(0).random((workload.prompts, workload.samples))
-    advantages = np.asarray(objectives.group_advantages(random), np.float32)
+    advantages = np.asarray(objectives.group_std_advantages(random), np.float32)
     times: dict[str, list[float]] = {"generate": [], "reference": [], "update": []}
     for repeat in range(repeats + 1):
         clock = [time.perf_counter()]
@@ -61,7 +71,13 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
         log_probs = jax.block_until_ready(score(reference, prompt, completions.tokens))
         clock.append(time.perf_counter())
         batch = grpo.GRPOBatch(
-            prompt, completions.tokens, completions.mask, advantages, None, log_probs
+            prompt=prompt,
+            completions=completions.tokens,
+            mask=completions.mask,
+            finished=completions.finished,
+            advantages=advantages,
+            sampler_log_probs=completions.log_probs,
+            reference_log_probs=log_probs,
         )
         state, metrics = update(state, batch)
         jax.block_until_ready((state, metrics))

@@ -1,6 +1,6 @@
 """GRPO's update: score the sampled completions, compare with advantages and reference, step.
 
-Sampling and rewards happen before, in `loop.py`; here is what runs on the device after them.
+Sampling and rewards happen before, in `rollouts.py`; here is what runs on the device after them.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from rrft_jax.models import prompt as prompts
@@ -28,16 +29,20 @@ class GRPOBatch:
       prompt: the prompts.
       completions: [B,G,T] tokens.
       mask: [B,G,T] bool, the sampled tokens up to the stop token.
+      finished: [B,G] bool, False where a completion was cut off at T tokens.
       advantages: [B,G].
-      old_log_probs: [B,G,T] of the policy that sampled; None where the batch is used for one
-        update alone, and the policy is still the one that sampled.
+      sampler_log_probs: [B,G,T] of the distribution that the tokens were drawn from.
+      old_log_probs: [B,G,T] of the policy that sampled, as `score` has them; None where the batch
+        is used for one update alone, and the policy is still the one that sampled.
       reference_log_probs: [B,G,T]; None without a penalty.
     """
 
     prompt: Prompt
     completions: jax.Array
     mask: jax.Array
+    finished: jax.Array
     advantages: jax.Array
+    sampler_log_probs: jax.Array
     old_log_probs: jax.Array | None = None
     reference_log_probs: jax.Array | None = None
 
@@ -48,9 +53,35 @@ def letters(batch: GRPOBatch) -> GRPOBatch:
         prompt=prompts.LETTERS,
         completions="BGT",
         mask="BGT",
+        finished="BG",
         advantages="BG",
+        sampler_log_probs="BGT",
         old_log_probs=None if batch.old_log_probs is None else "BGT",
         reference_log_probs=None if batch.reference_log_probs is None else "BGT",
+    )
+
+
+@flax.struct.dataclass
+class Weights:
+    """Of the tokens [B,G,T] in sums over a whole batch, so that micro-batches add up."""
+
+    loss: jax.Array
+    metrics: jax.Array  # the mean over tokens, then over completions
+
+
+WEIGHT_LETTERS = Weights(loss="BGT", metrics="BGT")
+
+
+def weights(config: ml_collections.ConfigDict, batch: GRPOBatch) -> Weights:
+    """What each token of a batch weighs, by `config.aggregation` and `config.mask_truncated`.
+
+    A completion that was cut off says nothing on how it would have ended: without loss on it, as
+    in DAPO's overlong filtering (https://arxiv.org/abs/2503.14476), its length isn't punished.
+    """
+    counted = batch.mask & batch.finished[..., None] if config.mask_truncated else batch.mask
+    return Weights(
+        loss=objectives.AGGREGATIONS[config.aggregation](counted),
+        metrics=objectives.sequence_weights(batch.mask),
     )
 
 
@@ -59,38 +90,73 @@ def loss(
     config: ml_collections.ConfigDict,
     params: dict,
     batch: GRPOBatch,
-    weights: jax.Array,
+    weights: Weights,
 ) -> tuple[jax.Array, dict]:
-    """The loss of a (micro-)batch.
+    """The loss of a (micro-)batch, to be minimised.
 
     Args:
       model: the model.
-      config: `config.grpo`: beta, clip_low, clip_high.
+      config: `config.grpo`, which names each term.
       params: the policy's parameters.
       batch: see `GRPOBatch`.
-      weights: [B,G,T] of the tokens in the whole batch's mean, so that micro-batches add up.
+      weights: of its tokens in the whole batch.
 
     Returns:
       (loss, metrics; both add up over micro-batches).
     """
     log_probs, entropy = model.score_with_entropy(params, batch.prompt, batch.completions)
+    value, of_tokens = objective(config, log_probs, entropy, batch)
+    metrics = {name: jnp.sum(x * weights.metrics) for name, x in of_tokens.items()}
+    return -jnp.sum(value * weights.loss), metrics
+
+
+def objective(
+    config: ml_collections.ConfigDict, log_probs: jax.Array, entropy: jax.Array, batch: GRPOBatch
+) -> tuple[jax.Array, dict]:
+    """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T])."""
     old = batch.old_log_probs
-    objective, clipped = objectives.clipped_objective(
+    if old is None:
+        old = jax.lax.stop_gradient(log_probs)
+    surrogate, clipped = objectives.surrogate(
+        config.ratio,
         log_probs,
-        jax.lax.stop_gradient(log_probs) if old is None else old,
+        old,
         batch.advantages,
-        config.clip_low,
-        config.clip_high,
+        batch.mask,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        clip_dual=config.clip_dual,
     )
+    correction = objectives.correction(
+        config.correction, old, batch.sampler_log_probs, batch.mask, config.correction_cap
+    )
+    value = correction * surrogate
     metrics = {
-        "entropy": jnp.sum(entropy * weights),
-        "clip_fraction": jnp.sum(clipped * weights),
+        "entropy": entropy,
+        "clip_fraction": clipped,
+        # Unbiased also where top-k and top-p leave the sampler fewer tokens than the trainer has.
+        "mismatch_kl": objectives.k1(batch.sampler_log_probs, old),
     }
+    if config.correction != "none":
+        metrics["correction"] = correction
+    if (
+        config.entropy_bonus
+    ):  # against a policy that settles early (https://arxiv.org/abs/1602.01783)
+        value += config.entropy_bonus * entropy
     if batch.reference_log_probs is not None:
-        kl = objectives.k3(log_probs, batch.reference_log_probs)
-        objective -= config.beta * kl
-        metrics["kl"] = jnp.sum(kl * weights)
-    return -jnp.sum(objective * weights), metrics
+        metrics["kl"] = objectives.KLS[config.kl](log_probs, batch.reference_log_probs)
+        if config.kl_in == "loss":  # otherwise the advantages have it
+            value -= config.beta * metrics["kl"]
+    return value, metrics
+
+
+def completion_kl(kind: str, batch: GRPOBatch) -> np.ndarray:
+    """The KL of each completion to the reference [B,G], as a penalty in its reward.
+
+    Summed over its tokens, by the policy that sampled (https://arxiv.org/abs/1909.08593).
+    """
+    kl = objectives.KLS[kind](batch.old_log_probs, batch.reference_log_probs)
+    return np.asarray(jnp.sum(kl * batch.mask, axis=-1))
 
 
 def make_scorer(
@@ -114,15 +180,21 @@ def make_step(
     config: ml_collections.ConfigDict,
     layout: TrainState,
 ) -> Callable[[TrainState, GRPOBatch], tuple[TrainState, dict]]:
-    """The jitted update: (state, batch) -> (state, metrics). The state that goes in is consumed.
+    """The jitted update: (state, batch, part) -> (state, metrics), which consumes the state.
 
-    `layout` is a tree of shardings like the state (`state.layout`), which the new state keeps.
+    It updates on one of the batch's `config.mini_batches` parts, as if that were all: row i belongs
+    to part i % mini_batches. `layout` is a tree of shardings like the state (`state.layout`), which
+    the new state keeps.
     """
 
-    def step(state: TrainState, batch: GRPOBatch):
+    def step(state: TrainState, batch: GRPOBatch, part: jax.Array | int = 0):
+        parts = sharding.micro_batches(batch, letters(batch), config.mini_batches)
+        batch = jax.tree.map(lambda x: x[part], parts)
         # The weights of the whole batch travel with it through the split into micro-batches.
-        weighted = (batch, objectives.sequence_weights(batch.mask))
-        micro = sharding.micro_batches(weighted, (letters(batch), "BGT"), config.micro_batches)
+        weighted = (batch, weights(config, batch))
+        micro = sharding.micro_batches(
+            weighted, (letters(batch), WEIGHT_LETTERS), config.micro_batches
+        )
         return states.update(
             state,
             optimizer,

@@ -1,9 +1,11 @@
 """The two loops, SFT and GRPO: where batches, device steps, files and the console meet."""
 
+import collections
+import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,11 +24,13 @@ from rrft_jax.training import grpo, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+from rrft_jax.training.groups import LETTERS, Groups, refill
 from rrft_jax.training.state import TrainState
 
 SHOWN = ("loss", "reward", "kl", "completion_length")  # beside the progress bar
 SAMPLING_STREAM = 1  # of random keys; evaluation draws from another
-ROLLOUTS_KEPT = 2  # prompts of a step whose completions go to rollouts.jsonl
+
+Draw = Callable[[], tuple[Batch, Any]]  # the next batch, and what `place` made of it
 
 
 @dataclasses.dataclass
@@ -60,7 +64,8 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
         rows = sft.SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
         return sharding.place(run.mesh, rows, sft.LETTERS)
 
-    def step(state: TrainState, batch: Batch, placed: sft.SFTBatch, number: int):
+    def step(state: TrainState, draw: Draw, number: int):
+        batch, placed = draw()
         started = time.perf_counter()
         state, metrics = step_function(state, placed)
         metrics = jax.device_get(metrics)
@@ -71,6 +76,7 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
             "learning_rate": schedule(number - 1),
             "tokens_per_second": tokens / seconds,
             "seconds_update": seconds,
+            **batch.padding,
         }
 
     return _loop(run, "sft", state, loader, steps, place, step)
@@ -89,12 +95,14 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     Returns:
       The parameters after the stage.
     """
-    config, inner = run.config.grpo, run.config.grpo.inner_updates
-    optimizer = optimizers.make_optimizer(config, steps * inner)
-    schedule = optimizers.learning_rate(config, steps * inner)
+    config = run.config.grpo
+    updates = config.inner_updates * config.mini_batches
+    penalized = reference is not None and config.kl_in == "reward"
+    optimizer = optimizers.make_optimizer(config, steps * updates)
+    schedule = optimizers.learning_rate(config, steps * updates)
     state = states.create(params, optimizer, config.freeze, run.mesh)
     update = grpo.make_step(run.model, optimizer, config, states.layout(state))
-    score = grpo.make_scorer(run.model, config.micro_batches)
+    scorer = grpo.make_scorer(run.model, config.mini_batches * config.micro_batches)
     key = jax.random.fold_in(jax.random.key(run.config.seed), SAMPLING_STREAM)
     rollouts = MetricsWriter(run.workdir / "rollouts.jsonl")
     terms = reward_functions.read_terms(config.rewards)
@@ -103,55 +111,78 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     def place(batch: Batch) -> Prompt:
         return sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
 
-    def step(state: TrainState, batch: Batch, prompt: Prompt, number: int):
-        clock = [time.perf_counter()]
-        completions = _sample(run, state.params, prompt, jax.random.fold_in(key, number))
-        tokens, mask, finished = jax.device_get(
-            (completions.tokens, completions.mask, completions.finished)
-        )
-        clock.append(time.perf_counter())
-        # The device scores while the host reads the texts.
-        old = score(state.params, prompt, completions.tokens) if inner > 1 else None
-        reference_log_probs = None
-        if reference is not None:
-            reference_log_probs = score(reference, prompt, completions.tokens)
-        texts = [
-            [run.processor.decode(t[m]) for t, m in zip(*group)] for group in zip(tokens, mask)
-        ]
+    def step(state: TrainState, draw: Draw, number: int):
+        seconds: collections.Counter[str] = collections.Counter()
         failed = reward_functions.failures()
-        by_name, rewards = rewards_of(terms, texts, batch, step=number, lengths=mask.sum(-1))
-        advantages = np.asarray(objectives.group_advantages(rewards), np.float32)
-        clock.append(time.perf_counter())
-        device_batch = grpo.GRPOBatch(
-            prompt=prompt,
-            completions=completions.tokens,
-            mask=completions.mask,
-            advantages=sharding.place(run.mesh, advantages, "BG"),
-            old_log_probs=old,
-            reference_log_probs=reference_log_probs,
+
+        def sample(before: int) -> tuple[Groups, Prompt]:
+            """Groups of the next batch; `before`: how many batches the step has sampled."""
+            batch, prompt = draw()
+            first_row = before * len(batch.examples)
+            with _timed(seconds, "sample"):
+                completions = _sample(
+                    run, state.params, prompt, jax.random.fold_in(key, number), first_row
+                )
+                return Groups.of(batch, completions), prompt
+
+        def reward(groups: Groups) -> Groups:
+            with _timed(seconds, "rewards"):
+                return groups.rewarded(terms, run.processor, number)
+
+        def score(groups: Groups, prompt: Prompt) -> grpo.GRPOBatch:
+            """A batch without advantages. The device computes on while the host reads texts."""
+            with _timed(seconds, "rewards"):
+                arrays = sharding.place(run.mesh, groups.arrays, LETTERS)
+                batch = grpo.GRPOBatch(prompt=prompt, advantages=None, **arrays)
+                old = before = None
+                if updates > 1 or penalized:
+                    old = scorer(state.params, prompt, batch.completions)
+                if reference is not None:
+                    before = scorer(reference, prompt, batch.completions)
+                return batch.replace(old_log_probs=old, reference_log_probs=before)
+
+        first, prompt = sample(0)
+        batch = None if config.dynamic_sampling else score(first, prompt)
+        first = reward(first)
+        groups, replaced, rounds = refill(
+            first, lambda before: reward(sample(before)[0]), run.processor, config.dynamic_sampling
         )
-        for _ in range(inner):
-            state, metrics = update(state, device_batch)
-        metrics = jax.device_get(metrics)
-        clock.append(time.perf_counter())
+        if batch is None:
+            batch = score(groups, place(groups.batch) if replaced else prompt)
+        with _timed(seconds, "update"):
+            rewards = groups.rewards
+            if penalized:
+                rewards = rewards - config.beta * grpo.completion_kl(config.kl, batch)
+            advantages = objectives.ADVANTAGES[config.advantages](rewards).astype(np.float32)
+            batch = batch.replace(advantages=sharding.place(run.mesh, advantages, "BG"))
+            metrics = []
+            for part in config.inner_updates * list(range(config.mini_batches)):
+                state, values = update(state, batch, part)
+                metrics.append(values)
+            metrics = jax.tree.map(lambda *x: np.mean(x), *jax.device_get(metrics))
         if (number - 1) % run.config.rollouts_every == 0:
-            _write_rollouts(rollouts, number, batch, texts, by_name, advantages)
-        tokens_seen = batch.prompt.mask.sum() + mask.sum()
+            groups.write(rollouts, number, advantages)
+        tokens_seen = groups.batch.prompt.mask.sum() + groups.mask.sum()
+        # What the policy does is read off the first groups: those that replaced some were chosen.
         return state, {
             **metrics,
-            "reward": rewards.mean(),
-            "reward_std": rewards.std(),
+            **first.metrics(),
+            "replaced_groups": replaced,
+            "sampled_batches": 1 + rounds,
             "reward_failures": reward_functions.failures() - failed,
-            **{f"reward_{name}": np.nanmean(values) for name, values in by_name.items()},
-            **{f"reward_{name}_std": np.nanstd(values) for name, values in by_name.items()},
-            "completion_length": mask.sum(-1).mean(),
-            "truncated_share": 1 - finished.mean(),
-            "learning_rate": schedule((number - 1) * inner),
-            "tokens_per_second": tokens_seen / (clock[-1] - clock[0]),
-            **dict(zip(("seconds_sample", "seconds_rewards", "seconds_update"), np.diff(clock))),
+            "learning_rate": schedule((number - 1) * updates),
+            "tokens_per_second": tokens_seen / seconds.total(),
+            **seconds,
         }
 
     return _loop(run, "grpo", state, loader, steps, place, step, rollouts)
+
+
+@contextlib.contextmanager
+def _timed(seconds: collections.Counter[str], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[f"seconds_{name}"] += time.perf_counter() - started
 
 
 def _loop(
@@ -161,14 +192,14 @@ def _loop(
     loader: Loader,
     steps: int,
     place: Callable[[Batch], Any],
-    step: Callable[[TrainState, Batch, Any, int], tuple[TrainState, dict[str, Any]]],
+    step: Callable[[TrainState, Draw, int], tuple[TrainState, dict[str, Any]]],
     *logs: MetricsWriter,
 ) -> dict:
     """Runs `step` until `steps` are done: resumes, saves, evaluates, and stops when asked to.
 
-    `place` puts the next batch on the devices while `step` computes the one before. The loader is
-    left where the last step's batch ended. `logs` are files of the stage that go back to the
-    checkpoint too.
+    `step` draws as many batches as it needs. `place` puts the next one on the devices while the one
+    before is computed. The loader is left where the last step's batches ended. `logs` are files of
+    the stage that go back to the checkpoint too.
 
     Raises:
       Interrupted: a signal came; the state after the current step is saved.
@@ -190,11 +221,17 @@ def _loop(
         run.evaluate(f"{stage}@{done}", state.params)
     compiled_before = compilations.total("step")
     position = loader.get_state()
-    batches = prefetch(loader, place) if done < steps else ()
+    batches = prefetch(loader, place)
+
+    def draw() -> tuple[Batch, Any]:
+        nonlocal position
+        batch, placed, position = next(batches)
+        return batch, placed
+
     with Progress(stage, total=steps, start=done) as progress:
-        for number, (batch, placed, position) in zip(range(done + 1, steps + 1), batches):
-            state, values = step(state, batch, placed, number)
-            values |= batch.padding | {
+        for number in range(done + 1, steps + 1):
+            state, values = step(state, draw, number)
+            values |= {
                 "skipped_samples": sum(position["skipped"].values()),
                 "compilations": compilations.total(),
             }
@@ -215,7 +252,7 @@ def _loop(
     return state.params
 
 
-def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
+def _sample(run: Run, params: dict, prompt: Prompt, key: jax.Array, first_row: int) -> Completions:
     sampling = run.config.sampling
     return generate(
         run.model,
@@ -228,60 +265,5 @@ def _sample(run: Run, params: dict, prompt, key: jax.Array) -> Completions:
         sampling=SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p),
         pad_token=run.processor.pad_token,
         cache_chunk=sampling.cache_chunk,
+        first_row=first_row,
     )
-
-
-def rewards_of(
-    terms: Sequence[reward_functions.Term],
-    texts: list[list[str]],
-    batch: Batch,
-    *,
-    step: int,
-    lengths: np.ndarray,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The rewards of every completion.
-
-    Args:
-      terms: for the rows whose source has no rewards of its own.
-      texts: [B][G].
-      batch: the examples, and the sources that they come from.
-      step: of the training.
-      lengths: tokens of the completions [B,G].
-
-    Returns:
-      by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G].
-    """
-    total = np.zeros((len(texts), len(texts[0])), np.float32)
-    by_name: dict[str, np.ndarray] = {}
-    for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
-        own, given = source.rewards, {"step": step, "lengths": lengths[b].tolist()}
-        for term in terms if own is None else reward_functions.read_terms(own):
-            values = by_name.setdefault(term.name, np.full_like(total, np.nan))
-            values[b] = reward_functions.score(term.name, group, example, **given, **term.options)
-            total[b] += term.weight * values[b]
-    return by_name, total
-
-
-def _write_rollouts(
-    writer: MetricsWriter,
-    number: int,
-    batch: Batch,
-    texts: list[list[str]],
-    by_name: dict[str, np.ndarray],
-    advantages: np.ndarray,
-) -> None:
-    for b in range(min(ROLLOUTS_KEPT, len(texts))):
-        for g, text in enumerate(texts[b]):
-            values: dict[str, Any] = {
-                "id": batch.examples[b].id,
-                "prompt": batch.prompt_texts[b],
-                "answer": batch.examples[b].answer,
-                "completion": text,
-                "rewards": {
-                    name: values[b, g]
-                    for name, values in by_name.items()
-                    if not np.isnan(values[b, g])
-                },
-                "advantage": advantages[b, g],
-            }
-            writer.write("grpo", number, values)

@@ -1,55 +1,188 @@
-"""The objective of GRPO, term by term, as pure functions of arrays.
+"""The objective of GRPO and of its relatives, term by term, as pure functions of arrays.
 
 Group Relative Policy Optimization (DeepSeekMath, https://arxiv.org/abs/2402.03300): the advantage
 of a completion is its reward relative to those of the other completions of the same prompt, the
-policy ratio is clipped as in PPO, and a penalty keeps the policy near a frozen reference.
+policy ratio is clipped as in PPO, and a penalty keeps the policy near a frozen reference. What
+later papers changed about it is a choice in one of the terms:
+
+    reward -> ADVANTAGES -> surrogate, of one of the RATIOS -> correction -> penalty -> AGGREGATIONS
+
+`grpo.py: objective` puts them together. Axes: B prompts, G completions a prompt, T tokens.
 """
 
 import jax
 import jax.numpy as jnp
 
-
-def group_advantages(rewards: jax.Array, epsilon: float = 1e-4) -> jax.Array:
-    """(reward - mean) / (std + epsilon) over the group, std with ddof 1: [B,G] -> [B,G]."""
-    centred = rewards - rewards.mean(axis=-1, keepdims=True)
-    return centred / (rewards.std(axis=-1, ddof=1, keepdims=True) + epsilon)
+EPSILON = 1e-4  # what a standard deviation of 0 is divided by
 
 
-def clipped_objective(
+# Advantages: rewards [B,G] -> [B,G]. They work on NumPy's arrays as well as on JAX's.
+
+
+def group_std_advantages(rewards: jax.Array) -> jax.Array:
+    """GRPO: (reward - mean) / (std + epsilon) over the group, std with ddof 1."""
+    return group_advantages(rewards) / (rewards.std(axis=-1, ddof=1, keepdims=True) + EPSILON)
+
+
+def group_advantages(rewards: jax.Array) -> jax.Array:
+    """Dr. GRPO (https://arxiv.org/abs/2503.20783): reward - mean, so that groups that are nearly
+    all right or all wrong weigh no more than others."""
+    return rewards - rewards.mean(axis=-1, keepdims=True)
+
+
+def batch_std_advantages(rewards: jax.Array) -> jax.Array:
+    """Lite PPO (https://arxiv.org/abs/2508.08221): mean of the group, std of the whole batch."""
+    return group_advantages(rewards) / (rewards.std(ddof=1) + EPSILON)
+
+
+def rloo_advantages(rewards: jax.Array) -> jax.Array:
+    """RLOO (https://arxiv.org/abs/2402.14740): reward - mean of the group's *other* rewards."""
+    group = rewards.shape[-1]
+    return group_advantages(rewards) * (group / (group - 1))
+
+
+ADVANTAGES = {
+    "group_std": group_std_advantages,
+    "group": group_advantages,
+    "batch_std": batch_std_advantages,
+    "rloo": rloo_advantages,
+}
+
+
+# The surrogate: what is maximised where there's nothing but the advantages.
+
+RATIOS = ("token", "sequence", "cispo")
+
+
+def surrogate(
+    kind: str,
     log_probs: jax.Array,
     old_log_probs: jax.Array,
     advantages: jax.Array,
+    mask: jax.Array,
+    *,
     clip_low: float,
     clip_high: float,
+    clip_dual: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """PPO's clipped surrogate per token, to be maximised (https://arxiv.org/abs/1707.06347).
+    """The surrogate of each token, to be maximised.
 
     Args:
+      kind: "token": PPO's clipped ratio (https://arxiv.org/abs/1707.06347). "sequence": GSPO's
+        (https://arxiv.org/abs/2507.18071), the geometric mean over a completion's tokens. "cispo":
+        MiniMax-M1's (https://arxiv.org/abs/2506.13585), the clipped ratio as a constant weight of
+        REINFORCE, so that no token ever loses its gradient.
       log_probs: [B,G,T] of the policy.
-      old_log_probs: [B,G,T] of the policy that sampled.
+      old_log_probs: [B,G,T] of the policy before the batch's first update.
       advantages: [B,G].
-      clip_low, clip_high: the ratio counts between 1 - clip_low and 1 + clip_high.
+      mask: [B,G,T] bool, the completions' tokens.
+      clip_low, clip_high: the ratio counts between 1 - clip_low and 1 + clip_high. A higher
+        clip_high is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
+      clip_dual: where the advantage is negative, the ratio counts up to here at most
+        (https://arxiv.org/abs/1912.09729); 0: without end.
 
     Returns:
-      (objective [B,G,T]; clipped [B,G,T], True where the clipped term was the smaller one).
+      (surrogate [B,G,T]; clipped [B,G,T], True where the clip decided).
     """
-    ratio = jnp.exp(log_probs - old_log_probs)
-    plain = ratio * advantages[..., None]
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high) * advantages[..., None]
-    return jnp.minimum(plain, clipped), clipped < plain
+    log_ratio, advantages = log_probs - old_log_probs, advantages[..., None]
+    if kind == "sequence":
+        lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        mean = jnp.sum(log_ratio * mask, axis=-1, keepdims=True) / lengths
+        log_ratio = jnp.broadcast_to(mean, log_ratio.shape)
+    ratio = jnp.exp(log_ratio)
+    bounded = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    if kind == "cispo":
+        return jax.lax.stop_gradient(bounded) * advantages * log_probs, bounded != ratio
+    plain, clipped = ratio * advantages, bounded * advantages
+    value, decided = jnp.minimum(plain, clipped), clipped < plain
+    if clip_dual:
+        floor = jnp.where(advantages < 0, clip_dual * advantages, -jnp.inf)
+        value, decided = jnp.maximum(value, floor), decided | (value < floor)
+    return value, decided
+
+
+# Between the sampler, whose arithmetic, temperature and truncation are its own, and the trainer.
+
+CORRECTIONS = ("none", "token", "sequence")
+
+
+def correction(
+    kind: str, old_log_probs: jax.Array, sampler_log_probs: jax.Array, mask: jax.Array, cap: float
+) -> jax.Array:
+    """The weight of a sample that another distribution drew, at most `cap`; no gradient.
+
+    Truncated importance sampling (Ionides 2008; V-trace, https://arxiv.org/abs/1802.01561; for
+    samplers beside trainers: Yao et al. 2025, "Your efficient RL framework secretly brings you
+    off-policy RL training").
+
+    Args:
+      kind: "token": a weight a token. "sequence": one a completion, the product over its tokens.
+        "none": 1.
+      old_log_probs: [B,G,T] as the trainer computes them, before the batch's first update.
+      sampler_log_probs: [B,G,T] of the distribution that was drawn from.
+      mask: [B,G,T] bool, the completions' tokens.
+      cap: the largest weight.
+
+    Returns:
+      [B,G,T].
+    """
+    delta = jnp.where(mask, old_log_probs - sampler_log_probs, 0.0)
+    if kind == "none":
+        return jnp.ones_like(delta)
+    if kind == "sequence":
+        delta = jnp.broadcast_to(delta.sum(-1, keepdims=True), delta.shape)
+    return jax.lax.stop_gradient(jnp.exp(jnp.minimum(delta, jnp.log(cap))))
+
+
+# KL(policy || reference) of a token [B,G,T], estimated from the one token that was drawn.
+# Source: John Schulman, "Approximating KL divergence", 2020, http://joschu.net/blog/kl-approx.html.
+
+
+def k1(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
+    """Unbiased, and negative as often as not. In the reward it's the usual one; in the loss its
+    gradient is 0 in the mean."""
+    return log_probs - reference_log_probs
+
+
+def k2(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
+    """Biased, never negative; in the loss its gradient is that of the KL itself."""
+    return jnp.square(log_probs - reference_log_probs) / 2
 
 
 def k3(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-    """An unbiased, never negative estimate of KL(policy || reference) per token.
-
-    Source: John Schulman, "Approximating KL divergence", 2020. Shapes [B,G,T].
-    """
+    """Unbiased and never negative: GRPO's."""
     delta = reference_log_probs - log_probs
     return jnp.exp(delta) - delta - 1
 
 
+KLS = {"k1": k1, "k2": k2, "k3": k3}
+KL_PLACES = ("loss", "reward")
+
+
+# Aggregations: mask [B,G,T] of the tokens that count, number of completions -> weights [B,G,T],
+# which turn the sum over a whole batch into its loss. So micro-batches add up exactly.
+
+
 def sequence_weights(mask: jax.Array) -> jax.Array:
-    """Weights [B,G,T] that turn a sum into GRPO's mean: over tokens, then over completions."""
+    """GRPO: the mean over a completion's tokens, then over completions."""
     batch, group, _ = mask.shape
     lengths = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
     return mask / (lengths * batch * group)
+
+
+def token_weights(mask: jax.Array) -> jax.Array:
+    """DAPO (https://arxiv.org/abs/2503.14476), elsewhere called BNPO: the mean over all tokens of
+    the batch, so that those of long completions count as much as others."""
+    return mask / jnp.maximum(mask.sum(), 1)
+
+
+def constant_weights(mask: jax.Array) -> jax.Array:
+    """Dr. GRPO (https://arxiv.org/abs/2503.20783): the sum over tokens, by B x G x longest."""
+    return mask / mask.size
+
+
+AGGREGATIONS = {
+    "sequence": sequence_weights,
+    "token": token_weights,
+    "constant": constant_weights,
+}

@@ -1,63 +1,258 @@
-"""Each term of the objective against its own computation in NumPy, and known values."""
+"""Every variant of the objective against its own computation, by loops over NumPy numbers.
+
+`expected` is written from the papers. It has the policy's log-probabilities twice: `new` is what a
+gradient moves, `held` is what papers put under a stop-gradient, so that finite differences over
+`new` are the gradient that is meant.
+"""
+
+import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
-from rrft_jax.training import objectives
+from rrft_jax.command import check
+from rrft_jax.errors import UserError
+from rrft_jax.training import grpo, objectives
+from tests.training.objective import OBJECTIVE
+
+B, G, T = 2, 3, 4
+KINDS = {
+    "advantages": objectives.ADVANTAGES,
+    "ratio": objectives.RATIOS,
+    "aggregation": objectives.AGGREGATIONS,
+    "kl": objectives.KLS,
+    "kl_in": objectives.KL_PLACES,
+    "correction": objectives.CORRECTIONS,
+}
+CASES = {
+    "reason_rft": {},
+    "without a reference": {"beta": 0.0},
+    "first of its updates": {"old": None},
+    "first, corrected": {"old": None, "correction": "token", "ratio": "cispo"},
+    "k1": {"kl": "k1", "beta": 0.5},
+    "k2": {"kl": "k2", "beta": 0.5},
+    "k3": {"kl": "k3", "beta": 0.5},
+    "penalty in the reward": {"kl_in": "reward", "beta": 0.5},
+    "dual clip": {"clip_dual": 1.4},
+    "entropy": {"entropy_bonus": 0.1},
+    "token": {"aggregation": "token"},
+    "token, truncated": {"aggregation": "token", "mask_truncated": True},
+    "sequence, truncated": {"mask_truncated": True},
+    "constant, truncated": {"aggregation": "constant", "mask_truncated": True},
+    "corrected by token": {"correction": "token", "correction_cap": 1.5},
+    "corrected by sequence": {"correction": "sequence", "correction_cap": 1.5},
+    "DAPO": {"aggregation": "token", "clip_high": 0.28, "beta": 0.0, "mask_truncated": True},
+    "Dr. GRPO": {"aggregation": "constant", "beta": 0.0},
+    "GSPO": {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04, "beta": 0.0},
+    "CISPO": {"ratio": "cispo", "clip_low": 1.0, "clip_high": 0.2, "aggregation": "token"},
+}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def arrays():
     rng = np.random.default_rng(0)
-    shape = (3, 4, 6)
-    new, old, reference = (-rng.exponential(size=shape).astype(np.float32) for _ in range(3))
-    lengths = rng.integers(1, 7, shape[:2])
-    mask = np.arange(6) < lengths[..., None]
-    return new, old, reference, mask, rng.normal(size=shape[:2]).astype(np.float32)
+    new = -rng.exponential(size=(B, G, T))
+    lengths = np.array([[4, 1, 3], [2, 4, 4]])
+    return {
+        "new": new,
+        "old": new + 0.5 * rng.normal(size=new.shape),
+        "reference": new + 0.5 * rng.normal(size=new.shape),
+        "sampler": new + 0.4 * rng.normal(size=new.shape),
+        "entropy": rng.exponential(size=new.shape),
+        "advantages": rng.normal(size=(B, G)),
+        "mask": np.arange(T) < lengths[..., None],
+        "finished": np.array([[False, True, True], [True, True, False]]),
+    }
 
 
-def test_advantages_are_rewards_in_standard_deviations_of_their_group():
-    rewards = np.array([[1.0, 2.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    got = objectives.group_advantages(rewards)
-    std = np.std(rewards[0], ddof=1)
-    np.testing.assert_allclose(got[0], (rewards[0] - 1.0) / (std + 1e-4), rtol=1e-6)
+def expected(config, x, new, held, entropy):
+    """(loss, metrics) of one batch."""
+    total, metrics = 0.0, {"entropy": [], "clip_fraction": [], "mismatch_kl": [], "kl": []}
+    counted = [
+        (b, g) for b, g in np.ndindex(B, G) if x["finished"][b, g] or not config.mask_truncated
+    ]
+    all_tokens = sum(x["mask"][i].sum() for i in counted)
+    for b, g in np.ndindex(B, G):
+        tokens = [(b, g, t) for t in range(T) if x["mask"][b, g, t]]
+        advantage, terms, seen = x["advantages"][b, g], [], {name: [] for name in metrics}
+        old = {i: held[i] if config.old is None else x["old"][i] for i in tokens}
+        off = {i: old[i] - x["sampler"][i] for i in tokens}
+        for i in tokens:
+            ratio = np.exp(new[i] - old[i])
+            if config.ratio == "sequence":
+                ratio = np.prod([np.exp(new[j] - old[j]) for j in tokens]) ** (1 / len(tokens))
+            low, high = 1 - config.clip_low, 1 + config.clip_high
+            bounded = min(max(ratio, low), high)
+            if config.ratio == "cispo":
+                weight = min(max(np.exp(held[i] - old[i]), low), high)
+                term, clipped = weight * advantage * new[i], ratio < low or ratio > high
+            else:
+                term, clipped = min(ratio * advantage, bounded * advantage), False
+                clipped = bounded * advantage < ratio * advantage
+                if config.clip_dual and advantage < 0 and term < config.clip_dual * advantage:
+                    term, clipped = config.clip_dual * advantage, True
+            if config.correction != "none":
+                weight = np.exp(off[i] if config.correction == "token" else sum(off.values()))
+                term *= min(weight, config.correction_cap)
+            term += config.entropy_bonus * entropy[i]
+            if config.beta:
+                d = x["reference"][i] - new[i]
+                kl = {"k1": -d, "k2": d**2 / 2, "k3": np.exp(d) - d - 1}[config.kl]
+                term -= config.beta * kl if config.kl_in == "loss" else 0
+                seen["kl"].append(kl)
+            terms.append(term)
+            seen["entropy"].append(entropy[i])
+            seen["clip_fraction"].append(clipped)
+            seen["mismatch_kl"].append(-off[i])
+        for name, values in seen.items():
+            metrics[name] += [np.mean(values)] if values else []
+        if (b, g) in counted:
+            total += (
+                sum(terms)
+                / {
+                    "sequence": len(tokens) * B * G,
+                    "token": all_tokens,
+                    "constant": B * G * T,
+                }[config.aggregation]
+            )
+    return -total, {name: np.mean(values) for name, values in metrics.items() if values}
+
+
+def slope(function, x, step=1e-6):
+    """The gradient by central differences."""
+    result = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[i], down[i] = x[i] + step, x[i] - step
+        result[i] = (function(up) - function(down)) / (2 * step)
+    return result
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_loss_and_gradient_are_those_of_the_papers(case, arrays):
+    config = ml_collections.ConfigDict({**OBJECTIVE, "old": "given", **case})
+    x = jax.tree.map(lambda v: v.astype(np.float32) if v.dtype == float else v, arrays)
+    batch = grpo.GRPOBatch(
+        prompt=None,
+        completions=None,
+        mask=x["mask"],
+        finished=x["finished"],
+        advantages=x["advantages"],
+        sampler_log_probs=x["sampler"],
+        old_log_probs=None if config.old is None else x["old"],
+        reference_log_probs=x["reference"] if config.beta else None,
+    )
+    policy = types.SimpleNamespace(score_with_entropy=lambda params, *_: params)
+    (value, metrics), gradients = jax.value_and_grad(grpo.loss, argnums=2, has_aux=True)(
+        policy, config, (x["new"], x["entropy"]), batch, grpo.weights(config, batch)
+    )
+    new, entropy = arrays["new"], arrays["entropy"]
+    want, want_metrics = expected(config, arrays, new, new, entropy)
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    np.testing.assert_allclose(value, want, **close)
+    assert want_metrics.keys() == metrics.keys() - {"correction"}
+    for name, number in want_metrics.items():
+        np.testing.assert_allclose(metrics[name], number, **close, err_msg=name)
+    by_new = slope(lambda v: expected(config, arrays, v, new, entropy)[0], new)
+    by_entropy = slope(lambda v: expected(config, arrays, new, new, v)[0], entropy)
+    np.testing.assert_allclose(gradients[0], by_new, **close)
+    np.testing.assert_allclose(gradients[1], by_entropy, **close)
+    assert np.abs(by_new).max() > 1e-3
+
+
+def test_the_numbers_of_these_tests_reach_every_bound(arrays):
+    """Otherwise a bound that does nothing would pass them."""
+    x, mask = arrays, arrays["mask"]
+    ratio = np.exp(x["new"] - x["old"])
+    negative = x["advantages"][..., None] < 0
+    assert (mask & negative & (ratio > 1.4)).any()
+    assert (mask & ~negative & (ratio > 1.28)).any() and (mask & negative & (ratio < 0.8)).any()
+    weight = np.exp(x["old"] - x["sampler"])
+    assert 0 < (mask & (weight > 1.5)).sum() < mask.sum()
+    product = np.exp(np.sum((x["old"] - x["sampler"]) * mask, axis=-1))
+    assert 0 < (product > 1.5).sum() < product.size
+
+
+@pytest.mark.parametrize("kind", objectives.ADVANTAGES)
+def test_advantages_equal_numpy(kind):
+    rewards = np.array([[1.0, 2.0, 0.0, 1.5], [1.0, 1.0, 1.0, 1.0]], np.float32)
+    got = objectives.ADVANTAGES[kind](rewards)
+    for (b, g), reward in np.ndenumerate(rewards):
+        group = rewards[b].astype(float)
+        want = {
+            "group_std": (reward - group.mean()) / (np.std(group, ddof=1) + 1e-4),
+            "group": reward - group.mean(),
+            "batch_std": (reward - group.mean()) / (np.std(rewards.ravel(), ddof=1) + 1e-4),
+            "rloo": reward - np.mean(np.delete(group, g)),
+        }[kind]
+        assert got[b, g] == pytest.approx(want, rel=1e-5, abs=1e-6)
     np.testing.assert_array_equal(got[1], 0)  # all alike: nothing to learn
 
 
-def test_clipped_objective_equals_numpy(arrays):
-    new, old, _, _, advantages = arrays
-    got, clipped = objectives.clipped_objective(new, old, advantages, 0.2, 0.3)
-    for index in np.ndindex(new.shape):
-        ratio, advantage = np.exp(new[index] - old[index]), advantages[index[:2]]
-        plain, bounded = ratio * advantage, min(max(ratio, 0.8), 1.3) * advantage
-        assert got[index] == pytest.approx(min(plain, bounded), rel=1e-5)
-        assert bool(clipped[index]) == (bounded < plain)
-
-
-def test_ratio_passes_no_gradient_where_it_is_clipped():
-    def total(new):
-        return objectives.clipped_objective(new, old, advantages, 0.2, 0.2)[0].sum()
-
-    old = np.zeros((1, 2, 1), np.float32)
-    new = np.full((1, 2, 1), 0.5, np.float32)  # ratio 1.65
-    advantages = np.array([[1.0, -1.0]], np.float32)
-    gradient = jax.grad(total)(new)
-    assert gradient[0, 0, 0] == 0  # it may not gain more
-    assert gradient[0, 1, 0] == pytest.approx(-np.exp(0.5))  # but it may lose
-
-
-def test_k3_equals_numpy_and_is_never_negative(arrays):
-    new, _, reference, _, _ = arrays
-    got = np.asarray(objectives.k3(new, reference))
-    np.testing.assert_allclose(
-        got, np.exp(reference - new) - (reference - new) - 1, rtol=1e-4, atol=1e-6
+def test_the_penalty_in_the_reward_is_the_sum_over_a_completion(arrays):
+    x = arrays
+    batch = grpo.GRPOBatch(
+        None, None, x["mask"], x["finished"], None, None, x["old"], x["reference"]
     )
-    assert (got >= -1e-6).all() and objectives.k3(new, new).sum() == 0
+    got = grpo.completion_kl("k1", batch)
+    for i in np.ndindex(B, G):
+        assert got[i] == pytest.approx(
+            np.sum((x["old"][i] - x["reference"][i])[x["mask"][i]]), rel=1e-5
+        )
 
 
-def test_weights_average_over_tokens_and_then_over_completions(arrays):
-    new, _, _, mask, _ = arrays
-    got = np.sum(new * objectives.sequence_weights(mask))
-    means = [new[i][mask[i]].mean() for i in np.ndindex(mask.shape[:2])]
-    assert got == pytest.approx(np.mean(means), rel=1e-5)
+@pytest.mark.parametrize("kind", objectives.KLS)
+def test_kl_estimates_have_the_mean_and_gradient_that_their_docstrings_say(kind):
+    rng = np.random.default_rng(0)
+    logits, other = rng.normal(size=(2, 5))
+    estimate = objectives.KLS[kind]
+
+    def log_softmax(z):
+        return z - np.log(np.exp(z).sum())
+
+    def mean(z, drawn_from):  # exact: over all tokens, which `drawn_from` draws
+        p = np.exp(log_softmax(drawn_from))
+        return np.sum(p * np.asarray(estimate(log_softmax(z), log_softmax(other)), float))
+
+    def kl(z):
+        p = np.exp(log_softmax(z))
+        return np.sum(p * (log_softmax(z) - log_softmax(other)))
+
+    if kind != "k2":
+        assert mean(logits, logits) == pytest.approx(kl(logits), rel=1e-4)
+    got = slope(lambda z: mean(z, logits), logits, 1e-3)
+    if kind == "k1":
+        np.testing.assert_allclose(got, 0, atol=1e-3)
+    if kind == "k2":
+        np.testing.assert_allclose(got, slope(kl, logits), atol=2e-3)
+
+
+def test_the_command_knows_the_choices_of_each_term():
+    from configs import grpo as program
+
+    for field, choices in KINDS.items():
+        for choice in choices:
+            config = program.get_config()
+            config.grpo[field] = choice
+            check(config)
+        config.grpo[field] = "other"
+        with pytest.raises(UserError) as error:
+            check(config)
+        assert str(error.value) == (
+            f"--config.grpo.{field}=other: expected one of {', '.join(choices)}"
+        )
+
+
+@pytest.mark.parametrize("clip_dual", [0.5, 1.0, -1.0])
+def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(clip_dual):
+    from configs import grpo as program
+
+    config = program.get_config()
+    config.grpo.clip_dual = clip_dual
+    with pytest.raises(UserError, match="more than 1, or 0 for none"):
+        check(config)
+    config.grpo.clip_dual, config.grpo.ratio = 3.0, "cispo"
+    with pytest.raises(UserError, match="clip_dual=3.0: grpo.ratio=cispo bounds the ratio"):
+        check(config)
