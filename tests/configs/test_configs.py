@@ -64,6 +64,10 @@ def test_public_hyperparameters(model):
     assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-6, "linear", 0)
     assert (stage.weight_decay, stage.beta, stage.inner_updates) == (0, 0.04, 1)
     assert (stage.epochs, stage.freeze) == (1, "")
+    assert (stage.advantages, stage.ratio, stage.aggregation) == ("group_std", "token", "sequence")
+    assert (stage.kl, stage.kl_in, stage.correction) == ("k3", "loss", "none")
+    assert not (stage.clip_dual or stage.entropy_bonus or stage.mask_truncated)
+    assert (stage.dynamic_sampling, stage.mini_batches) == (0, 1)
     assert set(stage.rewards) <= set(rewards.names())
     evaluation = eval.get_config(f"model={model}").eval
     assert (evaluation.temperature, evaluation.top_p, evaluation.top_k) == (0.1, 0.9, 50)

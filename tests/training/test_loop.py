@@ -1,0 +1,113 @@
+"""GRPO's loop on a random model: fresh groups, penalized rewards, going on where it stopped."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import grpo as program
+from rrft_jax.assets import TINY
+from rrft_jax.data import Processor, Source, make_loader
+from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.models import Qwen2VL
+from rrft_jax.models.pretrained import read_config
+from rrft_jax.monitoring import MetricsWriter
+from rrft_jax.parallel import sharding
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.training import loop
+from tests import tiny
+
+STEPS = 3
+FIELDS = {
+    "batch_size": 4, "num_samples": 2, "inner_updates": 2, "mini_batches": 2, "dynamic_sampling": 3,
+    "kl_in": "reward", "kl": "k1", "beta": 0.1, "correction": "token", "learning_rate": 1e-3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Processor.from_pretrained(TINY)
+
+
+def train(workdir, processor):
+    """Parameters after all steps, and the loader's state."""
+    config = program.get_config()
+    config.grpo.update(FIELDS)
+    config.checkpoint_every = 1
+    config.rollouts_every = 1
+    config.sampling.max_new_tokens = 8
+    mesh = make_mesh()
+    released, _ = read_config(TINY)
+    text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
+    vision = dataclasses.replace(tiny.CONFIG.vision, depth=1)
+    model = Qwen2VL(dataclasses.replace(released, text=text, vision=vision))
+    params = jax.device_put(model.init(jax.random.key(0)), sharding.replicated(mesh))
+    reference = jax.tree.map(lambda x: x.copy(), params)
+    examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
+    sources = [  # a random model has no format; how often it repeats itself varies
+        Source(examples[:12], rewards={"format": 1.0}),
+        Source(examples[12:], rewards={"repetition": {"weight": 1.0, "size": 1}}),
+    ]
+    loader = make_loader(
+        sources, processor, paradigm=config.paradigm, batch_size=4, seed=0, shuffle=True,
+        epochs=None, targets=False, max_prompt_length=512, max_target_length=8, max_buckets=1,
+    )  # fmt: skip
+    run = loop.Run(
+        config, model, processor, mesh, workdir, MetricsWriter(workdir / "metrics.jsonl"),
+        evaluate=None, best_step=lambda stage: None,
+    )  # fmt: skip
+    params = loop.train_grpo(run, params, reference, loader, STEPS)
+    position = loader.get_state()
+    loader.close()
+    return params, position
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, processor):
+    workdir = tmp_path_factory.mktemp("loop")
+    return workdir, *train(workdir, processor)
+
+
+def test_flat_groups_are_replaced_and_counted(finished):
+    workdir, _, position = finished
+    metrics = lines(workdir / "metrics.jsonl")
+    assert sum(m["sampled_batches"] for m in metrics) == position["batches"] > STEPS
+    assert sum(m["replaced_groups"] for m in metrics) > 0
+    for m in metrics:
+        left = 4 * m["flat_groups"] - m["replaced_groups"]
+        assert left == 0 or (left > 0 and m["sampled_batches"] == 1 + FIELDS["dynamic_sampling"])
+    rewards = {}
+    for row in lines(workdir / "rollouts.jsonl"):
+        rewards.setdefault((row["step"], row["id"]), set()).add(row["rewards"].get("repetition"))
+    assert all(len(values) == 2 for values in rewards.values())  # none is left without spread
+
+
+def test_mismatch_and_penalty_are_logged(finished):
+    for m in lines(finished[0] / "metrics.jsonl"):
+        assert abs(m["mismatch_kl"]) < 1e-3  # float32 on both sides, temperature 1
+        assert m["correction"] == pytest.approx(1, abs=1e-3)
+        assert np.isfinite(m["kl"])
+
+
+@pytest.mark.slow
+def test_a_resumed_run_samples_replaces_and_learns_the_same(finished, processor, tmp_path):
+    workdir, params, position = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / str(STEPS))
+    again, position_again = train(tmp_path / "run", processor)
+    assert position_again == position
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        clocked = ("seconds", "tokens_per_second", "compilations")
+        got, want = (
+            [{k: v for k, v in m.items() if not k.startswith(clocked)} for m in lines(d / name)]
+            for d in (tmp_path / "run", workdir)
+        )
+        assert got == want and len(got) >= STEPS
