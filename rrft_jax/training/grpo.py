@@ -75,8 +75,8 @@ WEIGHT_LETTERS = Weights(loss="BGT", metrics="BGT")
 def weights(config: ml_collections.ConfigDict, batch: GRPOBatch) -> Weights:
     """What each token of a batch weighs, by `config.aggregation` and `config.mask_truncated`.
 
-    A completion that was cut off says nothing on how it would have ended: without loss on it, as
-    in DAPO's overlong filtering (https://arxiv.org/abs/2503.14476), its length isn't punished.
+    A completion that was cut off may have been on its way to a right answer. Without loss on it
+    (DAPO's overlong filtering, https://arxiv.org/abs/2503.14476) it isn't punished for its length.
     """
     counted = batch.mask & batch.finished[..., None] if config.mask_truncated else batch.mask
     return Weights(
@@ -113,7 +113,10 @@ def loss(
 def objective(
     config: ml_collections.ConfigDict, log_probs: jax.Array, entropy: jax.Array, batch: GRPOBatch
 ) -> tuple[jax.Array, dict]:
-    """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T])."""
+    """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T]).
+
+    correction x surrogate + entropy_bonus x entropy - beta x KL, each as `config` names it.
+    """
     old = batch.old_log_probs
     if old is None:
         old = jax.lax.stop_gradient(log_probs)
@@ -139,9 +142,7 @@ def objective(
     }
     if config.correction != "none":
         metrics["correction"] = correction
-    if (
-        config.entropy_bonus
-    ):  # against a policy that settles early (https://arxiv.org/abs/1602.01783)
+    if config.entropy_bonus:  # against settling early (https://arxiv.org/abs/1602.01783)
         value += config.entropy_bonus * entropy
     if batch.reference_log_probs is not None:
         metrics["kl"] = objectives.KLS[config.kl](log_probs, batch.reference_log_probs)
