@@ -12,10 +12,10 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import grpo as program
 from rrft_jax.command import check
 from rrft_jax.errors import UserError
 from rrft_jax.training import grpo, objectives
-from tests.training.objective import OBJECTIVE
 
 B, G, T = 2, 3, 4
 KINDS = {
@@ -132,7 +132,9 @@ def slope(function, x, step=1e-6):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_loss_and_gradient_are_those_of_the_papers(case, arrays):
-    config = ml_collections.ConfigDict({**OBJECTIVE, "old": "given", **case})
+    config = ml_collections.ConfigDict(
+        {**program.get_config().grpo.to_dict(), "old": "given", **case}
+    )
     x = jax.tree.map(lambda v: v.astype(np.float32) if v.dtype == float else v, arrays)
     batch = grpo.GRPOBatch(
         prompt=None,
@@ -230,8 +232,6 @@ def test_kl_estimates_have_the_mean_and_gradient_that_their_docstrings_say(kind)
 
 
 def test_the_command_knows_the_choices_of_each_term():
-    from configs import grpo as program
-
     for field, choices in KINDS.items():
         for choice in choices:
             config = program.get_config()
@@ -247,8 +247,6 @@ def test_the_command_knows_the_choices_of_each_term():
 
 @pytest.mark.parametrize("clip_dual", [0.5, 1.0, -1.0])
 def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(clip_dual):
-    from configs import grpo as program
-
     config = program.get_config()
     config.grpo.clip_dual = clip_dual
     with pytest.raises(UserError, match="more than 1, or 0 for none"):

@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import grpo as program
 from rrft_jax.errors import UserError
 from rrft_jax.models import parameters
 from rrft_jax.parallel import sharding
@@ -14,11 +15,11 @@ from rrft_jax.training import grpo, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
-from tests.training.objective import OBJECTIVE
 
 BATCH = 8
 HYPER = ml_collections.ConfigDict(
     {
+        **program.get_config().grpo.to_dict(),
         "learning_rate": 1e-2,
         "schedule": "cosine",
         "warmup_steps": 0,
@@ -28,7 +29,6 @@ HYPER = ml_collections.ConfigDict(
         "b2": 0.999,
         "eps": 1e-3,  # Adam's first steps would blow rounding up to the size of an update
         "freeze": "",
-        **OBJECTIVE,
     }
 )
 
