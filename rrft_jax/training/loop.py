@@ -83,14 +83,15 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
 
 
 def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, steps: int) -> dict:
-    """Group relative policy optimization for `steps` batches of prompts.
+    """Group relative policy optimization for `steps` steps.
 
     Args:
       run: the run.
       params: the policy to start from; consumed.
       reference: the frozen policy of the penalty; None where `config.grpo.beta` is 0.
       loader: batches of prompts without targets.
-      steps: each samples once and updates `config.grpo.inner_updates` times.
+      steps: each samples a batch, or more where groups are to be replaced, and updates
+        `config.grpo.inner_updates` x `config.grpo.mini_batches` times.
 
     Returns:
       The parameters after the stage.

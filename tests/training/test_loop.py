@@ -91,8 +91,9 @@ def test_flat_groups_are_replaced_and_counted(finished):
 
 def test_mismatch_and_penalty_are_logged(finished):
     for m in lines(finished[0] / "metrics.jsonl"):
-        assert abs(m["mismatch_kl"]) < 1e-3  # float32 on both sides, temperature 1
-        assert m["correction"] == pytest.approx(1, abs=1e-3)
+        # float32 on both sides, temperature 1; but the sampler never draws a picture's tokens.
+        assert abs(m["mismatch_kl"]) < 0.02
+        assert m["correction"] == pytest.approx(1, abs=0.02)
         assert np.isfinite(m["kl"])
 
 
