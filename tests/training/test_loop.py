@@ -22,7 +22,7 @@ from tests import tiny
 
 STEPS = 3
 FIELDS = {
-    "batch_size": 4, "num_samples": 2, "inner_updates": 2, "mini_batches": 2, "dynamic_sampling": 3,
+    "batch_size": 4, "num_samples": 2, "inner_updates": 2, "mini_batches": 2, "dynamic_sampling": 6,
     "kl_in": "reward", "kl": "k1", "beta": 0.1, "correction": "token", "learning_rate": 1e-3,
 }  # fmt: skip
 
@@ -80,13 +80,17 @@ def test_flat_groups_are_replaced_and_counted(finished):
     metrics = lines(workdir / "metrics.jsonl")
     assert sum(m["sampled_batches"] for m in metrics) == position["batches"] > STEPS
     assert sum(m["replaced_groups"] for m in metrics) > 0
+    complete = set()
     for m in metrics:
         left = 4 * m["flat_groups"] - m["replaced_groups"]
         assert left == 0 or (left > 0 and m["sampled_batches"] == 1 + FIELDS["dynamic_sampling"])
+        complete |= {m["step"]} if left == 0 else set()
     rewards = {}
     for row in lines(workdir / "rollouts.jsonl"):
-        rewards.setdefault((row["step"], row["id"]), set()).add(row["rewards"].get("repetition"))
-    assert all(len(values) == 2 for values in rewards.values())  # none is left without spread
+        if row["step"] in complete:
+            group = rewards.setdefault((row["step"], row["id"]), set())
+            group.add(row["rewards"].get("repetition"))
+    assert rewards and all(len(group) == 2 for group in rewards.values())  # none without spread
 
 
 def test_mismatch_and_penalty_are_logged(finished):
