@@ -43,7 +43,7 @@ class Groups:
             "completions": completions.tokens,
             "mask": completions.mask,
             "finished": completions.finished,
-            "sampler_log_probs": completions.log_probs,
+            "sampler_log_probs": completions.sampled_log_probs,
         }
         return cls(batch, jax.device_get(arrays))
 
