@@ -16,9 +16,9 @@ from rrft_jax.monitoring import interrupts
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     quieten()
+    interrupts.listen()  # first of all: what the rest imports takes seconds
     try:
         config, workdir = parse(sys.argv[1:] if argv is None else argv)
-        interrupts.listen()
         from rrft_jax import pipeline
 
         pipeline.run(config, workdir)
