@@ -69,6 +69,8 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     model.path = ""
     model.dtype = "float32"  # of the weights that the optimizer updates
     model.compute_dtype = "bfloat16"
+    # "auto": splash attention on TPUs, cuDNN on GPUs, XLA elsewhere; or "splash", "cudnn", "xla"
+    model.attention = "auto"
     model.remat = "full"  # recompute each layer in the backward pass: "full", "dots" or "none"
     model.logit_chunk = 128  # completion tokens whose logits exist at one time
 
@@ -150,5 +152,12 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
 def adamw(**fields) -> ml_collections.ConfigDict:
     """AdamW as in every public script, and the fields of a stage that go with it."""
     return ml_collections.ConfigDict(
-        {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0} | fields
+        {
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "clip_norm": 1.0,
+            "moment_dtype": "float32",  # of the first moment; bfloat16 halves its memory
+        }
+        | fields
     )

@@ -137,6 +137,7 @@ _RULES = {
     "rollouts_every": _at_least(1),
     "model.dtype": _DTYPES,
     "model.compute_dtype": _DTYPES,
+    "model.attention": _one_of("auto", "xla", "splash", "cudnn"),
     "model.remat": _one_of("none", "full", "dots"),
     "model.logit_chunk": _at_least(1),
     "data.min_pixels": _at_least(1),
@@ -199,6 +200,7 @@ _RULES = {
         "warmup_steps": _at_least(0),
         "weight_decay": _at_least(0),
         "clip_norm": _POSITIVE,
+        "moment_dtype": _DTYPES,
     }.items()
 }
 

@@ -55,8 +55,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         mesh=mesh,
     )
     model = dataclasses.replace(
-        model, remat=config.model.remat, logit_chunk=config.model.logit_chunk
+        model,
+        attention=config.model.attention,
+        remat=config.model.remat,
+        logit_chunk=config.model.logit_chunk,
     )
+    say(f"attention: {model.kernels.form}")
     for stage in config.stages:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
@@ -117,7 +121,8 @@ class _Stages:
                     params = loop.train_sft(context, params, loader, steps)
                 else:
                     beta = config.grpo.beta
-                    reference = jax.tree.map(lambda x: x.copy(), params) if beta else None
+                    dtype = config.model.compute_dtype
+                    reference = states.frozen_copy(params, dtype) if beta else None
                     params = loop.train_grpo(context, params, reference, loader, steps)
                 self._note_skipped(stage, loader)
             self.evaluate(stage, params)

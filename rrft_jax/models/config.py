@@ -95,6 +95,35 @@ class Qwen2VLConfig:
         return config
 
 
+# The released Qwen2-VL-2B and 7B, for what needs their sizes and not their weights.
+RELEASED = {
+    name: Qwen2VLConfig(
+        vision=VisionConfig(depth=32, width=1280, heads=16, mlp_width=5120, out_width=width),
+        text=TextConfig(
+            vocab_size=vocabulary,
+            width=width,
+            depth=28,
+            heads=heads,
+            kv_heads=kv_heads,
+            mlp_width=mlp_width,
+            rope_theta=1e6,
+            mrope_sections=(16, 24, 24),
+            norm_eps=1e-6,
+            tied=tied,
+        ),
+        image_token=151655,
+        video_token=151656,
+        vision_start_token=151652,
+        vision_end_token=151653,
+        vision_pad_token=151654,
+    )
+    for name, width, heads, kv_heads, mlp_width, vocabulary, tied in (
+        ("2b", 1536, 12, 2, 8960, 151_936, True),
+        ("7b", 3584, 28, 4, 18_944, 152_064, False),
+    )
+}
+
+
 def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
     text = {**raw, **raw.get("text_config", {})}
     vision = raw["vision_config"]

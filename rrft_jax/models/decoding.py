@@ -11,7 +11,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models.attention import MASKED
+from rrft_jax.models.attention.xla import MASKED
 
 
 @flax.struct.dataclass

@@ -35,14 +35,12 @@ class KeyValues(NamedTuple):
 class Step:
     """What every layer is told beside its streams.
 
-    prompt_mask [B,P]; prompt_angles [B,P,C/2]; group_angles [B,1,T,C/2]; own_mask [Q,T], which
-    tokens of its completion a query sees.
+    prompt_mask [B,P]; prompt_angles [B,P,C/2]; group_angles [B,1,T,C/2].
     """
 
     prompt_mask: jax.Array
     prompt_angles: jax.Array | None = None
     group_angles: jax.Array | None = None
-    own_mask: jax.Array | None = None
 
 
 class RMSNorm(nn.Module):
@@ -60,6 +58,7 @@ class RMSNorm(nn.Module):
 class DecoderLayer(nn.Module):
     config: TextConfig
     dtype: Any
+    kernels: attention.Kernels = attention.PLAIN
 
     def setup(self):
         c = self.config
@@ -86,10 +85,11 @@ class DecoderLayer(nn.Module):
         prompt, group = carry
         q, k, v = self._project(prompt, step.prompt_angles)
         prompt_kv = KeyValues(k, v)
-        prompt = self._residual(prompt, attention.causal(q, k, v, step.prompt_mask))
+        attended = attention.causal(q, k, v, step.prompt_mask, self.kernels)
+        prompt = self._residual(prompt, attended)
         if group is not None:
             q, k, v = self._project(group, step.group_angles)
-            attended = attention.group(q, *prompt_kv, step.prompt_mask, k, v, step.own_mask)
+            attended = attention.group(q, *prompt_kv, step.prompt_mask, k, v, self.kernels)
             group = self._residual(group, attended)
         return (prompt, group), prompt_kv
 
@@ -146,6 +146,7 @@ class Decoder(nn.Module):
     config: TextConfig
     dtype: Any
     remat: str = "none"
+    kernels: attention.Kernels = attention.PLAIN
 
     def setup(self):
         c, init = self.config, nn.initializers.normal(0.02)
@@ -156,7 +157,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.depth,
-        )(c, self.dtype)
+        )(c, self.dtype, self.kernels)
         self.norm = RMSNorm(c.norm_eps, self.dtype)
         if not c.tied:
             self.head = Head(c)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rrft_jax.models import language, parameters, vision
+from rrft_jax.models.attention import Kernels, choose
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues, Step, text_angles
@@ -44,6 +45,7 @@ class Qwen2VL:
     Attributes:
       config: sizes.
       dtype: what activations are computed in; parameters are cast at their use.
+      attention: which library computes it (`models/attention`); "auto" goes by the devices.
       remat: rematerialisation policy of both towers' layers (`models/remat.py`).
       logit_chunk: how many tokens of each completion have their logits in memory at a time.
       mesh: pins the layout of activations; None on one device.
@@ -52,6 +54,7 @@ class Qwen2VL:
 
     config: Qwen2VLConfig
     dtype: Any = jnp.float32
+    attention: str = "auto"
     remat: str = "none"
     logit_chunk: int = 128
     mesh: jax.sharding.Mesh | None = None
@@ -59,11 +62,16 @@ class Qwen2VL:
 
     @property
     def _vision(self) -> vision.VisionTower:
-        return vision.VisionTower(self.config.vision, self.dtype, self.remat)
+        return vision.VisionTower(self.config.vision, self.dtype, self.remat, self.kernels)
 
     @property
     def _language(self) -> language.Decoder:
-        return language.Decoder(self.config.text, self.dtype, self.remat)
+        return language.Decoder(self.config.text, self.dtype, self.remat, self.kernels)
+
+    @property
+    def kernels(self) -> Kernels:
+        """What computes attention. Raises UserError where `attention` can't be had."""
+        return choose(self.attention, self.mesh, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         """Random float32 parameters, a plain dict with the layers of each tower stacked."""
@@ -191,8 +199,7 @@ class Qwen2VL:
         x, step = self._prompt_stream(params, prompt)
         steps = prompt.next_position[:, None, None] + jnp.arange(length)  # [B,1,T]
         step = step.replace(
-            group_angles=text_angles(self.config.text, jnp.broadcast_to(steps, (3, *steps.shape))),
-            own_mask=jnp.tril(jnp.ones((length, length), bool)),
+            group_angles=text_angles(self.config.text, jnp.broadcast_to(steps, (3, *steps.shape)))
         )
         completion_x = self._embed(params, completions)
         x, completion_x, _ = self._decoder(params, x, completion_x, step)
@@ -213,15 +220,18 @@ class Qwen2VL:
             x = jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
             return jnp.moveaxis(x.reshape(batch, group, chunks, chunk, *x.shape[3:]), 2, 0)
 
-        @jax.checkpoint
         def statistics(hidden, tokens):
             logits = constrain(self.logits(params, hidden), "BGTV", self.mesh)
-            log_probs = jax.nn.log_softmax(logits)
-            taken = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-            return taken, -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
+            normaliser = jax.nn.logsumexp(logits, axis=-1)
+            # A sum, and not a gather: its gradient is no scatter, and V may be split over devices.
+            chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
+            taken = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+            expected = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
+            return taken - normaliser, normaliser - expected
 
         if chunks == 1:
             return statistics(hidden, tokens)
+        statistics = jax.checkpoint(statistics)
         _, results = jax.lax.scan(
             lambda _, x: (None, statistics(*x)), None, (split(hidden), split(tokens))
         )

@@ -16,6 +16,7 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: Any
+    kernels: attention.Kernels = attention.PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array):
@@ -26,8 +27,8 @@ class VisionBlock(nn.Module):
             _dense(3 * c.width, "qkv", self.dtype)(_norm("norm1", self.dtype)(x)), 3, -1
         )
         q, k = rotary.rotate(q.reshape(heads), angles), rotary.rotate(k.reshape(heads), angles)
-        attended = attention.segment(q, k, v.reshape(heads), segments).reshape(x.shape)
-        x = x + _dense(c.width, "proj", self.dtype)(attended)
+        attended = attention.segment(q, k, v.reshape(heads), segments, self.kernels)
+        x = x + _dense(c.width, "proj", self.dtype)(attended.reshape(x.shape))
         hidden = _dense(c.mlp_width, "fc1", self.dtype)(_norm("norm2", self.dtype)(x))
         hidden = hidden * jax.nn.sigmoid(1.702 * hidden)  # "quick" GELU
         return x + _dense(c.width, "fc2", self.dtype)(hidden), None
@@ -56,6 +57,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: Any
     remat: str = "none"
+    kernels: attention.Kernels = attention.PLAIN
 
     @nn.compact
     def __call__(self, patches: jax.Array, rows_cols: jax.Array, segments: jax.Array) -> jax.Array:
@@ -70,7 +72,7 @@ class VisionTower(nn.Module):
             length=c.depth,
         )
         angles = rotary.vision_angles(rows_cols, c.head_size)
-        x, _ = blocks(c, self.dtype, name="blocks")(x, angles, segments)
+        x, _ = blocks(c, self.dtype, self.kernels, name="blocks")(x, angles, segments)
         return Merger(c, self.dtype, name="merger")(x)
 
 

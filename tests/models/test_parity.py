@@ -4,6 +4,7 @@ Transformers sees one sample at a time, unpadded, every completion behind a copy
 sees the batch, padded, completions side by side over a shared prompt.
 """
 
+import copy
 import functools
 from typing import Any, NamedTuple
 
@@ -204,26 +205,34 @@ def test_greedy_generation(pair):
 
 @pytest.mark.parametrize("pair", ["odd"], indirect=True)
 def test_gradients(pair):
-    """Of the summed log-probabilities of all completions, by every weight."""
+    """Of GRPO's sum over G completions a prompt, by every weight: torch repeats each prompt.
+
+    Theirs is computed in float64, so that what differs is our rounding alone.
+    """
     prompt = pair.processor.batch([pair.rows[i] for i in BATCHES["mixed"]])
     completions = pair.completions[BATCHES["mixed"]]
+    weights = np.random.default_rng(1).normal(size=completions.shape).astype(np.float32)
 
     @quick_jit
     def gradients(params):
-        return jax.grad(lambda params: pair.model.score(params, prompt, completions).sum())(params)
+        def loss(params):
+            return jnp.sum(pair.model.score(params, prompt, completions) * weights)
+
+        return jax.grad(loss)(params)
 
     ours = parameters.flatten(gradients(pair.params))
-    pair.theirs.zero_grad()
-    for i in BATCHES["mixed"]:
-        for completion in torch.tensor(pair.completions[i]):
+    theirs = copy.deepcopy(pair.theirs).double()
+    for row, i in enumerate(BATCHES["mixed"]):
+        for number, completion in enumerate(torch.tensor(pair.completions[i])):
             inputs = _theirs(pair, pair.rows[i], completion.tolist())
-            log_probs = pair.theirs(**inputs).logits[0, -T - 1 : -1].log_softmax(-1)
-            log_probs.gather(-1, completion[:, None]).sum().backward()
-    theirs = {name: weight.grad.numpy() for name, weight in pair.theirs.named_parameters()}
+            log_probs = theirs(**inputs).logits[0, -T - 1 : -1].log_softmax(-1)
+            taken = log_probs.gather(-1, completion[:, None])[:, 0]
+            (taken * torch.tensor(weights[row, number])).sum().backward()
+    expected = {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
     config = pair.model.config
     for entry in parameters.entries(config):
         names = parameters.names(entry, config)
-        expected = np.stack([parameters.from_hf(entry, theirs[name]) for name in names])
-        actual = np.asarray(ours[entry.path]).reshape(expected.shape)
-        tolerance = 1e-4 * np.abs(expected).max()
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=entry.path)
+        want = np.stack([parameters.from_hf(entry, expected[name]) for name in names])
+        got = np.asarray(ours[entry.path]).reshape(want.shape)
+        tolerance = 1e-5 * np.abs(want).max()
+        np.testing.assert_allclose(got, want, rtol=0, atol=tolerance, err_msg=entry.path)

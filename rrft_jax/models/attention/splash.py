@@ -1,0 +1,113 @@
+"""The three attentions by JAX's splash attention, for TPUs (block-sparse FlashAttention-2).
+
+Its mask has two parts: a static one, whose empty blocks cost nothing, and segments, which are data.
+The static part says who comes before whom and which completion is which, segments hide padding.
+A row that sees nothing would be NaN; here every row sees itself, and padding sees padding.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+BLOCKS = (512, 256, 128)  # tokens that a kernel handles at a time
+PADDING, REAL = 0, 1  # segments of a prompt
+
+
+def segment(q, k, v, segments, *, interpret: bool = False):
+    length = q.shape[1]
+    block = _block(length)
+    q, k, v = (_pad(x, 1, block) for x in (q, k, v))
+    segments = _pad(segments, 1, block, value=-2)
+    mask = masks.FullMask((q.shape[1], q.shape[1]))
+    return _attend(q, k, v, mask, segments, segments, block, interpret)[:, :length]
+
+
+def causal(q, k, v, mask, *, interpret: bool = False):
+    length = q.shape[1]
+    block = _block(length)
+    q, k, v = (_pad(x, 1, block) for x in (q, k, v))
+    segments = _pad(mask.astype(jnp.int32), 1, block)
+    before = masks.CausalMask((q.shape[1], q.shape[1]))
+    return _attend(q, k, v, before, segments, segments, block, interpret)[:, :length]
+
+
+def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v, *, interpret: bool = False):
+    """One call: all completions of a prompt are one sequence, behind the keys of their prompt.
+
+    Prompt and completions begin at the edge of a block, so that a query's block reads the blocks
+    of its prompt and of its own past, and no other completion's.
+    """
+    batch, number, length = q.shape[:3]
+    block = _block(length)
+    prompt_k, prompt_v = (_pad(x, 1, block) for x in (prompt_k, prompt_v))
+    q, own_k, own_v = (_pad(x, 2, block) for x in (q, own_k, own_v))
+    padded, shape = prompt_k.shape[1], q.shape
+    q, own_k, own_v = (x.reshape(batch, -1, *x.shape[3:]) for x in (q, own_k, own_v))
+    keys = jnp.concatenate([prompt_k, own_k], axis=1)
+    values = jnp.concatenate([prompt_v, own_v], axis=1)
+    own_segments = jnp.full(q.shape[:2], REAL, jnp.int32)
+    prompt_segments = _pad(prompt_mask.astype(jnp.int32), 1, block)
+    segments = jnp.concatenate([prompt_segments, own_segments], axis=1)
+    mask = _SharedPrompt(padded, number, shape[2])
+    attended = _attend(q, keys, values, mask, own_segments, segments, block, interpret)
+    return attended.reshape(shape)[:, :, :length]
+
+
+@dataclasses.dataclass(frozen=True)
+class _SharedPrompt(masks.Mask):
+    """Completions, one behind the other, over [their prompt, themselves]."""
+
+    prompt: int  # tokens
+    completions: int
+    length: int  # tokens of each
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        own = self.completions * self.length
+        return (own, self.prompt + own)
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = (np.arange(size)[part] for size, part in zip(self.shape, index))
+        rows, columns = rows[:, None], columns[None, :] - self.prompt
+        same = rows // self.length == columns // self.length
+        return (columns < 0) | (same & (columns <= rows))
+
+
+def _attend(q, k, v, mask, q_segments, kv_segments, block, interpret):
+    """q [B,Q,H,C], k and v [B,S,K,C], segments [B,Q] and [B,S] -> [B,Q,H,C]."""
+    heads = q.shape[2]
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, block)),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+
+    def one(q, k, v, q_segments, kv_segments):
+        return kernel(q, k, v, segment_ids=splash.SegmentIds(q_segments, kv_segments))
+
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+    return jnp.swapaxes(jax.vmap(one)(q, k, v, q_segments, kv_segments), 1, 2)
+
+
+_BLOCK_SIZES = (
+    "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+    "block_kv_dkv_compute", "block_q_dq", "block_kv_dq",
+)  # fmt: skip
+
+
+def _block(length: int) -> int:
+    """The largest block that adds at most an eighth of padding, else the smallest."""
+    fitting = [block for block in BLOCKS if -length % block <= length / 8]
+    return fitting[0] if fitting else BLOCKS[-1]
+
+
+def _pad(x: jax.Array, axis: int, block: int, value: int = 0) -> jax.Array:
+    width = [(0, 0)] * x.ndim
+    width[axis] = (0, -x.shape[axis] % block)
+    return jnp.pad(x, width, constant_values=value)

@@ -1,0 +1,138 @@
+"""The kernels against the plain form, in values and gradients, on one device and on a mesh.
+
+Splash attention runs here by interpretation. cuDNN doesn't: what it's given is computed by JAX's
+own form of the same function, and that it would take it is seen when the program is lowered.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+
+from rrft_jax.errors import UserError
+from rrft_jax.models import attention
+from rrft_jax.models.attention import PLAIN, Kernels, cudnn, splash
+from rrft_jax.parallel.mesh import make_mesh
+from tests import tiny
+
+B, G, T, P, S, H, K, C = 4, 3, 70, 51, 140, 4, 2, 16
+
+
+def arrays(dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+
+    def random(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    qkv = {
+        "segment": [random(B, S, H, C) for _ in range(3)],
+        "causal": [random(B, P, H, C), random(B, P, K, C), random(B, P, K, C)],
+        "group": [random(B, G, T, H, C), random(B, G, T, K, C), random(B, G, T, K, C)],
+    }
+    weights = {name: random(*x[0].shape) for name, x in qkv.items()}
+    weights["causal"] *= MASK[..., None, None]  # what padding sees is nobody's business
+    return qkv, weights
+
+
+MASK = np.arange(P) >= np.array([[7], [0], [P - 1], [20]])
+SEGMENTS = np.array([[0] * 140, [0] * 60 + [1] * 80, [0] * 64 + [1] * 70 + [-1] * 6, [-1] * 140])
+
+
+def total(kernels, qkv, weights):
+    """A number that depends on every result that is read."""
+    q, k, v = qkv["causal"]
+    group_q, own_k, own_v = qkv["group"]
+    results = {
+        "segment": attention.segment(*qkv["segment"], SEGMENTS, kernels),
+        "causal": attention.causal(q, k, v, MASK, kernels),
+        "group": attention.group(group_q, k, v, MASK, own_k, own_v, kernels),
+    }
+    parts = jax.tree.map(lambda x, w: jnp.sum(x.astype(jnp.float32) * w), results, weights)
+    return sum(parts.values()), parts
+
+
+def run(kernels):
+    qkv, weights = arrays()
+    both = jax.jit(jax.grad(lambda x: total(kernels, x, weights), has_aux=True))
+    return both(qkv)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run(PLAIN)
+
+
+def assert_same(got, want):
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+    jax.tree.map(close, got, want)
+
+
+def test_splash_equals_the_plain_form(plain):
+    assert_same(run(Kernels("splash")), plain)
+
+
+@pytest.mark.parametrize("axes", [{"data": 2, "tensor": 2}, {"fsdp": 2, "tensor": 4}])
+def test_splash_on_a_mesh_equals_the_plain_form(plain, axes):
+    """Two key/value heads go to two devices; for four they stay whole."""
+    assert_same(run(Kernels("splash", make_mesh(**axes))), plain)
+
+
+def test_cudnn_is_asked_for_what_the_plain_form_computes(plain, monkeypatch):
+    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
+    assert_same(run(Kernels("cudnn")), plain)
+    assert_same(run(Kernels("cudnn", make_mesh(fsdp=2, tensor=2))), plain)
+
+
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "tensor": 2}])
+def test_cudnn_takes_what_it_is_asked_for(monkeypatch, axes):
+    # What JAX would ask of the GPU while it traces.
+    library = fused_attention_stablehlo
+    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(library, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(library, "is_cuda_compute_capability_equal", lambda _: False)
+    qkv, weights = arrays(jnp.bfloat16)
+    kernels = Kernels("cudnn", make_mesh(**axes))
+    gradient = jax.jit(jax.grad(functools.partial(total, kernels), has_aux=True))
+    lowered = gradient.trace(qkv, weights).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("fmhaScaleBiasSoftmaxBackward") == 3
+
+
+def test_splash_never_looks_at_another_completion():
+    """By block: every completion reads its prompt and itself."""
+    mask = splash._SharedPrompt(prompt=256, completions=3, length=128)
+    whole = mask[:, :]
+    blocks = whole.reshape(3, 128, 5, 128).any((1, 3))
+    assert blocks.tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 0, 1]]
+    own = whole[128:256, 256 + 128 : 256 + 256]
+    np.testing.assert_array_equal(own, np.tril(np.ones((128, 128), bool)))
+    np.testing.assert_array_equal(mask[130:140, 300:600], whole[130:140, 300:600])
+
+
+@pytest.mark.parametrize("length, block", [(64, 128), (512, 512), (700, 256), (600, 128)])
+def test_blocks_are_large_where_that_adds_little_padding(length, block):
+    assert splash._block(length) == block
+
+
+def test_the_model_scores_the_same_by_splash():
+    prompt, (tokens, _) = tiny.prompts(3), tiny.completions(3, 4, 6)
+    plain, kernel = (
+        jax.jit(tiny.model(attention=form).score)(tiny.params(), prompt, tokens)
+        for form in ("xla", "splash")
+    )
+    np.testing.assert_allclose(kernel, plain, atol=1e-5)
+
+
+def test_kernels_follow_the_devices_unless_they_are_chosen():
+    mesh = make_mesh(data=2)
+    assert attention.choose("auto", mesh, jnp.bfloat16) == Kernels("xla", mesh)
+    assert attention.choose("auto", None, jnp.float32) == PLAIN
+    assert attention.choose("cudnn", None, jnp.bfloat16).form == "cudnn"
+    with pytest.raises(UserError, match="model.attention: 'flash' is not one of auto, xla"):
+        attention.choose("flash", None, jnp.float32)
+    with pytest.raises(UserError, match="compute_dtype=bfloat16"):
+        attention.choose("cudnn", None, jnp.float32)
