@@ -24,6 +24,7 @@ STEP = dict(
     b1=0.9,
     b2=0.999,
     eps=1e-8,
+    moment_dtype="float32",
     freeze="",
     micro_batches=1,
     mini_batches=1,

@@ -22,7 +22,9 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
     """The optimizer of a stage (`config.sft` or `config.grpo`) that lasts `steps` steps.
 
-    It works on a flat dict {path: array}, as `state.split` gives.
+    It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of
+    the first moment. The second stays float32: at b2 = 0.999 a step changes it by less than
+    bfloat16 can tell, and it would stand still.
     """
 
     def decayed(params: dict) -> dict:
@@ -35,6 +37,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
+            mu_dtype=config.moment_dtype,
             weight_decay=config.weight_decay,
             mask=decayed,
         ),

@@ -51,21 +51,45 @@ def merge(trained: dict, frozen: dict) -> dict:
     return unflatten_dict({**trained, **frozen}, sep="/")
 
 
-def create(params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh):
+def create(
+    params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh
+) -> TrainState:
     """A fresh state. The optimizer's moments lie where their parameters lie."""
+    where = layout(abstract(params, optimizer, freeze, mesh))
     trained, _ = split(params, freeze)
-    abstract = jax.eval_shape(optimizer.init, trained)
-    whole = sharding.replicated(mesh)
-    layout = optax.tree_map_params(
-        optimizer,
-        lambda _, param: param.sharding,
-        abstract,
-        trained,
-        transform_non_params=lambda _: whole,
-    )
-    opt_state = jax.jit(optimizer.init, out_shardings=layout)(trained)
-    step = jax.device_put(jnp.zeros((), jnp.int32), whole)
+    opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(trained)
+    step = jax.device_put(jnp.zeros((), jnp.int32), where.step)
     return TrainState(step=step, params=params, opt_state=opt_state)
+
+
+def abstract(
+    params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of a fresh state; those of `params` are all that's needed."""
+    trained, _ = split(params, freeze)
+    whole = sharding.replicated(mesh)
+
+    def like(x: Any, where: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda x, param: like(x, param.sharding),
+        jax.eval_shape(optimizer.init, trained),
+        trained,
+        transform_non_params=lambda x: like(x, whole),
+    )
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    return TrainState(step, jax.tree.map(lambda x: like(x, x.sharding), params), opt_state)
+
+
+def frozen_copy(params: dict, dtype: Any) -> dict:
+    """A copy that outlives the donated `params`, in the dtype that the model computes in.
+
+    That is what its weights are rounded to at their use anyway.
+    """
+    dtype = jnp.dtype(dtype)
+    return jax.tree.map(lambda x: x.copy() if x.dtype == dtype else x.astype(dtype), params)
 
 
 def layout(state: TrainState) -> TrainState:

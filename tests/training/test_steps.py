@@ -25,6 +25,7 @@ HYPER = ml_collections.ConfigDict(
         "warmup_steps": 0,
         "weight_decay": 0.1,
         "clip_norm": 1.0,
+        "moment_dtype": "float32",
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-3,  # Adam's first steps would blow rounding up to the size of an update
