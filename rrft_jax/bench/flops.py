@@ -1,0 +1,37 @@
+"""How many floating-point operations a forward pass needs, and what devices can do."""
+
+from rrft_jax.bench.workload import Workload
+
+# Dense bfloat16 operations a second, by the makers' data sheets; keys are JAX's device kinds.
+PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def score_flops(workload: Workload) -> float:
+    """Of `score` without gradient: its matrix products alone, masked scores left out.
+
+    A backward pass needs twice as many. Recomputation is not counted: model FLOPs utilisation
+    (https://arxiv.org/abs/2204.02311) is about what the result needs.
+    """
+    text, vision = workload.model.text, workload.model.vision
+    batch, group, length = workload.prompts, workload.samples, workload.new_tokens
+    prompt, patches = workload.prompt_tokens, workload.rows * workload.cols
+    heads, kv_heads = text.heads * text.head_size, text.kv_heads * text.head_size
+    layer = 2 * text.width * (heads + kv_heads) + 3 * text.width * text.mlp_width
+    pairs = prompt * (prompt + 1) / 2 + group * length * (prompt + (length + 1) / 2)
+    decoder = layer * (prompt + group * length) + 2 * heads * pairs
+    head = text.width * text.vocab_size * group * length
+    block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
+    tower = vision.depth * (block + 2 * vision.width * patches) + vision.patch_values * vision.width
+    merged = vision.width * vision.merge_size**2
+    merger = merged * (merged + vision.out_width)
+    pictures = tower * patches + merger * workload.visual_tokens
+    return 2 * batch * (text.depth * decoder + head + pictures)

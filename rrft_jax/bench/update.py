@@ -1,0 +1,127 @@
+"""The update alone, and beside it the same with every prompt and picture repeated."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+
+from rrft_jax.bench import workload as workloads
+from rrft_jax.bench.flops import PEAKS, score_flops
+from rrft_jax.bench.grpo import STEP
+from rrft_jax.bench.workload import Workload
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.training import grpo
+from rrft_jax.training import optimizer as optimizers
+from rrft_jax.training import state as states
+
+
+def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> dict:
+    """Median seconds of an update, tokens a second, and the share of the device's peak.
+
+    Tokens are those that the model sees: a prompt counts once, whatever its completions.
+    """
+    run, workload, dtype = start(workload, checkpoint)
+    [seconds] = _medians([run], repeats)
+    flops = 3 * score_flops(workload)
+    tokens = workload.prompts * (workload.prompt_tokens + workload.samples * workload.new_tokens)
+    device = jax.devices()[0].device_kind
+    result = {
+        "update": round(seconds, 4),
+        "tokens_per_second": round(tokens / seconds),
+        "model_tflops_per_second": round(flops / seconds / 1e12, 3),
+        "device": device,
+    }
+    if device in PEAKS and dtype.itemsize == 2:
+        result["model_flops_utilisation"] = round(flops / seconds / PEAKS[device], 3)
+    return result
+
+
+def bench_repeated(workload: Workload, checkpoint: str | None, repeats: int) -> dict:
+    """Median seconds of the shared update and of the repeated one, in turns, and their ratio."""
+    shared, workload, _ = start(workload, checkpoint)
+    repeated, _, _ = start(workload, checkpoint, repeat=True)
+    times = _medians([shared, repeated], repeats)
+    return {
+        "shared": round(times[0], 4),
+        "repeated": round(times[1], 4),
+        "ratio": round(times[1] / times[0], 2),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def start(
+    workload: Workload, checkpoint: str | None, repeat: bool = False
+) -> tuple[Callable[[], dict], Workload, np.dtype]:
+    """A function that runs one update and returns its metrics, and what it works on.
+
+    Args:
+      workload: its shapes.
+      checkpoint: a Qwen2-VL folder instead of random weights.
+      repeat: every prompt and picture once for each of its completions.
+
+    Returns:
+      (the function, the workload with its model's sizes, the dtype that it computes in).
+    """
+    mesh = make_mesh()
+    model, params, prompt = workloads.start(workload, checkpoint, mesh)
+    workload = dataclasses.replace(workload, model=model.config)
+    shape = (workload.prompts, workload.samples, workload.new_tokens)
+    random = np.random.default_rng(0)
+    completions = random.integers(10, min(600, model.config.text.vocab_size), shape, np.int32)
+    advantages = random.normal(size=shape[:2]).astype(np.float32)
+    log_probs = random.normal(size=shape).astype(np.float32)
+    batch = grpo.GRPOBatch(
+        prompt=prompt,
+        completions=completions,
+        mask=np.ones(shape, bool),
+        finished=np.ones(shape[:2], bool),
+        advantages=advantages,
+        sampler_log_probs=log_probs,
+        reference_log_probs=log_probs,
+    )
+    if repeat:
+        batch = _one_completion_each(batch)
+    batch = jax.device_put(batch, mesh.devices.flat[0])
+    config = ml_collections.ConfigDict(STEP)
+    optimizer = optimizers.make_optimizer(config, 1000)
+    state = states.create(params, optimizer, config.freeze, mesh)
+    step = grpo.make_step(model, optimizer, config, states.layout(state))
+
+    def run() -> dict:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return jax.block_until_ready((state, metrics))[1]
+
+    return run, workload, np.dtype(model.dtype)
+
+
+def _one_completion_each(batch: grpo.GRPOBatch) -> grpo.GRPOBatch:
+    """Every prompt and its pictures repeated for each completion: [B,G,...] -> [BG,1,...]."""
+    group = batch.completions.shape[1]
+    letters = grpo.letters(batch)
+
+    def repeat(axes: str, x: jax.Array) -> np.ndarray:
+        return np.repeat(x, group, axis=axes.index("B"))
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(-1, 1, *x.shape[2:])
+
+    prompt: Prompt = jax.tree.map(repeat, letters.prompt, batch.prompt)
+    return jax.tree.map(flat, batch.replace(prompt=None)).replace(prompt=prompt)
+
+
+def _medians(runs: list[Callable[[], dict]], repeats: int) -> list[float]:
+    """Median seconds of each, run in turns after one warming run."""
+    times: list[list[float]] = [[] for _ in runs]
+    for repeat in range(repeats + 1):
+        for run, seconds in zip(runs, times):
+            started = time.perf_counter()
+            run()
+            if repeat:  # the first one compiles
+                seconds.append(time.perf_counter() - started)
+    return [statistics.median(seconds) for seconds in times]

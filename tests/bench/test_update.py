@@ -1,0 +1,61 @@
+"""The update's benchmark: what it counts, and that the repeated form is the same update."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from rrft_jax.bench import update, workload
+from rrft_jax.bench.flops import score_flops
+from rrft_jax.models import Qwen2VL
+from tests import tiny
+
+SMALL = workload.Workload(
+    prompts=2, prompt_tokens=12, rows=2, cols=4, samples=3, new_tokens=5, model=tiny.CONFIG
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, "start", functools.cache(update.start))
+        yield
+
+
+def test_operations_are_those_of_the_compiled_products():
+    """Of a model whose scores and other small things hardly count beside its weights' products."""
+    text = dataclasses.replace(
+        tiny.CONFIG.text, width=128, depth=1, mlp_width=1024, mrope_sections=(8, 4, 4)
+    )
+    vision = dataclasses.replace(
+        tiny.CONFIG.vision, width=128, depth=1, mlp_width=1024, out_width=128
+    )
+    sizes = dataclasses.replace(tiny.CONFIG, text=text, vision=vision)
+    work = dataclasses.replace(SMALL, model=sizes)
+    model = Qwen2VL(sizes)
+    shape = (work.prompts, work.samples, work.new_tokens)
+    lowered = jax.jit(model.score).lower(
+        jax.eval_shape(model.init, jax.random.key(0)),
+        workload.random_prompt(work),
+        np.zeros(shape, np.int32),
+    )
+    counted = lowered.cost_analysis()["flops"]
+    assert counted == pytest.approx(score_flops(work), rel=0.05)
+
+
+def test_repeated_prompts_give_the_same_update():
+    shared, repeated = (update.start(SMALL, None, **form)[0]() for form in ({}, {"repeat": True}))
+    for name in ("loss", "gradient_norm", "kl", "entropy"):
+        assert shared[name] == pytest.approx(float(repeated[name]), rel=1e-4), name
+
+
+@pytest.mark.parametrize("bench, keys", [
+    (update.bench_update, {"update", "tokens_per_second", "model_tflops_per_second", "device"}),
+    (update.bench_repeated, {"shared", "repeated", "ratio", "device"}),
+])  # fmt: skip
+def test_reports(bench, keys):
+    report = bench(SMALL, None, repeats=1)
+    assert set(report) == keys
+    assert all(value > 0 for name, value in report.items() if name != "device")
