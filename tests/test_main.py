@@ -79,7 +79,7 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
     [
         (["--config.sed=1"], "unknown config key sed: did you mean seed? config has "),
         (["--config.grpo.num_sample=1"], "did you mean num_samples? config.grpo has "),
-        (["--config.sampling.zzz=1"], "config.sampling has max_new_tokens, temperature, "),
+        (["--config.sampling.zzz=1"], "config.sampling has cache_chunk, max_new_tokens, "),
         (["--config.seed.x=1"], "unknown config key seed.x: config.seed is a single value"),
         (["--config.grpo=1"], "config key grpo is a section: set one of "),
         (["--config.seed=x"], "--config.seed=x: expected an integer, such as 0"),
