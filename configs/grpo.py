@@ -13,6 +13,10 @@ from rrft_jax.rewards import DEFAULTS
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     chosen = common.parse(arg, paradigms=("reason_rft", "reason_rft_zero"))
     config = common.base(chosen)
+    rewards = dict(DEFAULTS[chosen["task"]])
+    if chosen["model"] == "tiny":
+        # SFT leaves some thoughts empty, and GRPO is to find out when it pays to think.
+        rewards["format"] = {"weight": 1.0, "empty_thought": True}
     config.stages = ("sft", "grpo") if chosen["paradigm"] == "reason_rft" else ("grpo",)
     config.sft = sft.stage(chosen["model"], chosen["task"])
     config.grpo = grpo = common.adamw(
@@ -49,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         correction_cap=2.0,
         reward_seconds=2.0,  # that a completion's rewards may take; past them they are 0
         # Name, or dotted path of a function -> weight in the sum, or {"weight": ..., options}.
-        rewards=ml_collections.ConfigDict(DEFAULTS[chosen["task"]], allow_dotted_keys=True),
+        rewards=ml_collections.ConfigDict(rewards, allow_dotted_keys=True),
     )
     if chosen["model"] == "tiny":
         rate = 2e-4 if chosen["task"] == common.COUNTING else 1e-4

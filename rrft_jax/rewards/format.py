@@ -8,14 +8,14 @@ _BLOCKS = ("think", "answer")
 _CAPTION_BLOCKS = ("summary", "caption", *_BLOCKS)
 
 
-def reward(completion: str, example: Any = None) -> float:
+def reward(completion: str, example: Any = None, *, empty_thought: bool = False) -> float:
     """1 if the whole text is one `<think>` block and one `<answer>` block, in that order.
 
-    White space may stand between the blocks and after them. The thought may be empty, the answer
-    may not.
+    White space may stand between the blocks and after them, and neither may be empty. Where a
+    model is to choose whether it thinks, `empty_thought` accepts that it doesn't.
     """
     del example  # the layout is the same for all
-    return _laid_out(completion, _BLOCKS)
+    return _laid_out(completion, _BLOCKS, may_be_empty=("think",) if empty_thought else ())
 
 
 def caption_reward(completion: str, example: Any = None) -> float:
@@ -44,13 +44,16 @@ def extract_answer(completion: str) -> tuple[str, bool]:
     return completion[start + len("<answer>") : end].strip(), True
 
 
-def _laid_out(completion: str, blocks: Sequence[str]) -> float:
+def _laid_out(completion: str, blocks: Sequence[str], may_be_empty: Sequence[str] = ()) -> float:
     # Every tag once: so each `.*` has one place to end at, and the match takes linear time.
     if any(completion.count(tag) != 1 for tag in _tags(blocks)):
         return 0.0
     layout = r"\s*".join(f"<{block}>(.*)</{block}>" for block in blocks)
     match = re.fullmatch(rf"{layout}\s*", completion, re.DOTALL)
-    return 1.0 if match and match[len(blocks)].strip() else 0.0
+    if not match:
+        return 0.0
+    filled = (text.strip() or b in may_be_empty for b, text in zip(blocks, match.groups()))
+    return float(all(filled))
 
 
 def _tags(blocks: Sequence[str]) -> list[str]:

@@ -23,8 +23,8 @@ def tagged(answer):
     [
         (tagged("3"), 1),
         (tagged("3") + "\n", 1),
-        ("<think></think><answer>3</answer>", 1),
-        ("<think>\n\n</think>\n\n<answer>3</answer>", 1),
+        ("<think></think><answer>3</answer>", 0),
+        ("<think>\n\n</think>\n\n<answer>3</answer>", 0),
         ("", 0),
         ("3", 0),
         (tagged(""), 0),
@@ -42,6 +42,15 @@ def tagged(answer):
 )
 def test_format(completion, expected):
     assert rewards.score("format", [completion], example("3")) == [expected]
+
+
+def test_an_empty_thought_is_accepted_where_the_model_may_choose():
+    texts = [
+        "<think>\n\n</think>\n<answer>3</answer>",
+        tagged("3"),
+        "<think></think><answer></answer>",
+    ]
+    assert rewards.score("format", texts, example("3"), empty_thought=True) == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_terms_have_weights_and_options():
         ({"format": True}, "expected a weight"),
         ({"format": float("nan")}, "finite"),
         ({"length": {"weight": 1, "begin": 3}}, "no option 'begin': expected one of scale, start"),
-        ({"format": {"strict": 1}}, "no option 'strict': expected one of none"),
+        ({"format": {"strict": 1}}, "no option 'strict': expected one of empty_thought"),
+        ({"tags": {"strict": 1}}, "no option 'strict': expected one of none"),
         ({"format": {"mode": "odd"}}, "mode: expected one of default, reference"),
     ],
 )
