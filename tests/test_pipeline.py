@@ -306,7 +306,7 @@ def test_a_file_without_a_well_formed_row_is_an_error(dataset, tmp_path, capsys)
 def test_each_row_has_the_rewards_of_its_source():
     example = counting.sample("train", 0, 0, TINY_SIZE)
     own = Source([example], rewards={"accuracy": 2.0, "math_accuracy": -1.0})
-    right = f"<think>\n</think>\n<answer>{example.answer}</answer>"
+    right = f"<think>so</think>\n<answer>{example.answer}</answer>"
     batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
     terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
     by_name, total = groups.rewards_of(

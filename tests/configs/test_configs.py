@@ -93,7 +93,9 @@ def test_zero_reinforces_at_once_and_eval_trains_nothing():
 
 
 def test_each_task_is_rewarded_for_its_own_kind_of_answer():
-    rewards_of = {task: grpo.get_config(f"task={task}").grpo.rewards.to_dict() for task in TASKS}
+    rewards_of = {
+        task: grpo.get_config(f"model=2b,task={task}").grpo.rewards.to_dict() for task in TASKS
+    }
     assert rewards_of == {
         "visual_counting": {"accuracy": 1, "format": 1},
         "structure_perception": {"math_accuracy": 1, "format": 1},
