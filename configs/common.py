@@ -13,7 +13,7 @@ from rrft_jax.data.sources import REUSING
 from rrft_jax.errors import UserError
 
 MODELS = ("tiny", "2b", "7b")
-COUNTING = "visual_counting"
+COUNTING, TRANSFORMATION = "visual_counting", "spatial_transformation"
 # Tokens of the longest completion of the tiny model: a little more than its longest target has.
 LENGTHS = {"visual_counting": 80, "structure_perception": 120, "spatial_transformation": 152}
 
@@ -126,9 +126,9 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
         model.compute_dtype = "float32"
         model.remat = "none"
         data.buckets = 1  # rows are alike: a second shape costs more than it saves
-        # How often SFT answers without a thought, which leaves GRPO to find when to think. The two
-        # harder tasks have more to learn from the thoughts.
-        data.thought_dropout = 0.5 if config.task == COUNTING else 0.3
+        # How often SFT answers without a thought, which leaves GRPO to find when to think. To find
+        # transformations, the model needs all the thoughts that there are to learn from.
+        data.thought_dropout = 0.0 if config.task == TRANSFORMATION else 0.5
         sampling.temperature = 1.0
         sampling.top_k = 0
         sampling.top_p = 1.0
@@ -138,7 +138,7 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
             data.system_prompt = (
                 "Think inside <think> </think>, then answer inside <answer> </answer>."
             )
-        elif config.task == "spatial_transformation" and config.paradigm != "ans_sft":
+        elif config.task == TRANSFORMATION and config.paradigm != "ans_sft":
             data.variant = "brief"  # the rules are longer than all else that this model reads
         sampling.max_new_tokens = LENGTHS[config.task]
         evaluation.samples = 1000

@@ -17,6 +17,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if chosen["model"] == "tiny":
         # SFT leaves some thoughts empty, and GRPO is to find out when it pays to think.
         rewards["format"] = {"weight": 1.0, "empty_thought": True}
+        if chosen["task"] == common.TRANSFORMATION:  # what it finds is seldom the whole answer
+            rewards["transformation"] = rewards.pop("transformation_full")
     config.stages = ("sft", "grpo") if chosen["paradigm"] == "reason_rft" else ("grpo",)
     config.sft = sft.stage(chosen["model"], chosen["task"])
     config.grpo = grpo = common.adamw(
@@ -56,6 +58,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         rewards=ml_collections.ConfigDict(rewards, allow_dotted_keys=True),
     )
     if chosen["model"] == "tiny":
-        rate = 2e-4 if chosen["task"] == common.COUNTING else 1e-4
-        grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=rate)
+        grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)
+        if chosen["task"] == common.TRANSFORMATION:
+            grpo.learning_rate = 1e-4
     return config

@@ -8,4 +8,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup.sh
 setup_venv test
-exec .venv/bin/python -m pytest "$@"
+# Two processes; the tests of a file share what they compile, so a file stays in one.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -130,7 +130,7 @@ def assert_same(got, want):
 
 # Ends that let 4 prompts x 4 samples shrink to 8 rows (more than prompts), 4 and 2, at times when
 # the cache has to grow as well, with all samples of some prompts left, and of others none.
-ENDS = np.array([[20, 20, 3, 20], [1, 2, 3, 4], [9, 1, 1, 13], [2, 2, 5, 6]])
+ENDS = np.array([[20, 17, 3, 20], [1, 2, 3, 4], [9, 1, 1, 13], [2, 2, 5, 6]])
 
 
 @pytest.fixture(scope="module")
@@ -228,4 +228,6 @@ def test_the_loop_writes_into_the_cache_in_place():
 def test_the_loop_gathers_no_weight():
     body, cache = loop_body(make_mesh(fsdp=8))
     assert re.search(rf"{cache}\S* dynamic-update-slice\(", body)
-    assert "all-gather" not in body
+    gathered = [line for line in body.splitlines() if " all-gather(" in line]
+    # XLA puts the few candidates of top-k side by side before it sorts them; they are no weights.
+    assert all("/top_k" in line for line in gathered), gathered
