@@ -1,18 +1,6 @@
-"""How many floating-point operations a forward pass needs, and what devices can do."""
+"""How many floating-point operations a forward pass needs."""
 
 from rrft_jax.bench.workload import Workload
-
-# Dense bfloat16 operations a second, by the makers' data sheets; keys are JAX's device kinds.
-PEAKS = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-}
 
 
 def score_flops(workload: Workload) -> float:

@@ -49,7 +49,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
     config = ml_collections.ConfigDict(STEP)
     optimizer = optimizers.make_optimizer(config, 1000)
-    reference = jax.tree.map(lambda x: x.copy(), params)
+    reference = states.frozen_copy(params, model.dtype)
     state = states.create(params, optimizer, "", mesh)
     score = grpo.make_scorer(model, 1)
     update = grpo.make_step(model, optimizer, config, states.layout(state))
@@ -77,7 +77,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
             mask=completions.mask,
             finished=completions.finished,
             advantages=advantages,
-            sampler_log_probs=completions.log_probs,
+            sampler_log_probs=completions.sampled_log_probs,
             reference_log_probs=log_probs,
         )
         state, metrics = update(state, batch)

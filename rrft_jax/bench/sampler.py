@@ -9,21 +9,10 @@ import jax
 import numpy as np
 
 from rrft_jax.bench import workload as workloads
+from rrft_jax.bench.devices import LIMITS
 from rrft_jax.models.config import TextConfig
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import SamplingParams, generate
-
-# Bytes a second that a device's memory gives, as its maker states them.
-BANDWIDTHS = {
-    "NVIDIA A100-SXM4-40GB": 1.555e12,
-    "NVIDIA A100-SXM4-80GB": 2.039e12,
-    "NVIDIA H100 80GB HBM3": 3.35e12,
-    "NVIDIA H200": 4.8e12,
-    "TPU v4": 1.2e12,
-    "TPU v5 lite": 0.819e12,
-    "TPU v5": 2.765e12,
-    "TPU v6 lite": 1.64e12,
-}
 
 
 def bench_sampler(
@@ -71,7 +60,7 @@ def bench_sampler(
     step = (medians["equal"] - medians["prompts"]) / (mean - 1)
     read = step_bytes(model.config.text, workload, model.dtype, mean / 2)
     device = jax.devices()[0].device_kind
-    bandwidth = BANDWIDTHS.get(device)
+    bandwidth = LIMITS[device].bandwidth if device in LIMITS else None
     return {
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "long_tail_to_equal": round(medians["long_tail"] / medians["equal"], 2),

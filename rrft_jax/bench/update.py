@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from rrft_jax.bench import workload as workloads
-from rrft_jax.bench.flops import PEAKS, score_flops
+from rrft_jax.bench.devices import LIMITS
+from rrft_jax.bench.flops import score_flops
 from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
 from rrft_jax.models.prompt import Prompt
@@ -36,8 +37,8 @@ def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> di
         "model_tflops_per_second": round(flops / seconds / 1e12, 3),
         "device": device,
     }
-    if device in PEAKS and dtype.itemsize == 2:
-        result["model_flops_utilisation"] = round(flops / seconds / PEAKS[device], 3)
+    if device in LIMITS and dtype.itemsize == 2:
+        result["model_flops_utilisation"] = round(flops / seconds / LIMITS[device].flops, 3)
     return result
 
 
