@@ -120,6 +120,11 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
 
     # Devices along each axis; their product is the number of devices in use.
     config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+    if model.name != "tiny":
+        # All devices share weights and optimizer. The sampler has its weights whole, but for those
+        # that `tensor` splits: 15 GB of 7B are too much for a device of 16.
+        config.mesh.fsdp = -1
+        config.mesh.tensor = {"2b": 1, "7b": 4}[model.name]
 
     if model.name == "tiny":
         config.checkpoint_every = 20

@@ -24,8 +24,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.grpo = grpo = common.adamw(
         steps=0,  # 0: as many as the epochs have
         epochs=5 if chosen["task"] == "structure_perception" else 1,
-        batch_size=14,  # prompts; a multiple of mesh.data x mesh.fsdp x mini_ x micro_batches
-        micro_batches=2,
+        # Prompts; a multiple of mesh.data x mesh.fsdp x mini_ x micro_batches. The public scripts'
+        # 14 are 2 on each of 7 GPUs, with an eighth to sample; 16 divide over 4, 8 and 16 devices.
+        batch_size=16,
+        micro_batches=0,  # 0: as many as leave each device one prompt at a time
         num_samples=8,  # completions a prompt
         inner_updates=1,  # passes over one batch of completions
         mini_batches=1,  # parts of it in a pass, each an update

@@ -23,7 +23,9 @@ def stage(model: str, task: str) -> ml_collections.ConfigDict:
         steps=0,  # 0: as many as the epochs have
         epochs=1,
         batch_size=16,
-        micro_batches=2,  # parts of a batch whose gradients are added up before the update
+        # Parts of a batch whose gradients are added up before the update; 0: as many as leave each
+        # device one row at a time, which takes the least memory.
+        micro_batches=0,
         learning_rate=1e-5,
         schedule="cosine",
         # The first stage of `reason_rft` has 1,600 / 16 = 100 steps: all of it is warm-up.

@@ -194,7 +194,7 @@ _RULES = {
         "steps": _at_least(0),
         "epochs": _at_least(1),
         "batch_size": _at_least(1),
-        "micro_batches": _at_least(1),
+        "micro_batches": _at_least(0),
         "learning_rate": _at_least(0),
         "schedule": _one_of("cosine", "linear"),
         "warmup_steps": _at_least(0),

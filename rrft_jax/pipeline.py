@@ -322,7 +322,8 @@ def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -
     parts = batch_parts(mesh)
     for stage in (*config.stages, "eval"):
         section = config[stage]
-        multiple = parts * section.get("mini_batches", 1) * section.get("micro_batches", 1)
+        micro_batches = section.get("micro_batches", 0) or 1
+        multiple = parts * section.get("mini_batches", 1) * micro_batches
         if section.batch_size % multiple:
             raise UserError(
                 f"{stage}.batch_size={section.batch_size}: expected a multiple of {multiple} "

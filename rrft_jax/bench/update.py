@@ -10,12 +10,12 @@ import ml_collections
 import numpy as np
 
 from rrft_jax.bench import workload as workloads
-from rrft_jax.bench.devices import LIMITS
 from rrft_jax.bench.flops import score_flops
 from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.plan.devices import LIMITS
 from rrft_jax.training import grpo
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states

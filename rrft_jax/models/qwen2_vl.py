@@ -18,6 +18,7 @@ from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues, Step, text_angles
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 
 LayerCaches = tuple[KeyValues, ...]  # of the layers, in order
@@ -122,11 +123,15 @@ class Qwen2VL:
         def lay_out(x, letters):
             return constrain(x.astype(self.dtype), letters.replace("D", "."), self.mesh)
 
-        axes = parameters.parameter_axes(self.config)["language"]
-        weights = jax.tree.map(lay_out, params["language"], axes)
-        layers = range(self.config.text.depth)
-        unstacked = [jax.tree.map(lambda x: x[i], weights["layers"]) for i in layers]  # noqa: B023
-        return {"language": {**weights, "layers": unstacked}}
+        def layer(i):  # its own part is taken out before it's gathered: no second copy of them all
+            return jax.tree.map(
+                lambda x, letters: lay_out(x[i], letters.removeprefix("L")), stacked, stacked_axes
+            )
+
+        axes, weights = parameters.parameter_axes(self.config)["language"], dict(params["language"])
+        stacked, stacked_axes = weights.pop("layers"), axes.pop("layers")
+        layers = [layer(i) for i in range(self.config.text.depth)]
+        return {"language": {**jax.tree.map(lay_out, weights, axes), "layers": layers}}
 
     def empty_cache(self, rows: int, length: int) -> LayerCaches:
         """Room for the keys and values of `length` tokens of each row: of each layer [R,K,T,C]."""
@@ -220,8 +225,11 @@ class Qwen2VL:
             x = jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
             return jnp.moveaxis(x.reshape(batch, group, chunks, chunk, *x.shape[3:]), 2, 0)
 
+        params, rows, vocabulary = self._head_in_parts(params)
+
         def statistics(hidden, tokens):
-            logits = constrain(self.logits(params, hidden), "BGTV", self.mesh)
+            hidden = constrain(hidden, f"{rows}GT.", self.mesh)
+            logits = constrain(self.logits(params, hidden), f"{rows}GT{vocabulary}", self.mesh)
             normaliser = jax.nn.logsumexp(logits, axis=-1)
             # A sum, and not a gather: its gradient is no scatter, and V may be split over devices.
             chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
@@ -239,6 +247,27 @@ class Qwen2VL:
             jnp.moveaxis(r, 0, 2).reshape(batch, group, chunks * chunk)[..., :length]
             for r in results
         )
+
+    def _head_in_parts(self, params: dict) -> tuple[dict, str, str]:
+        """The parameters with the head split over `fsdp` too, by vocabulary; letters of the logits.
+
+        A chunk's hidden states then travel to the parts of the head, which are larger than they
+        are, and no device ever holds the head or its gradient.
+        """
+        config, mesh = self.config.text, self.mesh
+        if mesh is None or sharding.parts(mesh, "v", config.vocab_size) < mesh.shape["fsdp"]:
+            return params, "B", "V"
+        module, name, letters = (
+            ("embed", "embedding", "v.") if config.tied else ("head", "kernel", ".v")
+        )
+        language = params["language"]
+        used = {
+            module: {name: constrain(language[module][name], letters, mesh)},
+            # JAX mixes up the gradients of a loop's constants where only some of them are
+            # parameters as they are, and gradients are added up in place (`training/state.py`).
+            "norm": {"scale": constrain(language["norm"]["scale"], ".", mesh)},
+        }
+        return {"language": {**language, **used}}, "b", "v"
 
     def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[jax.Array, Step]:
         """Embedded prompt tokens [B,P,D], visual tokens in the place of their placeholders."""

@@ -22,6 +22,8 @@ LETTERS = {
     "K": ("tensor",),  # key/value heads
     "F": ("tensor",),  # width of an MLP
     "V": ("tensor",),  # vocabulary
+    "b": ("data",),  # prompts, and
+    "v": ("fsdp", "tensor"),  # vocabulary, where log-probabilities are computed
 }  # every other letter, and ".", is whole on each device
 
 
@@ -68,6 +70,11 @@ def place(mesh: Mesh, tree: Any, letters: Any) -> Any:
     return jax.tree.map(
         lambda name, x: jax.device_put(x, sharding(mesh, name, x.shape)), letters, tree
     )
+
+
+def one_row_each(mesh: Mesh | None, rows: int) -> int:
+    """Into how many micro-batches rows are split so that a device has one of them at a time."""
+    return rows if mesh is None else rows // parts(mesh, "B", rows)
 
 
 def micro_batches(tree: Any, letters: Any, number: int) -> Any:

@@ -163,12 +163,14 @@ def completion_kl(kind: str, batch: GRPOBatch) -> np.ndarray:
 def make_scorer(
     model: Qwen2VL, micro_batches: int
 ) -> Callable[[dict, Prompt, jax.Array], jax.Array]:
-    """A jitted `score` without gradient, a micro-batch at a time: -> log_probs [B,G,T]."""
+    """A jitted `score` without gradient, a micro-batch at a time: -> log_probs [B,G,T].
+
+    `micro_batches` 0: as many as leave a device one prompt at a time.
+    """
 
     def score(params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
-        parts = sharding.micro_batches(
-            (prompt, completions), (prompts.LETTERS, "BGT"), micro_batches
-        )
+        number = micro_batches or sharding.one_row_each(model.mesh, len(completions))
+        parts = sharding.micro_batches((prompt, completions), (prompts.LETTERS, "BGT"), number)
         log_probs = jax.lax.map(lambda part: model.score(params, *part), parts)
         return sharding.join_micro_batches(log_probs)
 
@@ -193,9 +195,8 @@ def make_step(
         batch = jax.tree.map(lambda x: x[part], parts)
         # The weights of the whole batch travel with it through the split into micro-batches.
         weighted = (batch, weights(config, batch))
-        micro = sharding.micro_batches(
-            weighted, (letters(batch), WEIGHT_LETTERS), config.micro_batches
-        )
+        number = config.micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
+        micro = sharding.micro_batches(weighted, (letters(batch), WEIGHT_LETTERS), number)
         return states.update(
             state,
             optimizer,

@@ -51,17 +51,19 @@ def make_step(
 ) -> Callable[[TrainState, SFTBatch], tuple[TrainState, dict]]:
     """The jitted step: (state, batch) -> (state, metrics). The state that goes in is consumed.
 
-    `layout` is a tree of shardings like the state (`state.layout`), which the new state keeps.
+    `micro_batches` 0: as many as leave a device one row at a time. `layout` is a tree of shardings
+    like the state (`state.layout`), which the new state keeps.
     """
 
     def step(state: TrainState, batch: SFTBatch):
         tokens = jnp.maximum(jnp.sum(batch.mask), 1)
+        number = micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
         new, metrics = states.update(
             state,
             optimizer,
             freeze,
             lambda params, micro: loss(model, params, micro, tokens),
-            sharding.micro_batches(batch, LETTERS, micro_batches),
+            sharding.micro_batches(batch, LETTERS, number),
         )
         return new, {**metrics, "target_tokens": tokens}
 

@@ -119,24 +119,28 @@ def update(
     """
     trained, frozen = split(state.params, freeze)
 
-    def gradients(micro_batch):
-        def of_trained(trained):
-            value, metrics = loss(merge(trained, frozen), micro_batch)
-            return value, {**metrics, "loss": value}
+    def of_trained(trained, micro_batch):
+        value, metrics = loss(merge(trained, frozen), micro_batch)
+        return value, {**metrics, "loss": value}
 
-        grads, metrics = jax.grad(of_trained, has_aux=True)(trained)
-        return grads, metrics
-
+    first = jax.tree.map(lambda x: x[0], micro_batches)
     if jax.tree.leaves(micro_batches)[0].shape[0] == 1:
-        grads, metrics = gradients(jax.tree.map(lambda x: x[0], micro_batches))
+        grads, metrics = jax.grad(of_trained, has_aux=True)(trained, first)
     else:
-        first = jax.eval_shape(gradients, jax.tree.map(lambda x: x[0], micro_batches))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
-        (grads, metrics), _ = jax.lax.scan(
-            lambda total, batch: (jax.tree.map(jnp.add, total, gradients(batch)), None),
-            zeros,
-            micro_batches,
-        )
+        # Layer by layer a backward pass adds to what the others left: one gradient in memory.
+        total = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), trained)
+
+        def accumulate(metrics, micro_batch):
+            value, backward, more = jax.vjp(
+                lambda trained: of_trained(trained, micro_batch), trained, has_aux=True
+            )
+            backward.with_refs(total)(jnp.ones_like(value))
+            return jax.tree.map(jnp.add, metrics, more), None
+
+        _, shapes = jax.eval_shape(of_trained, trained, first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
+        grads = jax.tree.map(lambda ref: ref[...], total)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), frozen)
     metrics["gradient_norm"] = optax.tree.norm(grads)

@@ -60,7 +60,7 @@ def test_public_hyperparameters(model):
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.9, 0.9, 50)
     assert sampling.max_new_tokens == 512
     stage = config.grpo
-    assert (stage.batch_size, stage.num_samples, stage.micro_batches) == (14, 8, 2)
+    assert (stage.batch_size, stage.num_samples, stage.micro_batches) == (16, 8, 0)
     assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-6, "linear", 0)
     assert (stage.weight_decay, stage.beta, stage.inner_updates) == (0, 0.04, 1)
     assert (stage.epochs, stage.freeze) == (1, "")
@@ -76,7 +76,7 @@ def test_public_hyperparameters(model):
     config = sft.get_config(f"model={model}")
     stage = config.sft
     assert config.stages == ("sft",) and config.data.max_pixels == 512 * 512
-    assert (stage.batch_size, stage.micro_batches, stage.epochs) == (16, 2, 1)
+    assert (stage.batch_size, stage.micro_batches, stage.epochs) == (16, 0, 1)
     assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-5, "cosine", 100)
     assert (stage.weight_decay, stage.clip_norm, stage.freeze) == (0.1, 1.0, "vision/.*")
     assert (stage.b1, stage.b2, stage.eps) == (0.9, 0.999, 1e-8)

@@ -1,0 +1,431 @@
+"""What a compiled program does, read off its optimised HLO: operations, bytes, collectives.
+
+XLA's own analysis counts the body of a loop once. Here a loop counts as often as its condition lets
+it run, and of a conditional the dearer branch. All numbers are those of one device.
+
+  operations   of matrix products and of splash attention's kernels (the blocks that they visit)
+  bytes        read from and written to the device's main memory by each instruction; of a slice of
+               a buffer the slice counts, of what XLA keeps in a TPU's vector memory nothing
+  collectives  by kind: bytes that arrive (all-gather: the result; otherwise the operands) and bytes
+               that the device has to send
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass
+class Cost:
+    """Of a program or a part of it, on one device.
+
+    Attributes:
+      flops: floating-point operations.
+      bytes: of main memory that are read or written.
+      collectives: bytes by kind.
+      sent: bytes that leave for other devices.
+      unknown_loops: how many loops are counted once, because their conditions don't say more.
+    """
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    sent: float = 0.0
+    unknown_loops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.collectives + other.collectives,
+            self.sent + other.sent,
+            self.unknown_loops + other.unknown_loops,
+        )
+
+    def times(self, n: int) -> "Cost":
+        many = collections.Counter({kind: n * size for kind, size in self.collectives.items()})
+        return Cost(n * self.flops, n * self.bytes, many, n * self.sent, self.unknown_loops)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """`ROOT %name = shape opcode(%operand, ...), attributes`."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    is_root: bool
+
+
+Computation = dict[str, Instruction]
+
+
+def cost(text: str) -> Cost:
+    """Of a module as `jax.stages.Compiled.as_text()` gives it."""
+    return _Module(text).cost
+
+
+class _Module:
+    """Computations by name, and what each costs."""
+
+    def __init__(self, text: str):
+        self.computations, self.entry = _parse(text)
+        # A collective that goes on beside other work stands in each fusion that it passes through.
+        self.started = {
+            _channel(x): name
+            for name, computation in self.computations.items()
+            if any('"AsyncCollectiveStart"' in x.attributes for x in computation.values())
+            for x in computation.values()
+            if _kind(x)
+        }
+        # All kernels of an attention visit the same blocks, but not all have a grid of these alone.
+        self.visited: dict[tuple[int, int], int] = {}
+        for computation in self.computations.values():
+            for x in filter(_is_splash, computation.values()):
+                call = _Splash.of(x)
+                least = self.visited.get(call.lengths, call.area)
+                self.visited[call.lengths] = min(least, call.area)
+        self.of = functools.cache(self._of)
+
+    @property
+    def cost(self) -> Cost:
+        return self.of(self.entry)
+
+    def _of(self, name: str) -> Cost:
+        computation = self.computations[name]
+        return sum((self._one(x, computation, name) for x in computation.values()), Cost())
+
+    def _one(self, x: Instruction, within: Computation, name: str) -> Cost:
+        if x.opcode == "while":
+            [condition], [body] = (_called(x, kind) for kind in ("condition", "body"))
+            trips = self.trips(condition)
+            loop = self.of(body).times(trips or 1)
+            return loop if trips else loop + Cost(unknown_loops=1)
+        if x.opcode == "conditional":
+            branches = [self.of(branch) for branch in _called(x, "branch_computations")]
+            branches += [
+                self.of(n) for k in ("true", "false") for n in _called(x, f"{k}_computation")
+            ]
+            return max(branches, key=lambda c: c.flops + c.bytes)
+        if x.opcode == "call":
+            return self.of(_called(x, "to_apply")[0])
+        moved = Cost(bytes=self.bytes(x, within))
+        if x.opcode == "fusion":
+            inner = self.of(_called(x, "calls")[0])  # it has no memory of its own
+            return dataclasses.replace(inner, bytes=0.0) + moved
+        if x.opcode.endswith("async-start"):
+            return moved + self.of(_called(x, "calls")[0])
+        if _kind(x):
+            return moved + self._collective(x, within, name)
+        if _is_splash(x):
+            call = _Splash.of(x)
+            return moved + Cost(flops=call.flops_a_pair * self.visited[call.lengths])
+        return moved + Cost(flops=_flops(x, within))
+
+    def _collective(self, x: Instruction, within: Computation, name: str) -> Cost:
+        if self.started.get(_channel(x), name) != name:
+            return Cost()
+        kind, n = _kind(x), _group_size(x.attributes)
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):  # XLA's name for one
+            kind = "reduce-scatter"
+        size = sum(_size(within[operand].shape) for operand in x.operands)
+        share = (n - 1) / n
+        sent = {
+            "all-gather": size * (n - 1),
+            "all-reduce": 2 * size * share,
+            "collective-permute": size,
+        }.get(kind, size * share)
+        arrived = size * n if kind == "all-gather" else size
+        return Cost(collectives=collections.Counter({kind: arrived}), sent=sent)
+
+    def trips(self, condition: str) -> int | None:
+        """How often at most: the constant that the loop's index stays below."""
+        computation = self.computations[condition]
+        for x in computation.values():
+            if x.opcode == "compare" and "direction=LT" in x.attributes:
+                limit = computation[x.operands[1]]
+                if limit.opcode == "constant":
+                    return int(re.search(r"-?\d+", limit.attributes)[0])
+        return None
+
+    def bytes(self, x: Instruction, within: Computation) -> float:
+        """Moved between main memory and the device's own, by one instruction."""
+        if x.opcode in _FREE or x.opcode.endswith("-done"):
+            return 0
+        if x.opcode.endswith("-start") and not _kind(x):  # to the other memory, or back
+            ends = _arrays(x.shape)[:2]
+            return min(map(_bytes, ends)) * sum(bool(_main(end)) for end in ends)
+        shapes = [within[operand].shape for operand in x.operands if operand in within]
+        if x.opcode in ("dynamic-slice", "slice", "gather"):
+            return 2 * _main_size(x.shape)
+        if x.opcode == "dynamic-update-slice":
+            return 2 * _main_size(shapes[1])
+        if x.opcode != "fusion":
+            return sum(map(_main_size, [*shapes, x.shape]))
+        fused = self.computations[_called(x, "calls")[0]]
+        read = (self._read(fused, i, shape) for i, shape in enumerate(shapes))
+        return sum(read) + self._written(fused, x)
+
+    def _read(self, fused: Computation, index: int, shape: str) -> float:
+        """Of a fusion's operand: all of it, or the slices that the fusion takes."""
+        whole = _main_size(shape)
+        if not whole:
+            return 0
+        parameter = next(
+            x
+            for x in fused.values()
+            if x.opcode == "parameter" and x.attributes.startswith(f"({index})")
+        )
+        total, pending = 0.0, [parameter.name]
+        while pending:
+            name = pending.pop()
+            for user in fused.values():
+                if name not in user.operands:
+                    continue
+                first = user.operands[0] == name
+                if self._under_way(user):
+                    continue
+                if user.opcode == "bitcast":
+                    pending.append(user.name)
+                elif user.opcode in ("dynamic-slice", "slice", "gather") and first:
+                    total += _size(user.shape)
+                elif user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and first):
+                    pass  # handed on, or written in place
+                elif user.opcode == "fusion":
+                    inner = self.computations[_called(user, "calls")[0]]
+                    index = user.operands.index(name)
+                    [root] = (x for x in inner.values() if x.is_root)
+                    if _unbitcast(root, inner).attributes == f"({index})":
+                        pending.append(user.name)
+                    else:
+                        total += self._read(inner, index, shape)
+                else:
+                    return whole
+        return min(total, whole)
+
+    def _under_way(self, x: Instruction) -> bool:
+        """Of a collective that goes on beside a fusion's own work."""
+        return bool(_kind(x)) and _channel(x) in self.started
+
+    def _written(self, fused: Computation, fusion: Instruction) -> float:
+        """Of a fusion's results: all of them, or the slices that are written in place."""
+        [root] = (x for x in fused.values() if x.is_root)
+        results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        total = 0.0
+        for result, array in zip(results, _arrays(fusion.shape)):
+            result = _unbitcast(result, fused)
+            if result.opcode == "dynamic-update-slice":
+                total += bool(_main(array)) * _size(fused[result.operands[1]].shape)
+            elif result.opcode != "parameter" and not self._under_way(result):
+                total += _main(array)
+        return total
+
+
+_FREE = {
+    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id",
+    "replica-id", "opt-barrier", "optimization-barrier", "iota",
+}  # fmt: skip
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+
+
+def _parse(text: str) -> tuple[dict[str, Computation], str]:
+    """(computations by name, the name of the entry)."""
+    computations, entry, current = {}, "", {}
+    text = re.sub(r'\n(?="|\}\})', " ", text)  # an attribute of several lines
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            current = computations.setdefault(header[2], {})
+            entry = header[2] if header[1] else entry
+        elif found := _LINE.match(line):
+            rest = line[found.end() :]
+            end = _closing(rest, 0) + 1 if rest[0] == "(" else rest.index(" ")
+            shape, call = rest[:end], rest[end:].lstrip()
+            opcode, _, _ = call.partition("(")
+            close = _closing(call, len(opcode))
+            inside = call[len(opcode) + 1 : close]
+            attributes = call[close + 1 :]
+            if opcode in ("parameter", "constant"):
+                attributes = f"({inside})"
+            operands = tuple(_NAME.findall(inside))
+            current[found[2]] = Instruction(
+                found[2], shape, opcode, operands, attributes, bool(found[1])
+            )
+    return computations, entry
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the parenthesis at `start` is closed."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if not depth:
+            return i
+    return len(text)
+
+
+def _called(x: Instruction, kind: str) -> list[str]:
+    found = re.search(rf"\b{kind}=(\{{[^}}]*\}}|%[\w.\-]+)", x.attributes)
+    return _NAME.findall(found[1]) if found else []
+
+
+def _unbitcast(x: Instruction, within: Computation) -> Instruction:
+    while x.opcode == "bitcast":
+        x = within[x.operands[0]]
+    return x
+
+
+def _arrays(shape: str) -> list[tuple[str, str, str]]:
+    """(dtype, sizes, layout) of each array of a shape."""
+    return _ARRAY.findall(shape)
+
+
+def _bytes(array: tuple[str, str, str]) -> float:
+    dtype, sizes, _ = array
+    bits = 8 if dtype == "pred" else int((re.search(r"\d+", dtype) or "0")[0])
+    return math.prod(map(int, filter(None, sizes.split(",")))) * bits / 8
+
+
+def _main(array: tuple[str, str, str]) -> float:
+    """Its bytes, 0 if it lies in another memory than the main one."""
+    return 0.0 if re.search(r"S\([1-9]", array[2]) else _bytes(array)
+
+
+def _size(shape: str) -> float:
+    return sum(map(_bytes, _arrays(shape)))
+
+
+def _main_size(shape: str) -> float:
+    return sum(map(_main, _arrays(shape)))
+
+
+def _kind(x: Instruction) -> str | None:
+    kind = x.opcode.removesuffix("-start")
+    return kind if kind in KINDS else None
+
+
+def _channel(x: Instruction) -> str:
+    found = re.search(r"channel_id=(\d+)", x.attributes)
+    return found[1] if found else x.name
+
+
+def _group_size(attributes: str) -> int:
+    """How many devices take part in a collective, in each of XLA's three ways to write it."""
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+    found = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
+    return len(found[1].split(",")) if found else 1
+
+
+def _flops(x: Instruction, within: Computation) -> float:
+    if x.opcode == "dot":
+        shape = _dimensions(within[x.operands[0]].shape)
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", x.attributes)[1]
+        inner = math.prod(shape[int(i)] for i in contracted.split(",") if i)
+        return 2.0 * math.prod(_dimensions(x.shape)) * inner
+    if x.opcode == "convolution":
+        return _convolution_flops(x, within)
+    return 0.0
+
+
+def _dimensions(shape: str) -> tuple[int, ...]:
+    return tuple(map(int, filter(None, _arrays(shape)[0][1].split(","))))
+
+
+def _convolution_flops(x: Instruction, within: Computation) -> float:
+    """On a TPU a matrix product is a convolution, whose batch axes may stand as spatial ones.
+
+    There only those positions count where the window meets what isn't padding.
+    """
+    left, kernel, out = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes).groups()
+    left_shape, kernel_shape = (_dimensions(within[name].shape) for name in x.operands[:2])
+    out_shape = _dimensions(x.shape)
+    inner = kernel_shape[kernel.index("i")]
+    total = 2.0 * out_shape[out.index("b")] * out_shape[out.index("f")] * inner
+    window = dict(
+        re.findall(r"(\w+)=(\S+)", (re.search(r"window=\{([^}]*)\}", x.attributes) or " {}")[1])
+    )
+    for axis in sorted(set(out) & set("0123456789")):
+        i = int(axis)
+        parts = {name: value.split("x")[i] for name, value in window.items()}
+        stride, hole, spread = (
+            int(parts.get(name, 1)) for name in ("stride", "rhs_dilate", "lhs_dilate")
+        )
+        low = int(parts.get("pad", "0_0").split("_")[0])
+        size = (left_shape[left.index(axis)] - 1) * spread + 1
+        steps = out_shape[out.index(axis)]
+        width = kernel_shape[kernel.index(axis)]
+        positions = (o * stride + k * hole - low for o in range(steps) for k in range(width))
+        total *= sum(0 <= p < size and p % spread == 0 for p in positions)
+    return total
+
+
+class _Splash(NamedTuple):
+    """A call of one of splash attention's kernels.
+
+    Attributes:
+      lengths: queries, keys.
+      area: pairs of query and key in the blocks of its grid.
+      flops_a_pair: of all heads.
+    """
+
+    lengths: tuple[int, int]
+    area: int
+    flops_a_pair: float
+
+    @classmethod
+    def of(cls, x: Instruction) -> "_Splash":
+        operands = re.search(r"operand_layout_constraints=\{(.*?\})\}", x.attributes)[1]
+        arrays = [(a[0], tuple(map(int, a[1].split(",")))) for a in _arrays(operands)]
+        grid = next(sizes for dtype, sizes in arrays if dtype in ("s8", "s16", "s32"))
+        queries, keys = [sizes for dtype, sizes in arrays if "f" in dtype][:2]
+        # Matrix products: scores and output; scores and the gradients of weights and queries;
+        # scores and the gradients of weights, keys and values.
+        kind, products = next(
+            (kind, n) for kind, n in (("_dq", 3), ("_dkv", 4), ("", 2)) if kind in x.name
+        )
+        blocks = dict(re.findall(r'(block_\w+)\\?": (\d+)', x.attributes))
+        area = math.prod(int(blocks[f"block_{side}{kind}"]) for side in ("q", "kv"))
+        return cls(
+            (queries[-2], keys[-2]),
+            math.prod(grid[-2:]) * area,
+            2.0 * products * math.prod(queries[:-2]) * queries[-1],
+        )
+
+
+def _is_splash(x: Instruction) -> bool:
+    return x.opcode == "custom-call" and x.name.startswith("splash_mha")
+
+
+def in_loops(text: str) -> Iterable[Instruction]:
+    """Every instruction that some loop runs, those of the computations that it calls included."""
+    module = _Module(text)
+    pending = [
+        name
+        for computation in module.computations.values()
+        for x in computation.values()
+        if x.opcode == "while"
+        for name in _called(x, "body")
+    ]
+    seen: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            for x in module.computations[name].values():
+                yield x
+                for kind in ("calls", "to_apply", "body", "branch_computations"):
+                    pending += _called(x, kind)

@@ -1,0 +1,294 @@
+"""The programs of a config on a mesh, before anything is allocated: all that is there are shapes.
+
+They are the functions that a run jits, with the layouts, dtypes and donated buffers of a run.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from rrft_jax.models import Prompt, Qwen2VL, parameters
+from rrft_jax.models import prompt as prompts
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.parallel import sharding
+from rrft_jax.rollout import SamplingParams, sampler
+from rrft_jax.training import grpo, sft
+from rrft_jax.training import optimizer as optimizers
+from rrft_jax.training import state as states
+
+STOP_TOKENS = (151643, 151645)  # of the released models; how many there are is what matters
+
+
+class Shapes(NamedTuple):
+    """Of every batch: what a row is padded to."""
+
+    patches: int
+    prompt: int  # tokens, those of pictures included
+    target: int  # tokens that SFT learns from; those of GRPO are config.sampling.max_new_tokens
+
+
+@dataclasses.dataclass
+class Program:
+    """One of them.
+
+    Attributes:
+      name: what it does.
+      lower: lowers it for the mesh that its arguments lie on.
+      arguments: its arguments, by what they are: trees of shapes.
+      held: what else lies on the devices meanwhile.
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    arguments: dict[str, Any]
+    held: dict[str, Any]
+
+    @functools.cached_property
+    def lowered(self) -> jax.stages.Lowered:
+        return self.lower()
+
+    @functools.cached_property
+    def compiled(self) -> jax.stages.Compiled:
+        """Raises jax.errors.JaxRuntimeError, RESOURCE_EXHAUSTED, where it doesn't fit."""
+        return self.lowered.compile()
+
+
+def programs(
+    config: ml_collections.ConfigDict, sizes: Qwen2VLConfig, mesh: jax.sharding.Mesh, shapes: Shapes
+) -> Iterator[Program]:
+    """Those of the config's stages, in the order in which a run comes to them."""
+    model = make_model(config, sizes, mesh)
+    for stage in config.stages:
+        yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shapes)
+
+
+def make_model(
+    config: ml_collections.ConfigDict, sizes: Qwen2VLConfig, mesh: jax.sharding.Mesh
+) -> Qwen2VL:
+    """The model of a run, without weights."""
+    return Qwen2VL(
+        sizes,
+        dtype=jnp.dtype(config.model.compute_dtype),
+        attention=config.model.attention,
+        remat=config.model.remat,
+        logit_chunk=config.model.logit_chunk,
+        mesh=mesh,
+    )
+
+
+def _sft(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> Iterator[Program]:
+    stage = config.sft
+    optimizer = optimizers.make_optimizer(stage, 1)
+    state = abstract_state(config, model, "sft")
+    array = functools.partial(
+        _array, model.mesh, sizes={"B": stage.batch_size, "G": 1, "T": shapes.target}
+    )
+    prompt = abstract_prompt(model, stage.batch_size, shapes)
+    batch = sft.SFTBatch(prompt, array("BGT", jnp.int32), array("BGT", bool))
+    step = sft.make_step(model, optimizer, stage.freeze, stage.micro_batches, states.layout(state))
+    yield Program(
+        "sft",
+        lambda: step.lower(state, batch),
+        {"parameters": state.params, "optimizer": state.opt_state, "batch": batch},
+        {"next batch": batch},
+    )
+
+
+def _grpo(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> Iterator[Program]:
+    stage = config.grpo
+    optimizer = optimizers.make_optimizer(stage, 1)
+    state = abstract_state(config, model, "grpo")
+    reference = abstract_reference(config, model)
+    prompt = abstract_prompt(model, stage.batch_size, shapes)
+    length = config.sampling.max_new_tokens
+    array = functools.partial(
+        _array,
+        model.mesh,
+        sizes={"B": stage.batch_size, "G": stage.num_samples, "T": length},
+    )
+    frozen = {"reference": reference, "next batch": prompt}
+
+    held = {"optimizer": state.opt_state, **frozen}
+    yield from sampling(config, model, state.params, prompt, held)
+    completions = array("BGT", jnp.int32)
+    if reference:
+        score = grpo.make_scorer(model, stage.mini_batches * stage.micro_batches)
+        yield Program(
+            "reference",
+            lambda: score.lower(reference, prompt, completions),
+            {"reference": reference, "batch": (prompt, completions)},
+            {"parameters": state.params, "optimizer": state.opt_state, "next batch": prompt},
+        )
+    many = stage.inner_updates * stage.mini_batches > 1
+    batch = grpo.GRPOBatch(
+        prompt=prompt,
+        completions=completions,
+        mask=array("BGT", bool),
+        finished=array("BG", bool),
+        advantages=array("BG", jnp.float32),
+        sampler_log_probs=array("BGT", jnp.float32),
+        old_log_probs=array("BGT", jnp.float32) if many else None,
+        reference_log_probs=array("BGT", jnp.float32) if reference else None,
+    )
+    update = grpo.make_step(model, optimizer, stage, states.layout(state))
+    yield Program(
+        "update",
+        lambda: update.lower(state, batch),
+        {"parameters": state.params, "optimizer": state.opt_state, "batch": batch},
+        frozen,
+    )
+
+
+def sampling(
+    config: ml_collections.ConfigDict,
+    model: Qwen2VL,
+    params: dict,
+    prompt: Prompt,
+    held: dict[str, Any],
+) -> Iterator[Program]:
+    """The sampler's: the prompts, the loop over tokens in its longest cache, the way there."""
+    batch, length = len(prompt.tokens), config.sampling.max_new_tokens
+    chunk = min(config.sampling.cache_chunk, length)
+    budget = jax.ShapeDtypeStruct((batch, config.grpo.num_samples), np.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    prefill = Program(
+        "prefill",
+        lambda: sampler._begin.lower(
+            model, params, prompt, key, np.int32(0), budget, length, chunk, pad_token=0
+        ),
+        {"parameters": params, "batch": prompt},
+        held,
+    )
+    yield prefill
+    held = {"parameters": params, "batch": prompt, **held}
+
+    def arguments(length: int) -> tuple[Any, ...]:
+        """(weights, prompts, rows) where `prefill` leaves them, in a longer cache."""
+        weights, prompts, rows = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            prefill.lowered.out_info,
+            prefill.compiled.output_shardings,
+        )
+        cache = jax.tree.map(
+            lambda x: x.update(shape=(*x.shape[:2], length, x.shape[3])), rows.cache
+        )
+        return weights, prompts, rows.replace(cache=cache)
+
+    if chunk < length:
+        before = arguments((length - 1) // chunk * chunk)
+        yield Program(
+            "grow",
+            lambda: sampler._grow.lower(model, before[2], length),
+            {"caches": before[2]},
+            {"sampler's weights": before[0], "prompts' cache": before[1], **held},
+        )
+    weights, prompts, rows = arguments(length)
+    choice = config.sampling
+    yield Program(
+        "decode",
+        lambda: sampler._advance.lower(
+            model,
+            weights,
+            prompts,
+            rows,
+            SamplingParams(
+                np.float32(choice.temperature), np.int32(choice.top_k), np.float32(choice.top_p)
+            ),
+            np.int32(0),
+            parts=sharding.parts(model.mesh, "B", batch),
+            stop_tokens=STOP_TOKENS,
+            banned=model.config.visual_tokens,
+            pad_token=0,
+        ),
+        {"sampler's weights": weights, "caches": (prompts, rows)},
+        held,
+    )
+
+
+def abstract_params(model: Qwen2VL, dtype: Any) -> dict:
+    """The parameters' shapes, and where they lie."""
+    return jax.tree.map(
+        lambda where, shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where),
+        parameters.parameter_shardings(model.config, model.mesh),
+        parameters.parameter_shapes(model.config),
+    )
+
+
+def abstract_state(
+    config: ml_collections.ConfigDict, model: Qwen2VL, stage: str
+) -> states.TrainState:
+    """A stage's parameters and optimizer."""
+    optimizer = optimizers.make_optimizer(config[stage], 1)
+    params = abstract_params(model, config.model.dtype)
+    return states.abstract(params, optimizer, config[stage].freeze, model.mesh)
+
+
+def abstract_reference(config: ml_collections.ConfigDict, model: Qwen2VL) -> dict | None:
+    """The frozen policy of GRPO's penalty, None where there's no penalty."""
+    return abstract_params(model, config.model.compute_dtype) if config.grpo.beta else None
+
+
+def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:
+    """A batch of prompts."""
+    dtypes = Prompt(
+        tokens=jnp.int32,
+        mask=bool,
+        positions=jnp.int32,
+        next_position=jnp.int32,
+        patches=jnp.float32,
+        patch_rows_cols=jnp.int32,
+        patch_image=jnp.int32,
+    )
+    unnamed = Prompt(*[0] * 2, 3, 0, model.config.vision.patch_values, 2, 0)  # the size of "."
+    return jax.tree.map(
+        lambda letters, dtype, size: _array(
+            model.mesh,
+            letters,
+            dtype,
+            {"B": batch, "P": shapes.prompt, "S": shapes.patches, ".": size},
+        ),
+        prompts.LETTERS,
+        dtypes,
+        unnamed,
+    )
+
+
+def sampler_bytes(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> int:
+    """On a device: the sampler's weights, and the keys and values of all that is sampled."""
+    text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_samples
+    length = config.sampling.max_new_tokens
+    gathered = jax.tree.map(
+        lambda letters, shape: (letters.replace("D", "."), shape),
+        parameters.parameter_axes(model.config)["language"],
+        parameters.parameter_shapes(model.config)["language"],
+    )
+    arrays = jax.tree.leaves(gathered, is_leaf=lambda x: isinstance(x, tuple))
+    arrays += 2 * [("LBKPC", (text.depth, batch, text.kv_heads, shapes.prompt, text.head_size))]
+    arrays += 2 * [("LRKTC", (text.depth, batch * group, text.kv_heads, length, text.head_size))]
+    return (
+        sum(
+            math.prod(sharding.sharding(model.mesh, letters, shape).shard_shape(shape))
+            for letters, shape in arrays
+        )
+        * jnp.dtype(model.dtype).itemsize
+    )
+
+
+def bytes_a_device(tree: Any) -> int:
+    """Of arrays, or of shapes with shardings, on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _array(mesh: jax.sharding.Mesh, letters: str, dtype: Any, sizes: dict[str, int]):
+    shape = tuple(sizes[letter] for letter in letters)
+    where = sharding.sharding(mesh, letters, shape)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)

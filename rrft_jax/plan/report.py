@@ -1,0 +1,326 @@
+"""A config on a mesh: what its programs need and cost, and what follows from that."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.plan import hlo
+from rrft_jax.plan.devices import GIB, Limits
+from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
+
+STEPS = {  # of a stage: parts of a step, and the programs that take their time
+    "sft": {"update": {"sft"}},
+    "grpo": {
+        "sample": {"prefill", "grow", "decode"},
+        "reference": {"reference"},
+        "update": {"update"},
+    },
+}
+
+
+@dataclasses.dataclass
+class Part:
+    """One program on one device; sizes in bytes.
+
+    Attributes:
+      name: of the program.
+      memory: by kind: "arguments", "outputs" (what isn't written over arguments), "aliased" (what
+        is), "temporaries"; None where the compiler found no room.
+      arguments: of which, by what they are.
+      held: what lies there meanwhile, by what it is.
+      needed: all of it together, as far as it's known.
+      cost: see `hlo.Cost`.
+      compile_seconds: how long that took here.
+    """
+
+    name: str
+    memory: dict[str, int] | None
+    arguments: dict[str, int]
+    held: dict[str, int]
+    needed: float
+    cost: hlo.Cost | None = None
+    compile_seconds: float = 0.0
+
+    @property
+    def pieces(self) -> dict[str, float]:
+        """All that lies on the device at once, by what it is."""
+        new = {k: self.memory[k] for k in ("outputs", "temporaries")} if self.memory else {}
+        return {**self.arguments, **self.held, **new}
+
+    def seconds(self, limits: Limits) -> dict[str, float]:
+        """What its operations, its memory traffic and its collectives take at least, each alone."""
+        return {
+            "compute": self.cost.flops / limits.flops,
+            "memory": self.cost.bytes / limits.bandwidth,
+            "network": self.cost.sent / limits.network,
+        }
+
+
+@dataclasses.dataclass
+class Plan:
+    """All parts of a config on a mesh."""
+
+    config: ml_collections.ConfigDict
+    sizes: Qwen2VLConfig
+    mesh: jax.sharding.Mesh
+    shapes: Shapes
+    limits: Limits | None
+    parts: list[Part]
+
+    @property
+    def peak(self) -> Part:
+        """The part that needs most."""
+        return max(self.parts, key=lambda part: part.needed)
+
+    @property
+    def spare(self) -> float | None:
+        """Bytes that are left at the peak, negative where it doesn't fit; None: not known."""
+        if self.limits is None or self.limits.memory is None:
+            return None
+        return self.limits.memory - self.peak.needed
+
+    @property
+    def fits(self) -> bool | None:
+        if any(part.memory is None for part in self.parts):
+            return False
+        return None if self.spare is None else self.spare >= 0
+
+    def seconds(self, stage: str) -> dict[str, float]:
+        """What the parts of a step take at least: none is faster than its slowest resource."""
+        least = {p.name: max(p.seconds(self.limits).values()) for p in self.parts if p.cost}
+        return {
+            step: sum(least[name] for name in names & least.keys())
+            for step, names in STEPS[stage].items()
+            if names & least.keys()
+        }
+
+
+def make_plan(
+    config: ml_collections.ConfigDict,
+    sizes: Qwen2VLConfig,
+    mesh: jax.sharding.Mesh,
+    shapes: Shapes,
+    limits: Limits | None,
+    only: tuple[str, ...] = (),
+    say=lambda text: None,
+) -> Plan:
+    """Compiles the config's programs one after the other.
+
+    Args:
+      config: of a run.
+      sizes: of its model.
+      mesh: of devices that are here, or of a slice that isn't.
+      shapes: of its batches.
+      limits: of a device; None where they aren't known.
+      only: names of programs; () compiles all.
+      say: told what is being done.
+
+    Raises:
+      UserError: a batch that the mesh can't split.
+    """
+    parts = []
+    for program in programs(config, sizes, mesh, shapes):
+        if not only or program.name in only:
+            say(f"compiling {program.name}")
+            parts.append(_measure(program))
+            if parts[-1].memory is None:
+                break  # what it would leave, the next one begins with
+    return Plan(config, sizes, mesh, shapes, limits, parts)
+
+
+def _measure(program: Program) -> Part:
+    arguments, held = (
+        {name: bytes_a_device(tree) for name, tree in trees.items() if tree is not None}
+        for trees in (program.arguments, program.held)
+    )
+    started = time.perf_counter()
+    try:
+        compiled = program.compiled
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Part(program.name, None, arguments, held, sum(held.values()) + _used(str(error)))
+    seconds = time.perf_counter() - started
+    used = compiled.memory_analysis()
+    memory = {
+        "arguments": used.argument_size_in_bytes,
+        "outputs": used.output_size_in_bytes - used.alias_size_in_bytes,
+        "aliased": used.alias_size_in_bytes,
+        "temporaries": used.temp_size_in_bytes,
+    }
+    needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
+    cost = hlo.cost(compiled.as_text())
+    return Part(program.name, memory, arguments, held, needed, cost, seconds)
+
+
+def _used(message: str) -> float:
+    """Bytes that a program would have needed, from the compiler's complaint."""
+    found = re.search(r"(?:Used|required[^(]*\() ?([\d.]+)([KMGT])", message)
+    return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else float("inf")
+
+
+def advice(plan: Plan) -> str:
+    """Which setting to change first for more room, from what takes most of it at the peak."""
+    config, mesh, text, peak = plan.config, plan.mesh.shape, plan.sizes.text, plan.peak
+    stage = config.sft if peak.name == "sft" else config.grpo
+    prefix = "sft" if peak.name == "sft" else "grpo"
+    at_a_time = stage.batch_size // (mesh["data"] * mesh["fsdp"]) // rows(plan.config, prefix, mesh)
+    pieces = peak.pieces
+    largest = max(pieces, key=pieces.get)
+    split = mesh["tensor"] * 2
+    more_tensor = (
+        f"mesh.tensor={split}" if text.kv_heads % split == 0 and mesh["fsdp"] % 2 == 0 else ""
+    )
+    more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
+    moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
+    micro = f"{prefix}.micro_batches=0" if at_a_time > 1 else ""
+    remat = "" if config.model.remat == "full" else "model.remat=full"
+    cache = "sampling.cache_chunk=128" if config.sampling.cache_chunk > 128 else ""
+    choices = {
+        "temporaries": [micro, remat, more_fsdp, more_tensor, moments],
+        "optimizer": [more_fsdp, moments],
+        "parameters": [more_fsdp, moments],
+        "reference": [more_fsdp, moments],
+        "outputs": [more_tensor, cache],
+        "sampler's weights": [more_tensor],
+        "caches": [cache],
+    }.get(largest, [])
+    return next(filter(None, [*choices, more_fsdp, more_tensor, moments]), "a larger slice")
+
+
+def rows(config: ml_collections.ConfigDict, stage: str, mesh: Any) -> int:
+    """Micro-batches of a stage: as many as it says, or one for each of a device's rows."""
+    section = config[stage]
+    parts = mesh["data"] * mesh["fsdp"]
+    return section.micro_batches or section.batch_size // section.get("mini_batches", 1) // parts
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """For JSON; sizes in bytes a device, times in seconds."""
+    known = plan.limits is not None
+    stages = [stage for stage in plan.config.stages if known and plan.seconds(stage)]
+    return {
+        "devices": plan.mesh.size,
+        "device": plan.mesh.devices.flat[0].device_kind,
+        "mesh": dict(plan.mesh.shape),
+        "assumed": assumed(plan.config, plan.shapes),
+        "capacity": plan.limits.memory if known else None,
+        "programs": {
+            part.name: {
+                "memory": part.memory,
+                "arguments": part.arguments,
+                "held": part.held,
+                "needed": part.needed,
+                "compile_seconds": round(part.compile_seconds, 1),
+                **(_cost_dict(part, plan.limits) if part.cost else {}),
+            }
+            for part in plan.parts
+        },
+        "fits": plan.fits,
+        "spare": plan.spare,
+        "peak": plan.peak.name,
+        "first_to_change": advice(plan),
+        "seconds_at_least": {stage: plan.seconds(stage) for stage in stages},
+    }
+
+
+def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
+    return {
+        "flops": part.cost.flops,
+        "bytes": part.cost.bytes,
+        "collectives": dict(part.cost.collectives),
+        "bytes_sent": part.cost.sent,
+        "seconds_at_least": part.seconds(limits) if limits else None,
+    }
+
+
+def assumed(config: ml_collections.ConfigDict, shapes: Shapes) -> dict[str, int]:
+    """The sizes that the programs were compiled for."""
+    sizes = {"prompt_tokens": shapes.prompt, "patches": shapes.patches}
+    if "sft" in config.stages:
+        sizes |= {"sft_batch": config.sft.batch_size, "target_tokens": shapes.target}
+    if "grpo" in config.stages:
+        sizes |= {
+            "grpo_batch": config.grpo.batch_size,
+            "samples": config.grpo.num_samples,
+            "new_tokens": config.sampling.max_new_tokens,
+        }
+    return sizes
+
+
+def as_text(plan: Plan) -> str:
+    """Tables of memory and cost, and the verdict."""
+    sizes = assumed(plan.config, plan.shapes).items()
+    names = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sizes)
+    shape = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items())
+    kind = plan.mesh.devices.flat[0].device_kind
+    blocks = [
+        f"{plan.mesh.size} x {kind}; mesh: {shape}\nassumed: {names}",
+        _table(
+            ("GiB a device", "arguments", "outputs", "temporaries", "held", "sum", "written over"),
+            [_memory_row(part) for part in plan.parts],
+        ),
+    ]
+    measured = [part for part in plan.parts if part.cost]
+    if measured:
+        header = ("a device", "TFLOP", "GB moved", "GB sent", "collectives, GB")
+        more = ("seconds at least", "bound by") if plan.limits else ()
+        blocks.append(_table((*header, *more), [_cost_row(x, plan.limits) for x in measured]))
+    return "\n\n".join([*blocks, verdict(plan)])
+
+
+def verdict(plan: Plan) -> str:
+    """Whether it fits, what takes the room and the time, what to change first."""
+    peak = plan.peak
+    pieces = sorted(peak.pieces.items(), key=lambda item: -item[1])[:3]
+    most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in pieces)
+    if plan.fits is None:
+        line = f"{peak.needed / GIB:.2f} GiB are needed; what the device has isn't known"
+    elif plan.fits:
+        line = f"fits with {plan.spare / GIB:.2f} GiB to spare"
+    else:
+        line = f"doesn't fit: {-plan.spare / GIB:.2f} GiB are missing"
+    lines = [f"verdict: {line}; most is needed in {peak.name} (GiB: {most})"]
+    lines.append(f"for more room change first: {advice(plan)}")
+    for stage in plan.config.stages:
+        if plan.limits and (steps := plan.seconds(stage)):
+            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
+            lines.append(f"a step of {stage} takes at least {sum(steps.values()):.2f} s ({parts})")
+    return "\n".join(lines)
+
+
+def _memory_row(part: Part) -> tuple[str, ...]:
+    held = sum(part.held.values())
+    if part.memory is None:
+        return (part.name, "-", "-", "-", _gib(held), f"{_gib(part.needed)}, too much", "-")
+    kinds = [_gib(part.memory[kind]) for kind in ("arguments", "outputs", "temporaries")]
+    return (part.name, *kinds, _gib(held), _gib(part.needed), _gib(part.memory["aliased"]))
+
+
+def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:
+    cost = part.cost
+    kinds = ", ".join(
+        f"{kind} {size / 1e9:.2f}" for kind, size in cost.collectives.most_common() if size > 5e6
+    )
+    numbers = (cost.flops / 1e12, cost.bytes / 1e9, cost.sent / 1e9)
+    row = (part.name, *(f"{number:,.2f}" for number in numbers), kinds or "-")
+    if limits is None:
+        return row
+    seconds = part.seconds(limits)
+    slowest = max(seconds, key=seconds.get)
+    return (*row, f"{seconds[slowest]:.3f}", slowest)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    """Markdown, so that it can stand in a README as it is."""
+    lines = [header, ("---", *["---:"] * (len(header) - 1)), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
