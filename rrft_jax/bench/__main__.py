@@ -3,7 +3,6 @@
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
-    python -m rrft_jax.bench memory --config=configs/grpo.py:model=2b [--topology=v5e:2x4]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=128]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=5]
     python -m rrft_jax.bench data [--samples=128] [--repeats=5]
@@ -18,10 +17,6 @@ model's own operations make up (model FLOPs utilisation) where that peak is know
 
 `repeated` times the same update, in turns with it, with every prompt and picture repeated for each
 of its completions: what sharing them saves.
-
-`memory` runs nothing. It compiles a config's GRPO (with `--config.KEY=VALUE` as in a run) for this
-machine, or for a TPU slice, and reports what each device holds: parameters, optimizer, reference,
-caches, temporaries at their peak. Prompts have a picture of `data.max_pixels` and `--text-tokens`.
 
 `sampler` times sampling with forced lengths: 14 prompts times 8 samples, all of 128 tokens, and of
 lengths with a long tail (mean 128, maximum 512); and what a decoding step takes beside the bytes
@@ -42,12 +37,10 @@ import sys
 
 from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
-from rrft_jax.bench.memory import bench_memory
 from rrft_jax.bench.rewards import bench_rewards
 from rrft_jax.bench.sampler import bench_sampler
 from rrft_jax.bench.update import bench_repeated, bench_update
 from rrft_jax.bench.workload import PRESETS
-from rrft_jax.command import parse as read_command_line
 from rrft_jax.errors import UserError
 from rrft_jax.rollout import SamplingParams
 
@@ -66,9 +59,6 @@ def main() -> None:
         command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
         command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
         command.add_argument("--repeats", type=int, default=5)
-    command = commands.add_parser("memory", help="what a config needs on each device")
-    command.add_argument("--topology", help="a TPU slice such as v5e:2x4; default: this machine")
-    command.add_argument("--text-tokens", type=int, default=128, help="of a prompt")
     command = commands.add_parser("sampler", help="sampling, and what a long tail of lengths costs")
     command.add_argument("--preset", choices=PRESETS, default="long_tail")
     command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
@@ -82,9 +72,7 @@ def main() -> None:
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("rewards", help="what a batch's rewards take")
     command.add_argument("--repeats", type=int, default=5)
-    args, rest = parser.parse_known_args()
-    if rest and args.command != "memory":
-        parser.error(f"unknown argument {rest[0]}")
+    args = parser.parse_args()
     try:
         if args.command == "rewards":
             result = bench_rewards(args.repeats)
@@ -95,9 +83,6 @@ def main() -> None:
             result = bench_sampler(
                 PRESETS[args.preset], args.checkpoint, sampling, args.cache_chunk, args.repeats
             )
-        elif args.command == "memory":
-            config, _ = read_command_line(rest)
-            result = bench_memory(config, args.topology, args.text_tokens)
         else:
             run, _ = ON_A_WORKLOAD[args.command]
             result = run(PRESETS[args.preset], args.checkpoint, args.repeats)

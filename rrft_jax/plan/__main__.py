@@ -54,6 +54,22 @@ from rrft_jax.plan.programs import Shapes
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     command.quieten()
+    try:
+        config, args = read(sys.argv[1:] if argv is None else argv)
+        plans = run(config, args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        result = [{"changes": changes, **report.as_dict(plan)} for changes, plan in plans]
+        print(json.dumps(result if args.search else result[0]))
+    else:
+        print(search.as_text(plans) if args.search else report.as_text(plans[0][1]))
+    return int(all(plan.fits is False for _, plan in plans))
+
+
+def read(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, argparse.Namespace]:
+    """The config, and what else the command line says."""
     parser = command.Parser(
         prog="python -m rrft_jax.plan",
         description=__doc__,
@@ -64,24 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--search", action="store_true", help="look for settings that fit")
     parser.add_argument("--tries", type=int, default=4, help="of --search; default: %(default)s")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--prompt-tokens", type=int, default=1024)
+    parser.add_argument("--prompt-tokens", type=int, default=1024, help="default: %(default)s")
     parser.add_argument("--patches", type=int, help="default: those of data.max_pixels")
-    parser.add_argument("--target-tokens", type=int, default=512)
-    try:
-        args, rest = parser.parse_known_args(argv)
-        config, _ = command.parse(rest)
-        plans = run(config, args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if args.json:
-        result = [{**changes, **report.as_dict(plan)} for changes, plan in plans]
-        print(json.dumps(result if args.search else result[0]))
-    elif not args.search:
-        print(report.as_text(plans[0][1]))
-    else:
-        print(search.as_text(plans))
-    return 1 if all(plan.fits is False for _, plan in plans) else 0
+    parser.add_argument("--target-tokens", type=int, default=512, help="default: %(default)s")
+    args, rest = parser.parse_known_args(argv)
+    return command.parse(rest)[0], args
 
 
 def run(

@@ -105,8 +105,8 @@ class _Module:
 
     def _one(self, x: Instruction, within: Computation, name: str) -> Cost:
         if x.opcode == "while":
-            [condition], [body] = (_called(x, kind) for kind in ("condition", "body"))
-            trips = self.trips(condition)
+            [body] = _called(x, "body")
+            trips = self.trips(x)
             loop = self.of(body).times(trips or 1)
             return loop if trips else loop + Cost(unknown_loops=1)
         if x.opcode == "conditional":
@@ -146,9 +146,11 @@ class _Module:
         arrived = size * n if kind == "all-gather" else size
         return Cost(collectives=collections.Counter({kind: arrived}), sent=sent)
 
-    def trips(self, condition: str) -> int | None:
-        """How often at most: the constant that the loop's index stays below."""
-        computation = self.computations[condition]
+    def trips(self, loop: Instruction) -> int | None:
+        """How often at most: as XLA says, or the constant that the loop's index stays below."""
+        if known := re.search(r'known_trip_count[^}]*"n":"(\d+)"', loop.attributes):
+            return int(known[1])
+        computation = self.computations[_called(loop, "condition")[0]]
         for x in computation.values():
             if x.opcode == "compare" and "direction=LT" in x.attributes:
                 limit = computation[x.operands[1]]

@@ -140,7 +140,7 @@ def update(
         _, shapes = jax.eval_shape(of_trained, trained, first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
-        grads = jax.tree.map(lambda ref: ref[...], total)
+        grads = jax.tree.map(jax.ref.freeze, total)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge(optax.apply_updates(trained, updates), frozen)
     metrics["gradient_norm"] = optax.tree.norm(grads)

@@ -1,0 +1,164 @@
+"""The command: its reports add up, its verdicts follow, its complaints are of one line."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from configs import grpo as grpo_config
+from rrft_jax.errors import UserError
+from rrft_jax.models.config import RELEASED
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.plan import __main__ as command
+from rrft_jax.plan import devices, hlo, programs, report, search
+from rrft_jax.plan.programs import Shapes
+from tests import tiny
+
+QUICK = [
+    "--config=configs/grpo.py",
+    "--config.grpo.batch_size=4",
+    "--config.grpo.num_samples=4",
+    "--config.sft.batch_size=4",
+    "--config.sampling.max_new_tokens=16",
+    "--config.sampling.cache_chunk=8",
+    "--prompt-tokens=36",
+    "--patches=16",
+    "--target-tokens=16",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_model():
+    """One whose programs compile in seconds takes the place of the packaged one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RELEASED, "tiny", tiny.CONFIG)
+        yield
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """On two of this machine's devices."""
+    args = ["--config.mesh.fsdp=2", "--config.grpo.micro_batches=2"]
+    [(_, plan)] = command.run(*command.read([*QUICK, *args]))
+    return plan
+
+
+def test_a_report_adds_up(plan):
+    result = report.as_dict(plan)
+    parts = result["programs"]
+    assert list(parts) == ["sft", "prefill", "grow", "decode", "reference", "update"]
+    size = sum(x.nbytes for x in jax.tree.leaves(tiny.params()))
+    for name, part in parts.items():
+        memory, new = part["memory"], part["memory"]["outputs"] + part["memory"]["temporaries"]
+        assert part["needed"] == sum(part["held"].values()) + memory["arguments"] + new
+        assert memory["temporaries"] > 0 or name == "grow"
+        assert (part["bytes"] > 0) and (part["flops"] > 0 or name == "grow")
+    update, decode = parts["update"], parts["decode"]
+    # Norms and biases aren't split; all else is, over the two devices.
+    assert size / 2 < update["arguments"]["parameters"] < 0.6 * size
+    assert update["held"]["reference"] == update["arguments"]["parameters"]
+    # The update writes over the state that it consumes, the loop over its cache.
+    state = update["arguments"]["parameters"] + update["arguments"]["optimizer"]
+    assert state <= update["memory"]["aliased"] < state + 100
+    assert decode["memory"]["aliased"] > 0.9 * decode["memory"]["arguments"] - (
+        decode["arguments"]["sampler's weights"] + parts["grow"]["held"]["prompts' cache"]
+    )
+    # While it samples, everything that trains lies there too.
+    for name in ("parameters", "optimizer", "reference"):
+        assert decode["held"][name] == {**update["arguments"], **update["held"]}[name]
+    assert result["capacity"] is None and result["fits"] is None  # of a CPU nothing is known
+    assert "isn't known" in report.verdict(plan)
+
+
+def known(plan, memory):
+    """The same on a device with this much memory."""
+    limits = devices.Limits(flops=1e12, bandwidth=1e11, network=1e10, memory=memory)
+    return dataclasses.replace(plan, limits=limits)
+
+
+def test_the_verdict_is_about_the_program_that_needs_most(plan):
+    most = max(part.needed for part in plan.parts)
+    assert known(plan, most).fits and known(plan, most).spare == 0
+    short = known(plan, most - 1)
+    assert short.fits is False and "doesn't fit" in report.verdict(short)
+    seconds = known(plan, most).seconds("grpo")
+    assert list(seconds) == ["sample", "reference", "update"] and min(seconds.values()) > 0
+    assert "| update |" in report.as_text(known(plan, most))
+
+
+@pytest.mark.parametrize(
+    "arguments, held, changes, first",
+    [
+        ({"temporaries": 9}, {}, {}, "grpo.micro_batches=0"),
+        ({"temporaries": 9}, {}, {"grpo.micro_batches": 0}, "model.remat=full"),
+        ({"optimizer": 9}, {}, {}, "mesh.data=1, mesh.fsdp=4"),
+        ({"optimizer": 9}, {}, {"mesh": {"fsdp": 4}}, "grpo.moment_dtype=bfloat16"),
+        ({}, {"sampler's weights": 9}, {"mesh": {"fsdp": 4}}, "mesh.tensor=2"),
+    ],
+)
+def test_what_takes_most_is_changed_first(arguments, held, changes, first):
+    config = grpo_config.get_config()
+    config.update(stages=("grpo",))
+    config.grpo.update(batch_size=16, micro_batches=changes.get("grpo.micro_batches", 1))
+    mesh = make_mesh(**changes.get("mesh", {"data": 2, "fsdp": 2}))
+    memory = {"arguments": 0, "outputs": 0, "aliased": 0, "temporaries": 0}
+    memory["temporaries"] = arguments.pop("temporaries", 0) if "temporaries" in arguments else 0
+    part = report.Part("update", memory, dict(arguments), held, 9, hlo.Cost())
+    plan = report.Plan(config, tiny.CONFIG, mesh, Shapes(16, 36, 16), None, [part])
+    assert report.advice(plan) == first
+
+
+def test_the_search_finds_what_fits():
+    argv = [*QUICK, "--topology=v5e:2x2", "--search", "--tries=1", "--config.stages=sft"]
+    config, args = command.read(argv)
+    [(changes, plan)] = command.run(config, args)
+    assert changes == {
+        "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1,
+        "sft.micro_batches": 0, "sft.moment_dtype": "float32",
+    }  # fmt: skip
+    assert plan.fits and plan.spare < 15.75 * devices.GIB
+    assert "--config.mesh.fsdp=4" in search.as_text([(changes, plan)])
+
+
+def test_the_search_compiles_nothing_that_cannot_fit():
+    config, args = command.read(
+        ["--config=configs/grpo.py:model=7b", "--topology=v5e:2x2", "--search"]
+    )
+    with pytest.raises(UserError, match="nothing fits 4 devices of 15.8 GiB"):
+        command.run(config, args)
+
+
+def test_a_head_is_never_split_and_every_batch_divides():
+    config = grpo_config.get_config("model=2b")
+    meshes = [
+        (changes["mesh.fsdp"], changes["mesh.tensor"])
+        for changes in search.candidates(config, RELEASED["2b"], 16)
+    ]
+    assert meshes == 2 * [(16, 1), (8, 2)]  # with either dtype of the moment
+    assert not list(search.candidates(config, RELEASED["2b"], 64))
+
+
+def test_a_lower_bound_is_one(plan):
+    bound = search.lower_bound(plan.config, plan.sizes, plan.mesh, plan.shapes)
+    assert 0.3 * plan.peak.needed < bound < plan.peak.needed
+    decode = next(part for part in plan.parts if part.name == "decode")
+    model = programs.make_model(plan.config, plan.sizes, plan.mesh)
+    sampler = programs.sampler_bytes(plan.config, model, plan.shapes)
+    assert 0.9 * sum(decode.arguments.values()) < sampler <= sum(decode.arguments.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--topology=v5e:9x9"], "--topology=v5e:9x9: expected a slice such as v5e:2x4"),
+        (["--topology=h100:8"], "a GPU can't be compiled for without one"),
+        (["--config.stages="], "expected a stage of training"),
+        (["--prompt-tokens=3"], "--prompt-tokens=3: expected"),
+        (["--search"], "--search: the memory of a cpu isn't known"),
+        (["--oops"], "--oops"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    assert command.main([*QUICK, *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert not out and message in err and len(err.splitlines()) == 1

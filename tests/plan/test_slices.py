@@ -1,0 +1,102 @@
+"""The programs of Qwen2-VL-2B, compiled for TPU slices on a machine that has none."""
+
+import math
+import re
+from collections import Counter
+
+import jax
+import pytest
+
+from configs import grpo as grpo_config
+from rrft_jax.models.config import RELEASED
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.plan import hlo
+from rrft_jax.plan.devices import limits, slice_devices
+from rrft_jax.plan.programs import Shapes, bytes_a_device, programs
+
+pytestmark = pytest.mark.slow
+SIZES = RELEASED["2b"]
+SHAPES = Shapes(patches=2448, prompt=704, target=512)  # 480,000 pixels, and a question
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """It takes a fraction of the time, and what is asked of the programs doesn't depend on it."""
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    for name in names:
+        jax.config.update(name, -1.0)
+    yield
+    for name in names:
+        jax.config.update(name, 0.0)
+
+
+@pytest.fixture(scope="module", params=[("v5e:2x4", 1), ("v6e:2x4", 2)], ids=lambda param: param[0])
+def compiled(request):
+    """(the config, its mesh, its programs by name), those of GRPO."""
+    topology, tensor = request.param
+    config = grpo_config.get_config("model=2b")
+    config.stages = ("grpo",)
+    config.mesh.tensor = tensor
+    mesh = make_mesh(**config.mesh, devices=slice_devices(topology))
+    return config, mesh, {x.name: x for x in programs(config, SIZES, mesh, SHAPES)}
+
+
+def test_the_update_of_2b_fits_a_slice(compiled):
+    config, mesh, program = compiled[0], compiled[1], compiled[2]["update"]
+    text = program.compiled.as_text()
+
+    # Each attention forwards, again in the recomputed layer, and backwards in two kernels.
+    kernels = re.findall(r"%splash_(\w+?)_segmented\S* = .*=\"tpu_custom_call\"", text)
+    assert Counter(kernels) == {"mha_fwd": 6, "mha_dq": 3, "mha_dkv": 3}
+
+    # The state is written over, and all of it leaves room.
+    used = program.compiled.memory_analysis()
+    params = program.arguments["parameters"]
+    state = bytes_a_device((params, program.arguments["optimizer"]))
+    assert used.alias_size_in_bytes >= state
+    needed = used.argument_size_in_bytes + used.temp_size_in_bytes
+    room = limits(mesh.devices.flat[0]).memory
+    assert needed + sum(map(bytes_a_device, program.held.values())) < 0.8 * room
+
+    # Weights are gathered twice a micro-batch, forwards and backwards, in bfloat16.
+    whole = sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / mesh.shape["tensor"]
+    gathered = hlo.cost(text).collectives["all-gather"]
+    micro_batches = config.grpo.batch_size // mesh.shape["fsdp"]
+    assert gathered < 2 * micro_batches * whole * 2
+
+    # No array has more of the vocabulary than a chunk's logits, or a device's part of the head.
+    vocabulary = SIZES.text.vocab_size // mesh.size
+    chunk = mesh.shape["fsdp"] * config.grpo.num_samples * config.model.logit_chunk * vocabulary
+    shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"[a-z]\d+\[([\d,]+)\]", text)}
+    logits = {math.prod(s) for s in shapes if vocabulary in s and config.model.logit_chunk in s}
+    assert max(logits) == chunk
+    weights = {math.prod(s) for s in shapes if vocabulary in s} - logits
+    assert max(weights) <= SIZES.text.vocab_size * SIZES.text.width / mesh.shape["tensor"]
+
+
+def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compiled):
+    config, _, by_name = compiled
+    program = by_name["decode"]
+    text, length = program.compiled.as_text(), config.sampling.max_new_tokens
+    weights, caches = (
+        bytes_a_device(program.arguments[name]) for name in ("sampler's weights", "caches")
+    )
+    cost = hlo.cost(text)
+    # Of the cache a token is written: a copy of it, even of some layers', would be seen here.
+    assert weights < cost.bytes / length < 1.06 * (weights + caches)
+    assert program.compiled.memory_analysis().alias_size_in_bytes > 0.9 * bytes_a_device(
+        program.arguments["caches"][1].cache
+    )
+    # Nothing like a weight is gathered at a token.
+    gathered = [x for x in hlo.in_loops(text) if x.opcode.startswith("all-gather")]
+    smallest = SIZES.text.width * SIZES.text.kv_heads * SIZES.text.head_size
+    for x in gathered:
+        size = math.prod(map(int, re.search(r"\[([\d,]+)\]", x.shape)[1].split(",")))
+        assert size < smallest / 4, x
+    assert cost.sent / length < 1e-2 * weights
+
+
+def test_a_row_of_the_readmes_table():
+    """2B's SFT on four v5e chips, as `python -m rrft_jax.plan` compiles it."""
+    for name in ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort"):
+        jax.config.update(name, 0.0)
