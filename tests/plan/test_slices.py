@@ -1,6 +1,7 @@
 """The programs of Qwen2-VL-2B, compiled for TPU slices on a machine that has none."""
 
 import math
+import pathlib
 import re
 from collections import Counter
 
@@ -82,13 +83,17 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
         bytes_a_device(program.arguments[name]) for name in ("sampler's weights", "caches")
     )
     cost = hlo.cost(text)
-    # Of the cache a token is written: a copy of it, even of some layers', would be seen here.
-    assert weights < cost.bytes / length < 1.06 * (weights + caches)
+    assert weights < cost.bytes / length < 1.2 * (weights + caches)
+    # Of the cache a token is written, in place.
+    keys = program.arguments["caches"][1].cache[0].keys
+    sizes = ",".join(map(str, keys.sharding.shard_shape(keys.shape)))
+    inside = list(hlo.in_loops(text))
+    assert not [x for x in inside if x.opcode == "copy" and f"[{sizes}]" in x.shape]
     assert program.compiled.memory_analysis().alias_size_in_bytes > 0.9 * bytes_a_device(
         program.arguments["caches"][1].cache
     )
     # Nothing like a weight is gathered at a token.
-    gathered = [x for x in hlo.in_loops(text) if x.opcode.startswith("all-gather")]
+    gathered = [x for x in inside if x.opcode.startswith("all-gather")]
     smallest = SIZES.text.width * SIZES.text.kv_heads * SIZES.text.head_size
     for x in gathered:
         size = math.prod(map(int, re.search(r"\[([\d,]+)\]", x.shape)[1].split(",")))
@@ -97,6 +102,17 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
 
 
 def test_a_row_of_the_readmes_table():
-    """2B's SFT on four v5e chips, as `python -m rrft_jax.plan` compiles it."""
-    for name in ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort"):
-        jax.config.update(name, 0.0)
+    """2B's SFT on four v5e chips."""
+    names = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name in names:
+            jax.config.update(name, 0.0)  # as the command compiles
+        argv = ["--config=configs/sft.py:model=2b", "--topology=v5e:2x2"]
+        [(_, plan)] = command.run(*command.read(argv))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    spare = report.as_dict(plan)["spare"] / 2**30
+    row = f"| SFT, 2B | v5e:2x2 | {spare:.1f} |"
+    assert row in pathlib.Path("README.md").read_text(encoding="utf-8")
