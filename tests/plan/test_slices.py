@@ -11,7 +11,8 @@ import pytest
 from configs import grpo as grpo_config
 from rrft_jax.models.config import RELEASED
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan import hlo
+from rrft_jax.plan import __main__ as command
+from rrft_jax.plan import hlo, report
 from rrft_jax.plan.devices import limits, slice_devices
 from rrft_jax.plan.programs import Shapes, bytes_a_device, programs
 
