@@ -56,7 +56,7 @@ def test_a_report_adds_up(plan):
     for name, part in parts.items():
         memory, new = part["memory"], part["memory"]["outputs"] + part["memory"]["temporaries"]
         assert part["needed"] == sum(part["held"].values()) + memory["arguments"] + new
-        assert memory["temporaries"] > 0 or name == "grow"
+        assert memory["temporaries"] > 0 or name in ("grow", "decode")
         assert (part["bytes"] > 0) and (part["flops"] > 0 or name == "grow")
     update, decode = parts["update"], parts["decode"]
     # Norms and biases aren't split; all else is, over the two devices.
