@@ -118,11 +118,13 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     evaluation.max_new_tokens = 768
     evaluation.sampled = False  # report accuracy at temperature 1 as well
 
-    # Devices along each axis; their product is the number of devices in use.
-    config.mesh = ml_collections.ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})
+    # Devices along each axis, of all processes together; one may be -1, which takes the rest.
+    # `show` prints where each parameter lies.
+    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "show": False})
     if model.name != "tiny":
         # All devices share weights and optimizer. The sampler has its weights whole, but for those
         # that `tensor` splits: 15 GB of 7B are too much for a device of 16.
+        config.mesh.data = 1
         config.mesh.fsdp = -1
         config.mesh.tensor = {"2b": 1, "7b": 4}[model.name]
 

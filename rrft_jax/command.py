@@ -36,6 +36,38 @@ def quieten() -> None:
         os.environ.setdefault(name, value)
 
 
+def processes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a command line says of the processes of a run, and the arguments that are left.
+
+    The first are what `parallel.distributed.initialize` takes.
+
+    Raises:
+      UserError: only a part of it is there, or makes no sense.
+    """
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for name, kind in _PROCESSES.items():
+        parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS)
+    known, rest = parser.parse_known_args(argv)
+    told = vars(known)
+    number, index = told.get("num_processes", 1), told.get("process_id", 0)
+    several = {"coordinator", "num_processes", "process_id"} & told.keys()
+    if several and several != {"num_processes"} and len(several) < 3 or number < 1:
+        raise UserError(
+            f"--{min(several)}: expected --coordinator=HOST:PORT --num_processes=N --process_id=I "
+            "together, of N processes the I-th from 0 on; or --num_processes=1 alone"
+        )
+    if several == {"num_processes"} and number > 1 or not 0 <= index < number:
+        raise UserError(
+            f"--process_id={index} of --num_processes={number}: expected 0 to {number - 1}, and "
+            "--coordinator=HOST:PORT of process 0"
+        )
+    if ":" not in told.get("coordinator", ":"):
+        raise UserError(f"--coordinator={told['coordinator']}: expected HOST:PORT of process 0")
+    if told.get("heartbeat_seconds", 1) < 1:
+        raise UserError(f"--heartbeat_seconds={told['heartbeat_seconds']}: expected 1 or more")
+    return told, rest
+
+
 def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     """Command line -> the checked config, and the run's folder.
 
@@ -45,7 +77,9 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     parser = Parser(
         prog="python -m rrft_jax.main",
         description="Fine-tunes Qwen2-VL for visual reasoning.",
-        epilog="--config.KEY=VALUE overrides a field of the config.",
+        epilog="--config.KEY=VALUE overrides a field of the config. Where several processes don't "
+        "find each other by themselves: --coordinator=HOST:PORT --num_processes=N --process_id=I; "
+        "--heartbeat_seconds=S is how long one may be silent before the others end.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -204,6 +238,7 @@ _RULES = {
     }.items()
 }
 
+_PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}
 _REWARD_KEYS = "--config.grpo.rewards."
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
 

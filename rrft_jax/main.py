@@ -2,15 +2,19 @@
 
   python -m rrft_jax.main --config=configs/grpo.py:model=tiny --config.seed=1 --workdir=runs/a
 
+The hosts of a TPU slice, of a Slurm step or of a Kubernetes job find each other; others are told:
+
+  python -m rrft_jax.main ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
+
 A mistake in what was given ends in one line on stderr and exit code 1, before any compilation.
 """
 
 import sys
 from collections.abc import Sequence
 
-from rrft_jax.command import parse, quieten
+from rrft_jax.command import parse, processes, quieten
 from rrft_jax.errors import UserError
-from rrft_jax.monitoring import interrupts
+from rrft_jax.monitoring import interrupts, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,10 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     quieten()
     interrupts.listen()  # first of all: what the rest imports takes seconds
     try:
-        config, workdir = parse(sys.argv[1:] if argv is None else argv)
+        told, argv = processes(sys.argv[1:] if argv is None else argv)
+        config, workdir = parse(argv)
+        from rrft_jax.parallel import distributed
+
+        distributed.initialize(**told)
+        interrupts.listen()  # again: JAX's runtime listens too, and would keep the signal
+        if not distributed.is_first():
+            progress.silence()
         from rrft_jax import pipeline
 
-        pipeline.run(config, workdir)
+        with distributed.leaving_together():
+            pipeline.run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -22,9 +22,11 @@ from rrft_jax.data.stages import model_folder, open_processor, stage_loader
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
-from rrft_jax.models import load_pretrained, save_pretrained
+from rrft_jax.models import layout, load_pretrained, save_pretrained
+from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
-from rrft_jax.parallel.mesh import batch_parts, make_mesh
+from rrft_jax.parallel import distributed, sharding
+from rrft_jax.parallel.mesh import batch_parts, make_mesh, nearest
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
 from rrft_jax.training import loop
@@ -45,9 +47,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(**config.mesh)
     _check_batches(config, mesh)
+    sizes, _ = read_config(model_folder(config))
+    layout.check(sizes, mesh)
     data = Data.open(config)
     _check_best_split(config, data)
     processor = open_processor(config)
+    for line in layout.table(sizes, mesh):
+        say(line)
+    for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
+        say(line)
     model, params = load_pretrained(
         model_folder(config),
         config.model.dtype,
@@ -65,7 +73,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
     # Only now: a mistake above leaves no folder behind.
-    claim(config, workdir, fingerprint(model_folder(config)))
+    distributed.first(lambda: claim(config, workdir, fingerprint(model_folder(config))))
     stages = _Stages(config, workdir, mesh, model, processor, data)
     try:
         stages.run(params)
@@ -98,10 +106,15 @@ class _Stages:
     # One a split for the whole run, so that its samples are measured once.
     test_loaders: dict[str, Loader] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        # What `results.json` holds, which only the first process reads and writes: a disk that
+        # machines share may show another one what was there a while ago.
+        self.results: dict[str, Any] = distributed.first(self._read_results)
+
     def run(self, params: dict) -> None:
         config = self.config
         self.evaluate("start", params)
-        metrics = MetricsWriter(self.workdir / "metrics.jsonl")
+        metrics = MetricsWriter(self.workdir / "metrics.jsonl", distributed.is_first())
         context = loop.Run(
             config,
             self.model,
@@ -131,9 +144,13 @@ class _Stages:
             save_pretrained(self.workdir / EXPORT, self.model, params)
             say(f"export: {self.workdir / EXPORT}")
             self._export_best(better, params)
-        self._print_table(better)
-        self._print_gains()
-        rewards = metrics.values("grpo", "reward")
+        if distributed.is_first():
+            self._print_table(better)
+            self._print_gains()
+            self._print_trend(metrics.values("grpo", "reward"))
+
+    def _print_trend(self, rewards: Sequence[float]) -> None:
+        """Whether what GRPO sampled became better on its way."""
         if len(rewards) > 1:
             first, last, error, steps = scores.trend(rewards)
             print(
@@ -149,8 +166,7 @@ class _Stages:
             decodings["-sampled"] = SamplingParams(1.0, 0, 1.0)
         for split, sources in self.data.splits.items():
             for suffix, sampling in decodings.items():
-                results = self._results()
-                if split + suffix in results.get(name, {}):
+                if split + suffix in self.results.get(name, {}):
                     continue
                 if split not in self.test_loaders:
                     self.test_loaders[split] = self._loader(sources, "eval", split)
@@ -172,13 +188,13 @@ class _Stages:
                     name=f"{name}: {split}{suffix}",
                     total=_samples(sources),
                 )
-                entry = predictions.entry(predictions.read(file))
+                entry = distributed.first(lambda: predictions.entry(predictions.read(file)))  # noqa: B023
                 entry["decoding"] = evaluation.decoding(sampling)
                 if loader.skipped:
                     entry["skipped"] = dict(loader.skipped)
                 loader.set_state(beginning)
-                results.setdefault(name, {})[split + suffix] = entry
-                write_json(self.workdir / "results.json", results)
+                self.results.setdefault(name, {})[split + suffix] = entry
+                self._write_results()
                 say(
                     f"{name}: {split}{suffix} {100 * entry['accuracy']:.1f} % "
                     f"(± {100 * entry['standard_error']:.1f}, {entry['decoding']}, "
@@ -189,7 +205,7 @@ class _Stages:
         """The step of a stage with the best evaluation so far, by the split that decides."""
         if not self.data.splits:
             return None
-        return best.best_step(self._results(), stage, self._steps(stage), self._deciding)
+        return best.best_step(self.results, stage, self._steps(stage), self._deciding)
 
     @property
     def _deciding(self) -> str:
@@ -203,9 +219,9 @@ class _Stages:
     def _export_best(self, better: dict[str, int], params: dict) -> None:
         """Says where the better steps lie, and exports that of the last stage; frees `params`."""
         for stage, step in better.items():
-            folder, results = stage_folder(self.workdir, stage), self._results()
+            folder = stage_folder(self.workdir, stage)
             then, last = (
-                100 * results[name][self._deciding]["accuracy"]
+                100 * self.results[name][self._deciding]["accuracy"]
                 for name in (f"{stage}@{step}", stage)
             )
             place = folder / str(step)
@@ -222,7 +238,7 @@ class _Stages:
 
     def _print_table(self, better: dict[str, int]) -> None:
         """The results on the console, and in `table.md`, beside the paper's where it has any."""
-        config, results = self.config, best.final_rows(self._results(), better)
+        config, results = self.config, best.final_rows(self.results, better)
         splits = list(dict.fromkeys(split for row in results.values() for split in row))
         reported = {}
         if config.data.path or config.data.source:  # the paper has nothing on what we draw
@@ -240,10 +256,10 @@ class _Stages:
         """Adds what a stage of training left out to `results.json`, beside the evaluations."""
         if not loader.skipped:
             return
-        results = self._results()
         seen = loader.used + loader.skipped.total()
-        results.setdefault("skipped", {})[stage] = {"seen": seen, "causes": dict(loader.skipped)}
-        write_json(self.workdir / "results.json", results)
+        skipped = self.results.setdefault("skipped", {})
+        skipped[stage] = {"seen": seen, "causes": dict(loader.skipped)}
+        self._write_results()
         causes = ", ".join(f"{cause} {count}" for cause, count in loader.skipped.items())
         say(
             f"{stage}: skipped {loader.skipped.total():,} of {seen:,} samples seen ({causes}); "
@@ -252,6 +268,8 @@ class _Stages:
 
     def _report(self, name: str) -> Callable[[BadRow], None]:
         """Writes what a loader leaves out to `skipped.jsonl`, each sample once."""
+        if not distributed.is_first():
+            return lambda row: None
         file = self.workdir / "skipped.jsonl"
         known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
 
@@ -269,7 +287,7 @@ class _Stages:
     def _print_gains(self) -> None:
         """What each stage gained over the one before, on the same samples."""
         for before, after in itertools.pairwise(("start", *self.config.stages)):
-            for split in self._results().get(after, {}):
+            for split in self.results.get(after, {}):
                 old, new = (self._scores(name, split) for name in (before, after))
                 if old.keys() == new.keys():
                     gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
@@ -287,9 +305,13 @@ class _Stages:
         folder = self.workdir if name == last else self.workdir / "evaluations" / name
         return folder / f"predictions-{split.replace('/', '-')}.jsonl"
 
-    def _results(self) -> dict[str, Any]:
+    def _read_results(self) -> dict[str, Any]:
         file = self.workdir / "results.json"
         return json.loads(file.read_text()) if file.exists() else {}
+
+    def _write_results(self) -> None:
+        if distributed.is_first():
+            write_json(self.workdir / "results.json", self.results)
 
     def _steps(self, stage: str) -> int:
         section = self.config[stage]
@@ -299,17 +321,16 @@ class _Stages:
 
     def _loader(self, sources: Sequence[Source], stage: str, name: str) -> Loader:
         batch_size = self.config[stage].batch_size
-        if stage == "eval":  # a small split needs no large batch
+        if stage == "eval":  # a small split needs no large batch, and no draw depends on its size
             parts = batch_parts(self.mesh)
-            batch_size = min(batch_size, -(-_samples(sources) // parts) * parts)
+            batch_size = -(-min(batch_size, _samples(sources)) // parts) * parts
         return stage_loader(
             self.config,
             stage,
             sources,
             self.processor,
             batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=sharding.rows(self.mesh, batch_size),
             report=self._report(name),
         )
 
@@ -320,14 +341,19 @@ def _samples(sources: Sequence[Source]) -> int:
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
     parts = batch_parts(mesh)
-    for stage in (*config.stages, "eval"):
+    for stage in config.stages:
         section = config[stage]
         micro_batches = section.get("micro_batches", 0) or 1
         multiple = parts * section.get("mini_batches", 1) * micro_batches
         if section.batch_size % multiple:
+            near = nearest(
+                section.batch_size,
+                section.batch_size + multiple,
+                lambda n: n % multiple == 0,  # noqa: B023
+            )
             raise UserError(
                 f"{stage}.batch_size={section.batch_size}: expected a multiple of {multiple} "
-                "(mesh.data x mesh.fsdp x mini_batches x micro_batches)"
+                f"(mesh.data x mesh.fsdp x mini_batches x micro_batches), such as {near}"
             )
 
 

@@ -130,6 +130,7 @@ def worsened(tmp_path_factory):
         arguments = [
             f"--config.data.path={data}",
             "--config.sft.steps=4",
+            "--config.mesh.data=1",
             "--config.sft.batch_size=4",
             "--config.sft.warmup_steps=2",  # the first step changes nothing
             "--config.sft.learning_rate=1.0",

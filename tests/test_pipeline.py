@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
 EVAL = f"--config={ROOT}/configs/eval.py"
 SHORT = [
+    "--config.mesh.data=1",
     "--config.sft.batch_size=16",
     "--config.grpo.steps=2",
     "--config.grpo.batch_size=4",

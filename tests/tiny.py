@@ -11,7 +11,7 @@ from rrft_jax.models import Prompt, Qwen2VL
 from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
 
 CONFIG = Qwen2VLConfig(
-    vision=VisionConfig(depth=2, width=16, heads=2, mlp_width=32, out_width=32),
+    vision=VisionConfig(depth=2, width=16, heads=4, mlp_width=32, out_width=32),
     text=TextConfig(
         vocab_size=64,
         width=32,

@@ -10,20 +10,21 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from rrft_jax.data.example import Example, Source
-from rrft_jax.data.order import Order, causes, make_stream
+from rrft_jax.data.order import Order, Plan, causes, make_stream
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Row, Samples
 from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel import distributed
 
 # So many samples are seen before the share of skipped ones can end a run.
 _FIRST_VERDICT = 20
@@ -31,29 +32,32 @@ _FIRST_VERDICT = 20
 
 @dataclasses.dataclass
 class Batch:
-    """The rows of one process, B in all. Only a finite loader has batches of fewer `examples`.
+    """The rows of one process, B in all, and what is to be known of those of all processes.
 
-    The rows beyond `examples` are repeated or borrowed to keep the shape; their completion mask is
-    False throughout.
+    Only a finite loader has batches of fewer `examples` than rows. Those that are none of theirs
+    are repeated or borrowed to keep the shape; their completion mask is False throughout.
     """
 
     prompt: Prompt  # NumPy arrays
     examples: list[Example]
+    rows: list[int]  # where each example stands in the arrays
     sources: list[Source]  # where each example is from
     prompt_texts: list[str]  # one an example, for people to read
     completions: np.ndarray | None  # [B,1,T] int32, padded on the right; None without targets
     completion_mask: np.ndarray | None  # [B,1,T] bool
+    places: list[int]  # of the B rows in the batch of all processes
+    # Of all processes:
+    ids: list[str] = dataclasses.field(default_factory=list)  # of the examples, in order
+    tokens: int = 0  # of the prompts and completions
+    padding: dict[str, float] = dataclasses.field(default_factory=dict)  # shares, by kind
 
-    @property
-    def padding(self) -> dict[str, float]:
-        """The shares of the patches and of the tokens, completions included, that are padding."""
-        prompt, completion = self.prompt.mask, self.completion_mask
-        tokens = prompt if completion is None else np.hstack([prompt, completion[:, 0]])
-        masks = {"patches": self.prompt.patch_image >= 0, "tokens": tokens}
-        return {
-            f"padding_{name}": float(1 - mask.mean()) if mask.size else 0.0
-            for name, mask in masks.items()
-        }
+
+class _Told(NamedTuple):
+    """What a process tells the others of a row of a batch."""
+
+    id: str | None  # None where the row is no example
+    bad: BadRow | None  # the sample whose place it took
+    used: tuple[int, int]  # patches and tokens that aren't padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +66,15 @@ class _Share:
 
     samples: Samples
     order: Order
-    first: int  # place of the process's first row in a batch of all processes
-    rows: int  # of the process in a batch
+    places: Sequence[int]  # of the process's rows in a batch of all processes, in order
+
+    @property
+    def rows(self) -> int:
+        return len(self.places)
+
+    def own(self, plan: Plan) -> int:
+        """How many of the process's rows are samples; the last batch may have fewer."""
+        return sum(place < len(plan.numbers) for place in self.places)
 
     def __call__(self, index: int) -> tuple[Row | None, BadRow | None]:
         """A row, and what was wrong with the sample whose place it took, if anything was.
@@ -71,9 +82,9 @@ class _Share:
         Without a row no sample of the window can be decoded. Beyond the samples of a last batch
         the row is that of another.
         """
-        number, place = divmod(index, self.rows)
+        number, row = divmod(index, self.rows)
         plan, bad = self.order.batch(number), None
-        place = min(self.first + place, len(plan.numbers) - 1)
+        place = min(self.places[row], len(plan.numbers) - 1)
         for sample in self.order.stand_ins(number, place):
             row = self.samples.load(sample)
             if isinstance(row, Row) and plan.shape.holds(row.size):
@@ -89,9 +100,9 @@ class Loader(Iterator[Batch]):
 
     Attributes:
       skipped: how many samples were left out, by cause: "picture", "malformed", "prompt too long",
-        "target too long". Of those that turn out broken only when they are decoded, each process
-        counts its own.
-      used: how many were not. Both count the samples of a window when its first batch is made.
+        "target too long".
+      used: how many were not. Both count the samples of a window when its first batch is made, by
+        whatever process they are read.
     """
 
     def __init__(
@@ -101,14 +112,14 @@ class Loader(Iterator[Batch]):
         *,
         workers: int,
         max_skipped_share: float,
-        process_index: int,
-        process_count: int,
+        places: Sequence[int],
+        gather: Callable[[Any], list[Any]],
         report: Callable[[BadRow], None],
     ):
         """For the arguments see `make_loader`."""
-        rows = order.batch_size // process_count
         self._samples, self._order = samples, order
-        self._share = _Share(samples, order, process_index * rows, rows)
+        self._share = _Share(samples, order, places)
+        self._gather = gather
         self._workers = workers
         self._max_skipped_share = max_skipped_share
         self._report = report
@@ -132,18 +143,45 @@ class Loader(Iterator[Batch]):
             raise StopIteration
         if self._rows is None:
             self._rows = self._read_ahead()
-        share, endless = self._share, self._order.endless
-        own = min(share.rows, max(0, len(plan.numbers) - share.first))
-        rows, spare = [], []
-        for place in range(max(1, own)):
+        own, rows, broken, failed = self._share.own(plan), [], {}, None
+        for number in range(max(1, own)):
             row, bad = next(self._rows)
-            if bad and place < own:
-                self._skip([bad])
             if row is None:
+                failed = bad
+                break
+            rows.append(row)
+            if bad and number < own:
+                broken[number] = bad
+        kept = [n for n in range(min(own, len(rows))) if self._order.endless or n not in broken]
+        batch = self.batch(rows, plan.shape, kept) if not failed else None
+        told = [
+            _Told(rows[n].example.id, broken.get(n), _used(batch, n))
+            if n in kept
+            else _Told(None, broken[n], (0, 0))
+            for n in range(own if batch else 0)
+        ]
+        return self._with_others(batch, told, failed)
+
+    def _with_others(self, batch: Batch | None, told: list[_Told], failed: BadRow | None) -> Batch:
+        """The batch, once every process knows of the rows of all: all count and fail alike."""
+        parts = self._gather((failed, dict(zip(self._share.places, told))))
+        for bad, _ in parts:
+            if bad:
                 raise UserError(f"no usable sample in the data, the last of them: {bad}")
-            (rows if place < own and (endless or not bad) else spare).append(row)
+        rows = distributed.merged([part for _, part in parts])
+        self._skip([row.bad for row in rows if row.bad])
         self._given += 1
-        return self.batch(rows, plan.shape, spare)
+        batch.ids = [row.id for row in rows if row.id is not None]
+        patches, tokens = np.sum([row.used for row in rows], axis=0)
+        batch.tokens = int(tokens)
+        shape, size = batch.prompt.patch_image.shape, batch.prompt.mask.shape[1]
+        size += 0 if batch.completions is None else batch.completions.shape[2]
+        held = self._order.batch_size * np.array([shape[1], size])
+        batch.padding = {
+            f"padding_{name}": float(1 - used / room) if room else 0.0
+            for name, used, room in zip(("patches", "tokens"), (patches, tokens), held)
+        }
+        return batch
 
     def samples(self) -> Iterator[Row | BadRow]:
         """Every sample in the order of the stream, before it is sorted by shape, one at a time."""
@@ -176,11 +214,10 @@ class Loader(Iterator[Batch]):
         self._given, self.used = state["batches"], state["used"]
         self.skipped = collections.Counter(state["skipped"])
 
-    def batch(self, rows: list[Row], shape: Shape, spare: Sequence[Row] = ()) -> Batch:
-        """Puts at most B rows together; `spare` ones, or the last, fill them up."""
-        size = self._share.rows
-        padded = [*rows, *spare]
-        padded += padded[-1:] * (size - len(padded))
+    def batch(self, rows: list[Row], shape: Shape, kept: Sequence[int] | None = None) -> Batch:
+        """Puts at most B rows together, of which `kept` are examples; the last fills them up."""
+        size, kept = self._share.rows, range(len(rows)) if kept is None else kept
+        padded = [*rows, *rows[-1:] * (size - len(rows))]
         processor = self._samples.processor
         prompt = processor.batch([row.prompt for row in padded], shape.prompt, shape.patches)
         completions = mask = None
@@ -189,14 +226,16 @@ class Loader(Iterator[Batch]):
             mask = np.zeros(completions.shape, bool)
             for b, row in enumerate(padded):
                 completions[b, 0, : len(row.target)] = row.target
-                mask[b, 0, : len(row.target)] = b < len(rows)
+                mask[b, 0, : len(row.target)] = b in kept
         return Batch(
             prompt=prompt,
-            examples=[row.example for row in rows],
-            sources=[self._samples.sources[row.source] for row in rows],
-            prompt_texts=[row.text for row in rows],
+            examples=[rows[b].example for b in kept],
+            rows=list(kept),
+            sources=[self._samples.sources[rows[b].source] for b in kept],
+            prompt_texts=[rows[b].text for b in kept],
             completions=completions,
             completion_mask=mask,
+            places=list(self._share.places),
         )
 
     def _read_ahead(self) -> grain.DatasetIterator:
@@ -204,8 +243,7 @@ class Loader(Iterator[Batch]):
         share, rows = self._share, 2**62
         if not self._order.endless:
             plans = self._order.window(0).batches
-            last = len(plans[-1].numbers) - share.first
-            rows = (len(plans) - 1) * share.rows + max(1, min(share.rows, last))
+            rows = (len(plans) - 1) * share.rows + max(1, share.own(plans[-1]))
         indices = grain.MapDataset.range(self._given * share.rows, rows)
         ahead = max(2, min(2 * share.rows, 64))
         if self._workers:
@@ -253,8 +291,8 @@ def make_loader(
     max_buckets: int = 4,
     max_skipped_share: float = 0.5,
     workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
+    gather: Callable[[Any], list[Any]] = distributed.gather,
     report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
     """A `Loader` over the examples of `sources`.
@@ -278,8 +316,8 @@ def make_loader(
       max_buckets: how many shapes batches may have, but for samples beyond all of those chosen.
       max_skipped_share: more unusable samples than this share end the run with a UserError.
       workers: processes that load rows; 0 loads them by threads of this one.
-      process_index: which of the processes that train together this is.
-      process_count: how many there are; each gets its rows of every batch.
+      places: which rows of a batch are this process's; None is all of them.
+      gather: tells a value to all processes that train together, and gives what each of them told.
       report: is told of every sample that is left out.
 
     Raises:
@@ -291,11 +329,6 @@ def make_loader(
         raise UserError("the data set is empty; expected at least one sample")
     if any(weights) and not all(weight > 0 for weight in weights):
         raise UserError(f"weights {weights} of the sources: give each one above 0, or none at all")
-    if batch_size % process_count:
-        raise UserError(
-            f"a batch of {batch_size} samples: expected a multiple of {process_count}, the number "
-            "of processes"
-        )
     if max_buckets < 1:
         raise UserError(f"data.buckets={max_buckets}: expected 1 or more")
     # Patches are bounded by the prompt's tokens, four of them to one.
@@ -317,10 +350,18 @@ def make_loader(
         order,
         workers=workers,
         max_skipped_share=max_skipped_share,
-        process_index=process_index,
-        process_count=process_count,
+        places=range(batch_size) if places is None else places,
+        gather=gather,
         report=report,
     )
+
+
+def _used(batch: Batch, b: int) -> tuple[int, int]:
+    """Patches and tokens of a row that aren't padding."""
+    tokens = batch.prompt.mask[b].sum()
+    if batch.completion_mask is not None:
+        tokens = tokens + batch.completion_mask[b].sum()
+    return int((batch.prompt.patch_image[b] >= 0).sum()), int(tokens)
 
 
 def prefetch(

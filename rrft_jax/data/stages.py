@@ -43,8 +43,7 @@ def stage_loader(
     processor: Processor,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: Sequence[int] | None = None,
     report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
     """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
@@ -63,7 +62,6 @@ def stage_loader(
         max_buckets=config.data.buckets,
         max_skipped_share=config.data.max_skipped_share,
         workers=config.data.workers,
-        process_index=process_index,
-        process_count=process_count,
+        places=places,
         report=report,
     )

@@ -1,18 +1,18 @@
 """Runs a model over a split: completions, scores, and a file with all of them."""
 
+import itertools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from rrft_jax.data import Batch, Loader, Processor, prefetch
+from rrft_jax.data import Batch, Example, Loader, Processor, prefetch
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, score_all
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.monitoring import Progress, interrupts
-from rrft_jax.parallel import sharding
+from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate
 
 SAMPLING_STREAM = 2  # of random keys; training draws from another
@@ -45,7 +45,8 @@ def evaluate(
 ) -> None:
     """Completes every sample and writes `file`, JSON lines, one a completion.
 
-    What is done stands in `FILE.partial` batch by batch. A later call goes on behind it, to the
+    Every process scores its own, and the first one writes. What is done stands in `FILE.partial`
+    batch by batch. A later call goes on behind it, to the
     same rows, because a draw depends on the seed and the sample's place alone. The batches before
     are only read again: a loader counts what it leaves out as it goes.
 
@@ -67,15 +68,19 @@ def evaluate(
       Interrupted: a signal came; the next call goes on from here.
     """
     key = jax.random.fold_in(jax.random.key(seed), SAMPLING_STREAM)
-    partial, done, scores = Partial(file, passes), 0, []
-    with Progress(name, total=total, start=partial.begun) as progress:
+    partial = Partial(file, passes) if distributed.is_first() else None
+    begun, done, scores = partial.begun if partial else 0, 0, []
+    with Progress(name, total=total, start=begun) as progress:
         batches = prefetch(
             loader, lambda batch: sharding.place(mesh, batch.prompt, prompts.LETTERS)
         )
         for number, (batch, prompt, _) in enumerate(batches):
-            rows = partial.take([example.id for example in batch.examples])
+            told = distributed.gather(
+                (interrupts.requested(), partial.take(batch.ids) if partial else None)
+            )
+            rows = told[0][1]
             if rows is None:
-                if interrupts.requested():
+                if any(stop for stop, _ in told):
                     raise interrupts.Interrupted(f"{name}, at sample {done} of {total}")
                 completions = generate(
                     model,
@@ -87,37 +92,51 @@ def evaluate(
                     stop_tokens=processor.stop_tokens,
                     sampling=sampling,
                     pad_token=processor.pad_token,
-                    first_row=number * len(batch.prompt.tokens),
+                    first_row=number * len(prompt.tokens),
                 )
-                rows = list(_rows(processor, batch, jax.device_get(completions)))
-                partial.append(rows)
-            done += len(batch.examples)
+                places = [batch.places[b] for b in batch.rows]
+                own = _rows(processor, batch, sharding.fetch(completions))
+                rows = list(itertools.chain.from_iterable(distributed.gather_rows(places, own)))
+                if partial:
+                    partial.append(rows)
+            done += len(batch.ids)
             scores += [row[MODES["default"]] for row in rows]
-            if scores and done > partial.begun:
+            if scores and done > begun:
                 progress.update(min(done, total), {"accuracy": sum(scores) / len(scores)})
-    partial.finish()
+    if partial:
+        partial.finish()
 
 
-def _rows(processor: Processor, batch: Batch, completions: Completions) -> Iterator[dict[str, Any]]:
-    """The rows of a batch: all completions of its first sample, then those of the next."""
-    passes = completions.tokens.shape[1]
-    for b, (example, prompt_text) in enumerate(zip(batch.examples, batch.prompt_texts)):
-        for g in range(passes):
-            mask = completions.mask[b, g]
-            tokens = completions.tokens[b, g][mask].tolist()
-            text = processor.decode(tokens)
-            scores = score_all(example.task, text, example.answer)
-            yield {
-                "id": example.id,
-                **({"pass": g} if passes > 1 else {}),
-                "task": example.task,
-                **({"part": example.part} if example.part else {}),
-                "problem": example.problem,
-                "answer": example.answer,
-                "prompt": prompt_text,
-                "completion": text,
-                "tokens": tokens,
-                "log_probs": [round(float(x), 5) for x in completions.log_probs[b, g][mask]],
-                "finished": bool(completions.finished[b, g]),
-                **{MODES[mode]: value for mode, value in scores.items()},
-            }
+def _rows(processor: Processor, batch: Batch, completions: Completions) -> list[list[dict]]:
+    """The rows of each sample of a batch, one a completion."""
+    return [
+        [
+            _row(processor, example, text, jax.tree.map(lambda x: x[b], completions), g)  # noqa: B023
+            for g in range(completions.tokens.shape[1])
+        ]
+        for b, example, text in zip(batch.rows, batch.examples, batch.prompt_texts)
+    ]
+
+
+def _row(
+    processor: Processor, example: Example, prompt_text: str, group: Completions, g: int
+) -> dict[str, Any]:
+    """What `file` says of completion `g` of a sample's, [G,T]."""
+    mask = group.mask[g]
+    tokens = group.tokens[g][mask].tolist()
+    text = processor.decode(tokens)
+    scores = score_all(example.task, text, example.answer)
+    return {
+        "id": example.id,
+        **({"pass": g} if len(group.tokens) > 1 else {}),
+        "task": example.task,
+        **({"part": example.part} if example.part else {}),
+        "problem": example.problem,
+        "answer": example.answer,
+        "prompt": prompt_text,
+        "completion": text,
+        "tokens": tokens,
+        "log_probs": [round(float(x), 5) for x in group.log_probs[g][mask]],
+        "finished": bool(group.finished[g]),
+        **{MODES[mode]: value for mode, value in scores.items()},
+    }

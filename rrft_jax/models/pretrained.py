@@ -23,7 +23,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.models import parameters
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.qwen2_vl import Qwen2VL
-from rrft_jax.parallel import sharding
+from rrft_jax.parallel import distributed, sharding
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -88,6 +88,8 @@ def save_pretrained(
 ) -> None:
     """Writes a Hugging Face folder: the weights, in the dtype that they have, and all else.
 
+    Of several processes all must call it, and the first one writes.
+
     The folder appears whole or not at all; in one that exists, files of the same names and the
     weights of an earlier save are replaced.
 
@@ -112,6 +114,9 @@ def save_pretrained(
     _, raw = read_config(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
+    if not distributed.is_first():
+        _write_weights(None, model.config, parameters.flatten(params), max_shard_bytes)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -263,8 +268,9 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _write_weights(
-    folder: pathlib.Path, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+    folder: pathlib.Path | None, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
 ) -> None:
+    """Writes the weights' files; without a folder it only takes part in gathering them."""
     metadata = {"format": "pt"}  # which transformers wants to see
     plan = _plan_shards(config, params, max_bytes)
     weight_map, last = {}, (None, None)
@@ -273,13 +279,15 @@ def _write_weights(
         tensors = {}
         for entry, layer, name in shard:
             if last[0] is not entry:
-                last = (entry, np.asarray(params[entry.path]))  # gathered from its devices once
+                last = (entry, sharding.whole(params[entry.path]))  # gathered once
             one = last[1][layer] if entry.stacked else last[1]
             tensors[name] = parameters.to_hf(entry, one, config)
+        if folder is None:
+            continue
         save_file(tensors, folder / file, metadata=metadata)
         (folder / file).chmod(0o644)  # it is written for its owner alone
         weight_map.update(dict.fromkeys(tensors, file))
-    if len(plan) > 1:
+    if folder is not None and len(plan) > 1:
         total = sum(p.nbytes for p in params.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -15,14 +15,19 @@ class MetricsWriter:
     writer.write("sft", 1, {"loss": 2.3})  # {"stage": "sft", "step": 1, "loss": 2.3}
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self._path = Path(path)
+    def __init__(self, path: str | os.PathLike, writes: bool = True):
+        """Opens the file, made if missing; where another process `writes` it, nothing is done."""
+        self._path, self._writes = Path(path), writes
+        if not writes:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
         self._keep(lambda line: True)
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Numbers may be NumPy's or JAX's; what JSON has no word for (NaN, inf) becomes null."""
+        if not self._writes:
+            return
         line = json.dumps(
             {"stage": stage, "step": step, **_plain(values)}, ensure_ascii=False, allow_nan=False
         )
@@ -37,7 +42,8 @@ class MetricsWriter:
 
     def truncate_after(self, stage: str, step: int) -> None:
         """Drops a stage's lines past the step from which it goes on, for they'll come again."""
-        self._keep(lambda line: line["stage"] != stage or line["step"] <= step)
+        if self._writes:
+            self._keep(lambda line: line["stage"] != stage or line["step"] <= step)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Rewrites the file with the wanted lines; one that a crash tore goes too."""

@@ -8,6 +8,13 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 15.0
+_silent = False
+
+
+def silence() -> None:
+    """From now on this process says nothing by itself: another one of the run speaks for all."""
+    global _silent
+    _silent = True
 
 
 class Progress:
@@ -24,13 +31,16 @@ class Progress:
         self._stream = stream or sys.stderr
         self._began = self._said = time.monotonic()
         self._bar = None
-        if self._stream.isatty():
+        self._silent = _silent and stream is None
+        if self._stream.isatty() and not self._silent:
             self._bar = tqdm(
                 desc=stage, total=total, initial=start, file=self._stream, dynamic_ncols=True
             )
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
         """`step` steps are done; the values (numbers or text) stand beside them."""
+        if self._silent:
+            return
         shown = {name: _short(value) for name, value in (values or {}).items()}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
@@ -59,6 +69,8 @@ class Progress:
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Prints a line, above the bar if there's one: what a stage did, what was skipped."""
+    if _silent and stream is None:
+        return
     tqdm.write(text, file=stream or sys.stderr)
     (stream or sys.stderr).flush()
 

@@ -1,9 +1,10 @@
 """The mesh: three axes, `data` and `fsdp` for the batch, `fsdp` and `tensor` for the weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 
 from rrft_jax.errors import UserError
@@ -12,34 +13,89 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    show: bool = False,
 ) -> jax.sharding.Mesh:
     """A mesh over the first `data * fsdp * tensor` devices; one of the three may be -1, "the rest".
 
-    `devices` are those of this machine, unless a program is to be compiled for others.
+    Neighbours on an axis are neighbours on the machine, `tensor` above all. Between the slices of a
+    TPU, or groups of GPUs, which only a network connects, lies `data`, and `fsdp` where `data` is
+    too small for that.
+
+    Args:
+      data, fsdp, tensor: the sizes.
+      devices: those of all processes, unless a program is to be compiled for others.
+      show: not for the mesh itself; `config.mesh` has it for `models/layout.py`.
 
     Raises:
       UserError: the sizes ask for devices that are not there, or don't divide them.
     """
+    del show
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.devices() if devices is None else devices
     available = len(devices)
+    asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     open_axes = [name for name, size in sizes.items() if size == -1]
-    if len(open_axes) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise UserError(f"mesh: {sizes}: give sizes of 1 or more, and at most one -1 (the rest)")
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"mesh: {asked}: give sizes of 1 or more, or -1 for the rest")
+    if len(open_axes) > 1:
+        raise UserError(
+            f"mesh: {asked}: at most one -1, which takes the rest; give another, such as "
+            f"--config.mesh.{open_axes[0]}=1"
+        )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if open_axes:
         if available % fixed:
-            raise UserError(f"mesh: {sizes}: {available} devices are not a multiple of {fixed}")
+            near = nearest(fixed, available, lambda n: available % n == 0)
+            raise UserError(
+                f"mesh: {asked}: {available} devices are not a multiple of {fixed}; {near} "
+                "would divide them"
+            )
         sizes[open_axes[0]] = available // fixed
     needed = math.prod(sizes.values())
     if needed > available:
-        raise UserError(f"mesh: {sizes} needs {needed} devices, there are {available}")
-    devices = mesh_utils.create_device_mesh(tuple(sizes.values()), devices[:needed])
+        raise UserError(f"mesh: {asked} needs {needed} devices, there are {available}")
+    processes = {device.process_index for device in devices}
+    if needed < available and len(processes) > 1:
+        raise UserError(
+            f"mesh: {asked}: {needed} of the {available} devices of {len(processes)} processes; "
+            "each has its part, so expected all of them, such as --config.mesh.data=-1"
+        )
+    ordered = _ordered(tuple(sizes.values()), devices[:needed], asked)
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.sharding.Mesh(devices, AXES, axis_types=auto)
+    return jax.sharding.Mesh(ordered, AXES, axis_types=auto)
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:
     """How many parts a batch is split into: its size must be a multiple."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def nearest(size: int, most: int, works: Callable[[int], bool]) -> str:
+    """The next sizes below and above that work, for an error's last words: "12 or 16"."""
+    below = (n for n in range(min(size - 1, most), 0, -1) if works(n))
+    above = (n for n in range(size + 1, most + 1) if works(n))
+    return " or ".join(str(n) for n in (next(below, None), next(above, None)) if n) or "none"
+
+
+def _ordered(shape: tuple[int, int, int], devices: Sequence[jax.Device], asked: str) -> np.ndarray:
+    """The devices in the mesh's shape, by how they are connected."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # A TPU's torus may have to be cut along an axis: 8 x 2 on 4 x 4 chips.
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    over_data = math.gcd(shape[0], slices)
+    over_fsdp = slices // over_data
+    if shape[1] % over_fsdp or len(devices) % slices:
+        raise UserError(
+            f"mesh: {asked}: the devices are {slices} slices, between which only data and fsdp "
+            f"may lie; expected mesh.data to be a multiple of {slices}"
+        )
+    between = (over_data, over_fsdp, 1)
+    within = tuple(size // parts for size, parts in zip(shape, between))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )

@@ -4,7 +4,8 @@ An array is described by the letters of its axes: a prompt's tokens are "BP", th
 completions "LBGTKC", the query projection of all layers "LDH". A mesh axis is used once per
 array, by the first letter that asks for it: so "BPD" splits its batch over `data` and `fsdp` and
 leaves D whole, while "LDH" splits D over `fsdp` and the heads over `tensor`. A dimension that the
-mesh axes don't divide stays whole.
+mesh axes don't divide stays whole; where that would cost more than it may, `models/layout.py` says
+so before anything is computed.
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LETTERS = {
@@ -66,10 +69,46 @@ def constrain(x: jax.Array, letters: str, mesh: Mesh | None) -> jax.Array:
 
 
 def place(mesh: Mesh, tree: Any, letters: Any) -> Any:
-    """Puts host arrays on the mesh; `letters` is a tree of strings, one for each array."""
-    return jax.tree.map(
-        lambda name, x: jax.device_put(x, sharding(mesh, name, x.shape)), letters, tree
-    )
+    """Puts host arrays on the mesh; `letters` is a tree of strings, one for each array.
+
+    Each process gives the rows of B that `rows` says are its own, and has the others' as well then.
+    """
+    return jax.tree.map(lambda name, x: _global(mesh, name, x), letters, tree)
+
+
+def rows(mesh: Mesh, batch: int) -> list[int]:
+    """Which rows of a batch of all processes lie on devices of this one, in order."""
+    where = sharding(mesh, "B", (batch,)).addressable_devices_indices_map((batch,))
+    return sorted({row for (index,) in where.values() for row in range(batch)[index]})
+
+
+def fetch(tree: Any) -> Any:
+    """The inverse of `place` for arrays whose first axis is B: this process's rows, on the host."""
+
+    def own(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+    return jax.tree.map(own, tree)
+
+
+def whole(x: jax.Array) -> np.ndarray:
+    """An array on the host of every process; all must call it."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def _global(mesh: Mesh, letters: str, x: Any) -> jax.Array:
+    x, shape = np.asarray(x), list(np.shape(x))
+    if "B" in letters and jax.process_count() > 1:
+        axis = letters.index("B")
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]
+        shape[axis] = shape[axis] * parts // len(rows(mesh, parts))
+    where = sharding(mesh, letters, tuple(shape))
+    return jax.make_array_from_process_local_data(where, x, tuple(shape))
 
 
 def one_row_each(mesh: Mesh | None, rows: int) -> int:

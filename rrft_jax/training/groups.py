@@ -12,6 +12,7 @@ from rrft_jax.data import Batch, Processor
 from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
 from rrft_jax.monitoring import MetricsWriter
+from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions
 
 ROLLOUTS_KEPT = 2  # prompts of a step whose completions go to rollouts.jsonl
@@ -22,52 +23,95 @@ LETTERS = {"completions": "BGT", "mask": "BGT", "finished": "BG", "sampler_log_p
 class Groups:
     """G completions of each of a batch's B prompts.
 
+    Every process scores its own, and then all of them know all: what follows from the rewards
+    doesn't depend on the number of processes. Only the prompts, whose pictures are large, stay
+    where they are.
+
     Attributes:
-      batch: the prompts, and what they were made of.
+      batch: the prompts of this process, and what they were made of.
       arrays: of `LETTERS`' axes, what `GRPOBatch` calls by the same names.
-      texts: [B][G]; these and what follows are empty before `rewarded`.
+      texts: [B][G].
       by_name: the rewards [B,G] by name, NaN in rows whose source doesn't have that one.
       rewards: [B,G], their weighted sums.
+      prompts: of each group "id", "prompt" (its text), "answer", and "tokens", their number.
+      failures: how many calls of a reward have failed.
     """
 
     batch: Batch
     arrays: dict[str, np.ndarray]
-    texts: list[list[str]] = dataclasses.field(default_factory=list)
-    by_name: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    rewards: np.ndarray | None = None
+    texts: list[list[str]]
+    by_name: dict[str, np.ndarray]
+    rewards: np.ndarray
+    prompts: list[dict[str, Any]]
+    failures: int = 0
 
     @classmethod
-    def of(cls, batch: Batch, completions: Completions) -> "Groups":
-        """What was sampled; waits for it."""
-        arrays = {
-            "completions": completions.tokens,
-            "mask": completions.mask,
-            "finished": completions.finished,
-            "sampler_log_probs": completions.sampled_log_probs,
-        }
-        return cls(batch, jax.device_get(arrays))
+    def rewarded(
+        cls,
+        batch: Batch,
+        arrays: dict[str, np.ndarray],
+        terms: Sequence[reward_functions.Term],
+        processor: Processor,
+        step: int,
+    ) -> "Groups":
+        """Reads and rewards this process's completions, `arrays` of `completions_of`.
+
+        Must be called by all processes.
+        """
+        texts = [
+            [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
+            for group in zip(arrays["completions"], arrays["mask"])
+        ]
+        lengths, failed = arrays["mask"].sum(-1), reward_functions.failures()
+        by_name, rewards = rewards_of(terms, texts, batch, step=step, lengths=lengths)
+        rows = [
+            {
+                "arrays": {name: array[b] for name, array in arrays.items()},
+                "texts": texts[b],
+                "by_name": {name: values[b] for name, values in by_name.items()},
+                "rewards": rewards[b],
+                "prompt": {
+                    "id": example.id,
+                    "prompt": batch.prompt_texts[b],
+                    "answer": example.answer,
+                    "tokens": int(batch.prompt.mask[b].sum()),
+                },
+            }
+            for b, example in enumerate(batch.examples)
+        ]
+        told = distributed.gather(
+            (dict(zip(batch.places, rows)), reward_functions.failures() - failed)
+        )
+        rows = distributed.merged([part for part, _ in told])
+        unknown = np.full_like(rows[0]["rewards"], np.nan)
+        names = dict.fromkeys(name for row in rows for name in row["by_name"])
+        return cls(
+            batch=batch,
+            arrays={name: np.stack([row["arrays"][name] for row in rows]) for name in arrays},
+            texts=[row["texts"] for row in rows],
+            by_name={
+                name: np.stack([row["by_name"].get(name, unknown) for row in rows])
+                for name in names
+            },
+            rewards=np.stack([row["rewards"] for row in rows]),
+            prompts=[row["prompt"] for row in rows],
+            failures=sum(count for _, count in told),
+        )
 
     @property
-    def mask(self) -> np.ndarray:
-        """[B,G,T] bool, the sampled tokens."""
-        return self.arrays["mask"]
+    def own_arrays(self) -> dict[str, np.ndarray]:
+        """`arrays` of this process's groups."""
+        return {name: array[self.batch.places] for name, array in self.arrays.items()}
+
+    @property
+    def tokens(self) -> int:
+        """Of all prompts and completions."""
+        return sum(prompt["tokens"] for prompt in self.prompts) + int(self.arrays["mask"].sum())
 
     @property
     def spread(self) -> np.ndarray:
         """[B] bool: whether rewards differ. A group where they don't has no advantage to learn."""
         return np.ptp(self.rewards, axis=-1) > 0
-
-    def rewarded(
-        self, terms: Sequence[reward_functions.Term], processor: Processor, step: int
-    ) -> "Groups":
-        """The same with texts and rewards; see `rewards_of`."""
-        texts = [
-            [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
-            for group in zip(self.arrays["completions"], self.mask)
-        ]
-        lengths = self.mask.sum(-1)
-        by_name, rewards = rewards_of(terms, texts, self.batch, step=step, lengths=lengths)
-        return dataclasses.replace(self, texts=texts, by_name=by_name, rewards=rewards)
 
     def metrics(self) -> dict[str, float]:
         """Means for `metrics.jsonl`."""
@@ -77,24 +121,34 @@ class Groups:
             **{f"reward_{name}": np.nanmean(values) for name, values in self.by_name.items()},
             **{f"reward_{name}_std": np.nanstd(values) for name, values in self.by_name.items()},
             "flat_groups": 1 - self.spread.mean(),
-            "completion_length": self.mask.sum(-1).mean(),
+            "completion_length": self.arrays["mask"].sum(-1).mean(),
             "truncated_share": 1 - self.arrays["finished"].mean(),
             **self.batch.padding,
         }
 
     def write(self, writer: MetricsWriter, number: int, advantages: np.ndarray) -> None:
-        """Some of the completions, for `rollouts.jsonl`."""
+        """Some of the completions, for `rollouts.jsonl`; `advantages` are [B,G]."""
         for b, g in np.ndindex(min(ROLLOUTS_KEPT, len(self.texts)), len(self.texts[0])):
             rewards = {name: values[b, g] for name, values in self.by_name.items()}
             values: dict[str, Any] = {
-                "id": self.batch.examples[b].id,
-                "prompt": self.batch.prompt_texts[b],
-                "answer": self.batch.examples[b].answer,
+                **{name: self.prompts[b][name] for name in ("id", "prompt", "answer")},
                 "completion": self.texts[b][g],
                 "rewards": {name: value for name, value in rewards.items() if not np.isnan(value)},
                 "advantage": advantages[b, g],
             }
             writer.write("grpo", number, values)
+
+
+def completions_of(completions: Completions) -> dict[str, np.ndarray]:
+    """What this process has of the completions that were sampled, by `LETTERS`; waits for them."""
+    return sharding.fetch(
+        {
+            "completions": completions.tokens,
+            "mask": completions.mask,
+            "finished": completions.finished,
+            "sampler_log_probs": completions.sampled_log_probs,
+        }
+    )
 
 
 def rewards_of(
@@ -138,8 +192,8 @@ def refill(
     depends on nothing but the state and the loader.
 
     Args:
-      groups: rewarded.
-      more: the rewarded groups of the next batch of prompts, given how many batches this step has
+      groups: those of the first batch.
+      more: the groups of the next batch of prompts, given how many batches this step has
         sampled before.
       processor: pads the rows of two batches alike.
       limit: how many more batches are sampled at most; groups without spread may be left then.
@@ -172,27 +226,34 @@ def _with_rows(a: Groups, b: Groups, rows: dict[int, int], processor: Processor)
     def unknown(groups: Groups, name: str) -> np.ndarray:
         return groups.by_name.get(name, np.full_like(groups.rewards, np.nan))
 
-    both = [a.batch.prompt, b.batch.prompt]
-    batch = dataclasses.replace(
-        a.batch,
-        prompt=processor.batch(
-            joined(*([_row(prompt, i) for i in range(size)] for prompt in both)),
-            max(prompt.tokens.shape[1] for prompt in both),
-            max(prompt.patches.shape[1] for prompt in both),
-        ),
-        examples=joined(a.batch.examples, b.batch.examples),
-        sources=joined(a.batch.sources, b.batch.sources),
-        prompt_texts=joined(a.batch.prompt_texts, b.batch.prompt_texts),
-    )
+    names = dict.fromkeys([*a.by_name, *b.by_name])
     return Groups(
-        batch=batch,
+        batch=dataclasses.replace(a.batch, prompt=_with_prompts(a.batch, b.batch, rows, processor)),
         arrays={name: stacked(a.arrays[name], b.arrays[name]) for name in LETTERS},
         texts=joined(a.texts, b.texts),
-        by_name={
-            name: stacked(unknown(a, name), unknown(b, name))
-            for name in dict.fromkeys([*a.by_name, *b.by_name])
-        },
+        by_name={name: stacked(unknown(a, name), unknown(b, name)) for name in names},
         rewards=stacked(a.rewards, b.rewards),
+        prompts=joined(a.prompts, b.prompts),
+        failures=a.failures,
+    )
+
+
+def _with_prompts(a: Batch, b: Batch, rows: dict[int, int], processor: Processor) -> Prompt:
+    """This process's prompts of `a`, some replaced by such of `b`, which may be another's."""
+    places = a.places
+    wanted = {new for old, new in rows.items() if old not in places}  # by the others
+    mine = {new: _row(b.prompt, places.index(new)) for new in rows.values() if new in places}
+    others = distributed.gather({new: row for new, row in mine.items() if new in wanted})
+    fresh = {new: row for part in others for new, row in part.items()} | mine
+    own = [
+        fresh[rows[place]] if place in rows else _row(a.prompt, number)
+        for number, place in enumerate(places)
+    ]
+    both = [a.prompt, b.prompt]
+    return processor.batch(
+        own,
+        max(prompt.tokens.shape[1] for prompt in both),
+        max(prompt.patches.shape[1] for prompt in both),
     )
 
 

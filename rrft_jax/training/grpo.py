@@ -9,7 +9,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 
 from rrft_jax.models import prompt as prompts
@@ -151,13 +150,13 @@ def objective(
     return value, metrics
 
 
-def completion_kl(kind: str, batch: GRPOBatch) -> np.ndarray:
+def completion_kl(kind: str, batch: GRPOBatch) -> jax.Array:
     """The KL of each completion to the reference [B,G], as a penalty in its reward.
 
     Summed over its tokens, by the policy that sampled (https://arxiv.org/abs/1909.08593).
     """
     kl = objectives.KLS[kind](batch.old_log_probs, batch.reference_log_probs)
-    return np.asarray(jnp.sum(kl * batch.mask, axis=-1))
+    return jnp.sum(kl * batch.mask, axis=-1)
 
 
 def make_scorer(

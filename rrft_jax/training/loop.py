@@ -18,13 +18,13 @@ from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.monitoring import MetricsWriter, Progress, compilations, interrupts, say
-from rrft_jax.parallel import sharding
+from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate
 from rrft_jax.training import grpo, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
-from rrft_jax.training.groups import LETTERS, Groups, refill
+from rrft_jax.training.groups import LETTERS, Groups, completions_of, refill
 from rrft_jax.training.state import TrainState
 
 SHOWN = ("loss", "reward", "kl", "completion_length")  # beside the progress bar
@@ -70,11 +70,10 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
         state, metrics = step_function(state, placed)
         metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - started
-        tokens = int(batch.prompt.mask.sum() + batch.completion_mask.sum())
         return state, {
             **metrics,
             "learning_rate": schedule(number - 1),
-            "tokens_per_second": tokens / seconds,
+            "tokens_per_second": batch.tokens / seconds,
             "seconds_update": seconds,
             **batch.padding,
         }
@@ -105,7 +104,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     update = grpo.make_step(run.model, optimizer, config, states.layout(state))
     scorer = grpo.make_scorer(run.model, config.mini_batches * config.micro_batches)
     key = jax.random.fold_in(jax.random.key(run.config.seed), SAMPLING_STREAM)
-    rollouts = MetricsWriter(run.workdir / "rollouts.jsonl")
+    rollouts = MetricsWriter(run.workdir / "rollouts.jsonl", distributed.is_first())
     terms = reward_functions.read_terms(config.rewards)
     reward_functions.guard.limit(config.reward_seconds)
 
@@ -114,26 +113,33 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
 
     def step(state: TrainState, draw: Draw, number: int):
         seconds: collections.Counter[str] = collections.Counter()
-        failed = reward_functions.failures()
+        failures = 0
 
-        def sample(before: int) -> tuple[Groups, Prompt]:
-            """Groups of the next batch; `before`: how many batches the step has sampled."""
+        def sample(before: int) -> tuple[Batch, Prompt, dict[str, np.ndarray]]:
+            """The next batch and its completions; `before`: the batches that the step has had."""
             batch, prompt = draw()
-            first_row = before * len(batch.examples)
+            first_row = before * len(prompt.tokens)
             with _timed(seconds, "sample"):
                 completions = _sample(
                     run, state.params, prompt, jax.random.fold_in(key, number), first_row
                 )
-                return Groups.of(batch, completions), prompt
+                return batch, prompt, completions_of(completions)
 
-        def reward(groups: Groups) -> Groups:
+        def reward(batch: Batch, arrays: dict[str, np.ndarray]) -> Groups:
+            nonlocal failures
             with _timed(seconds, "rewards"):
-                return groups.rewarded(terms, run.processor, number)
+                groups = Groups.rewarded(batch, arrays, terms, run.processor, number)
+                failures += groups.failures
+                return groups
 
-        def score(groups: Groups, prompt: Prompt) -> grpo.GRPOBatch:
+        def more(before: int) -> Groups:
+            batch, _, arrays = sample(before)
+            return reward(batch, arrays)
+
+        def score(prompt: Prompt, arrays: dict[str, np.ndarray]) -> grpo.GRPOBatch:
             """A batch without advantages. The device computes on while the host reads texts."""
             with _timed(seconds, "rewards"):
-                arrays = sharding.place(run.mesh, groups.arrays, LETTERS)
+                arrays = sharding.place(run.mesh, arrays, LETTERS)
                 batch = grpo.GRPOBatch(prompt=prompt, advantages=None, **arrays)
                 old = before = None
                 if updates > 1 or penalized:
@@ -142,20 +148,20 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
                     before = scorer(reference, prompt, batch.completions)
                 return batch.replace(old_log_probs=old, reference_log_probs=before)
 
-        first, prompt = sample(0)
-        batch = None if config.dynamic_sampling else score(first, prompt)
-        first = reward(first)
-        groups, replaced, rounds = refill(
-            first, lambda before: reward(sample(before)[0]), run.processor, config.dynamic_sampling
-        )
+        drawn, prompt, arrays = sample(0)
+        batch = None if config.dynamic_sampling else score(prompt, arrays)
+        first = reward(drawn, arrays)
+        groups, replaced, rounds = refill(first, more, run.processor, config.dynamic_sampling)
         if batch is None:
-            batch = score(groups, place(groups.batch) if replaced else prompt)
+            batch = score(place(groups.batch) if replaced else prompt, groups.own_arrays)
         with _timed(seconds, "update"):
-            rewards = groups.rewards
+            rewards, places = groups.rewards, groups.batch.places
             if penalized:
-                rewards = rewards - config.beta * grpo.completion_kl(config.kl, batch)
+                kl = grpo.completion_kl(config.kl, batch)
+                kl = sharding.fetch(sharding.constrain(kl, "BG", run.mesh))
+                rewards = rewards - config.beta * np.stack(distributed.gather_rows(places, kl))
             advantages = objectives.ADVANTAGES[config.advantages](rewards).astype(np.float32)
-            batch = batch.replace(advantages=sharding.place(run.mesh, advantages, "BG"))
+            batch = batch.replace(advantages=sharding.place(run.mesh, advantages[places], "BG"))
             metrics = []
             for part in config.inner_updates * list(range(config.mini_batches)):
                 state, values = update(state, batch, part)
@@ -163,16 +169,15 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             metrics = jax.tree.map(lambda *x: np.mean(x), *jax.device_get(metrics))
         if (number - 1) % run.config.rollouts_every == 0:
             groups.write(rollouts, number, advantages)
-        tokens_seen = groups.batch.prompt.mask.sum() + groups.mask.sum()
         # What the policy does is read off the first groups: those that replaced some were chosen.
         return state, {
             **metrics,
             **first.metrics(),
             "replaced_groups": replaced,
             "sampled_batches": 1 + rounds,
-            "reward_failures": reward_functions.failures() - failed,
+            "reward_failures": failures,
             "learning_rate": schedule((number - 1) * updates),
-            "tokens_per_second": tokens_seen / seconds.total(),
+            "tokens_per_second": groups.tokens / seconds.total(),
             **seconds,
         }
 
@@ -203,7 +208,7 @@ def _loop(
     the stage that go back to the checkpoint too.
 
     Raises:
-      Interrupted: a signal came; the state after the current step is saved.
+      Interrupted: a signal came to a process; the state after the current step is saved.
     """
     config, folder = run.config, stage_folder(run.workdir, stage)
     checkpoints = Checkpoints(folder, lambda: run.best_step(stage))
@@ -238,7 +243,7 @@ def _loop(
             }
             run.metrics.write(stage, number, values)
             progress.update(number, {k: values[k] for k in SHOWN if k in values})
-            stop = interrupts.requested()
+            stop = distributed.agree(interrupts.requested())
             due = number % config.checkpoint_every == 0 or evaluation_due(number)
             if stop or due or number == steps:
                 checkpoints.save(number, state, position)

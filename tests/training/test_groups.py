@@ -32,15 +32,18 @@ def groups_of(processor, names, spread, patches=4, length=64):
         batch=Batch(
             prompt=processor.batch(prompts, length, patches),
             examples=[Example(name, (), name, "1", None, "visual_counting") for name in names],
+            rows=list(range(len(names))),
             sources=[source] * len(names),
             prompt_texts=list(names),
             completions=None,
             completion_mask=None,
+            places=list(range(len(names))),
         ),
         arrays=arrays,
         texts=[[name] * G for name in names],
         by_name={f"by_{names[0]}": rewards},
         rewards=rewards,
+        prompts=[{"id": name, "prompt": name, "answer": "1", "tokens": 5} for name in names],
     )
 
 
@@ -61,11 +64,12 @@ def test_only_groups_without_spread_are_replaced_and_by_such_with_spread(process
     # g for a; i and j for c and d; of the others nothing is kept, and no third batch is asked for.
     names = ["g", "b", "i", "j"]
     assert (replaced, rounds, asked) == (3, 2, [1, 2])
-    assert [example.id for example in got.batch.examples] == got.batch.prompt_texts == names
+    assert [prompt["id"] for prompt in got.prompts] == names
     assert got.texts == [[name] * G for name in names]
     assert got.spread.all() and got.rewards[:, 0].tolist() == [ord(name) for name in names]
     for name in LETTERS:
         assert got.arrays[name].shape == first.arrays[name].shape
+        np.testing.assert_array_equal(got.own_arrays[name], got.arrays[name])
     assert got.arrays["completions"][:, 0, 0].tolist() == [ord(name) for name in names]
     np.testing.assert_array_equal(np.isnan(got.by_name["by_a"][:, 0]), [True, False, True, True])
     # The rows are padded to the longest, and are what they were.
