@@ -180,7 +180,7 @@ def test_a_shortened_demo_improves_on_its_start(tmp_path):
     assert min(rewards) > 0.9  # of 2: format holds, and some answers are right
 
 
-GREEDY = [argument for argument in SHORT if argument.startswith("--config.eval.")]
+GREEDY = [arg for arg in SHORT if arg.startswith(("--config.eval.", "--config.mesh."))]
 
 
 def test_a_finished_run_is_evaluated_by_its_folder(finished, tmp_path, capsys):
