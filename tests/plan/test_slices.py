@@ -18,6 +18,7 @@ from rrft_jax.plan.programs import Shapes, bytes_a_device, programs
 
 pytestmark = pytest.mark.slow
 SIZES = RELEASED["2b"]
+NAMES = ("v5e", "v6e")
 SHAPES = Shapes(patches=2448, prompt=704, target=512)  # 480,000 pixels, and a question
 
 
@@ -32,7 +33,7 @@ def quick_compilation():
         jax.config.update(name, 0.0)
 
 
-@pytest.fixture(scope="module", params=[("v5e:2x4", 1), ("v6e:2x4", 2)], ids=lambda param: param[0])
+@pytest.fixture
 def compiled(request):
     """(the config, its mesh, its programs by name), those of GRPO."""
     topology, tensor = request.param
@@ -43,6 +44,7 @@ def compiled(request):
     return config, mesh, {x.name: x for x in programs(config, SIZES, mesh, SHAPES)}
 
 
+@pytest.mark.parametrize("compiled", [("v5e:2x4", 1), ("v6e:2x4", 2)], indirect=True, ids=NAMES)
 def test_the_update_of_2b_fits_a_slice(compiled):
     config, mesh, program = compiled[0], compiled[1], compiled[2]["update"]
     text = program.compiled.as_text()
@@ -60,11 +62,13 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     room = limits(mesh.devices.flat[0]).memory
     assert needed + sum(map(bytes_a_device, program.held.values())) < 0.8 * room
 
-    # Weights are gathered twice a micro-batch, forwards and backwards, in bfloat16.
-    whole = sum(math.prod(x.shape) for x in jax.tree.leaves(params)) / mesh.shape["tensor"]
-    gathered = hlo.cost(text).collectives["all-gather"]
-    micro_batches = config.grpo.batch_size // mesh.shape["fsdp"]
-    assert gathered < 2 * micro_batches * whole * 2
+    # Weights are gathered twice a micro-batch, forwards and backwards, in bfloat16. (Over `tensor`
+    # activations are gathered as well, which can't be told from them.)
+    if mesh.shape["tensor"] == 1:
+        whole = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+        gathered = hlo.cost(text).collectives["all-gather"]
+        micro_batches = config.grpo.batch_size // mesh.shape["fsdp"]
+        assert gathered < 2 * micro_batches * whole * 2
 
     # No array has more of the vocabulary than a chunk's logits, or a device's part of the head.
     vocabulary = SIZES.text.vocab_size // mesh.size
@@ -76,6 +80,7 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     assert max(weights) <= SIZES.text.vocab_size * SIZES.text.width / mesh.shape["tensor"]
 
 
+@pytest.mark.parametrize("compiled", [("v5e:2x4", 1), ("v6e:2x4", 1)], indirect=True, ids=NAMES)
 def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compiled):
     config, _, by_name = compiled
     program = by_name["decode"]
