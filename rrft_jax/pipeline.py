@@ -26,7 +26,7 @@ from rrft_jax.models import layout, load_pretrained, save_pretrained
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel import distributed, sharding
-from rrft_jax.parallel.mesh import batch_parts, make_mesh, nearest
+from rrft_jax.parallel.mesh import axis_sizes, batch_parts, make_mesh, nearest
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
 from rrft_jax.training import loop
@@ -45,7 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     jax.config.update("jax_threefry_partitionable", True)  # draws don't depend on the mesh
     compilations.listen()
     workdir = pathlib.Path(workdir)
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(**axis_sizes(config.mesh))
     _check_batches(config, mesh)
     sizes, _ = read_config(model_folder(config))
     layout.check(sizes, mesh)

@@ -10,8 +10,8 @@ import numpy as np
 
 from rrft_jax.bench import workload as workloads
 from rrft_jax.models.config import TextConfig
+from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan.devices import LIMITS
 from rrft_jax.rollout import SamplingParams, generate
 
 

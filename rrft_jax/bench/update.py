@@ -14,8 +14,8 @@ from rrft_jax.bench.flops import score_flops
 from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan.devices import LIMITS
 from rrft_jax.training import grpo
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states

@@ -1,7 +1,8 @@
 """The mesh: three axes, `data` and `fsdp` for the batch, `fsdp` and `tensor` for the weights."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,6 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
-    show: bool = False,
 ) -> jax.sharding.Mesh:
     """A mesh over the first `data * fsdp * tensor` devices; one of the three may be -1, "the rest".
 
@@ -28,12 +28,10 @@ def make_mesh(
     Args:
       data, fsdp, tensor: the sizes.
       devices: those of all processes, unless a program is to be compiled for others.
-      show: not for the mesh itself; `config.mesh` has it for `models/layout.py`.
 
     Raises:
       UserError: the sizes ask for devices that are not there, or don't divide them.
     """
-    del show
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.devices() if devices is None else devices
     available = len(devices)
@@ -67,6 +65,11 @@ def make_mesh(
     ordered = _ordered(tuple(sizes.values()), devices[:needed], asked)
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.sharding.Mesh(ordered, AXES, axis_types=auto)
+
+
+def axis_sizes(section: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes that `config.mesh` gives, for `make_mesh`."""
+    return {axis: section[axis] for axis in AXES}
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:

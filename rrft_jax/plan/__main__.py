@@ -26,9 +26,9 @@ Batches are assumed to be of one size: prompts of `--prompt-tokens` with a pictu
 `data.max_pixels` (or `--patches` in all), targets of `--target-tokens`, and completions that are
 all as long as they may be.
 
-`--search` looks among meshes, micro-batches and the dtype of Adam's first moment for what fits, and
-prints what it tried, the fastest first; it compiles no more than `--tries` of them, and none that
-can't fit by its weights and caches alone.
+`--search` looks among meshes and dtypes of Adam's first moment for what fits, a row a device at a
+time, and prints what it tried, the fastest first; it compiles no more than `--tries` of them, and
+none that can't fit by its weights and caches alone.
 
 The exit code is 0 where it fits, or that isn't known, and 1 where it doesn't or something is wrong.
 """
@@ -46,8 +46,9 @@ from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import RELEASED, Qwen2VLConfig
 from rrft_jax.models.pretrained import read_config
-from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan import devices, report, search
+from rrft_jax.parallel import devices
+from rrft_jax.parallel.mesh import axis_sizes, make_mesh
+from rrft_jax.plan import report, search
 from rrft_jax.plan.programs import Shapes
 
 
@@ -106,7 +107,7 @@ def run(
     limits = devices.limits(found[0])
     if args.search:
         return search.search(config, sizes, found, shapes, limits, args.tries, _say)
-    mesh = make_mesh(**config.mesh, devices=found)
+    mesh = make_mesh(**axis_sizes(config.mesh), devices=found)
     return [({}, report.make_plan(config, sizes, mesh, shapes, limits, say=_say))]
 
 

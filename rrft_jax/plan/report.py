@@ -9,8 +9,9 @@ import jax
 import ml_collections
 
 from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.parallel import sharding
+from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.plan import hlo
-from rrft_jax.plan.devices import GIB, Limits
 from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
 
 STEPS = {  # of a stage: parts of a step, and the programs that take their time
@@ -167,9 +168,9 @@ def _used(message: str) -> float:
 def advice(plan: Plan) -> str:
     """Which setting to change first for more room, from what takes most of it at the peak."""
     config, mesh, text, peak = plan.config, plan.mesh.shape, plan.sizes.text, plan.peak
-    stage = config.sft if peak.name == "sft" else config.grpo
     prefix = "sft" if peak.name == "sft" else "grpo"
-    at_a_time = stage.batch_size // (mesh["data"] * mesh["fsdp"]) // rows(plan.config, prefix, mesh)
+    stage = config[prefix]
+    rows = sharding.one_row_each(plan.mesh, stage.batch_size // stage.get("mini_batches", 1))
     pieces = peak.pieces
     largest = max(pieces, key=pieces.get)
     split = mesh["tensor"] * 2
@@ -178,7 +179,7 @@ def advice(plan: Plan) -> str:
     )
     more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
     moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
-    micro = f"{prefix}.micro_batches=0" if at_a_time > 1 else ""
+    micro = f"{prefix}.micro_batches=0" if 0 < stage.micro_batches < rows else ""
     remat = "" if config.model.remat == "full" else "model.remat=full"
     cache = "sampling.cache_chunk=128" if config.sampling.cache_chunk > 128 else ""
     choices = {
@@ -191,13 +192,6 @@ def advice(plan: Plan) -> str:
         "caches": [cache],
     }.get(largest, [])
     return next(filter(None, [*choices, more_fsdp, more_tensor, moments]), "a larger slice")
-
-
-def rows(config: ml_collections.ConfigDict, stage: str, mesh: Any) -> int:
-    """Micro-batches of a stage: as many as it says, or one for each of a device's rows."""
-    section = config[stage]
-    parts = mesh["data"] * mesh["fsdp"]
-    return section.micro_batches or section.batch_size // section.get("mini_batches", 1) // parts
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import ml_collections
 
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import Qwen2VLConfig
-from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.parallel.devices import GIB, Limits
+from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import programs, report
-from rrft_jax.plan.devices import GIB, Limits
 from rrft_jax.plan.programs import Shapes, bytes_a_device
 
 Found = list[tuple[dict[str, Any], report.Plan]]
@@ -40,7 +40,7 @@ def search(
     possible = []
     for changes in candidates(config, sizes, len(devices)):
         changed = apply(config, changes)
-        mesh = make_mesh(**changed.mesh, devices=devices)
+        mesh = make_mesh(**axis_sizes(changed.mesh), devices=devices)
         least = lower_bound(changed, sizes, mesh, shapes)
         if least <= limits.memory:
             possible.append((changes, changed, mesh))
@@ -74,19 +74,14 @@ def candidates(
         if any(stage.batch_size % (fsdp * stage.get("mini_batches", 1)) for stage in stages):
             continue
         mesh = {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
-        at_a_time = [
-            {f"{stage}.micro_batches": 0, f"{stage}.moment_dtype": moment}
-            for stage in config.stages
-        ]
-        yield mesh | {key: value for one in at_a_time for key, value in one.items()}
+        rows = {f"{stage}.micro_batches": 0 for stage in config.stages}
+        yield mesh | rows | {f"{stage}.moment_dtype": moment for stage in config.stages}
 
 
 def apply(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_collections.ConfigDict:
     """The config with some fields changed."""
     changed = config.copy_and_resolve_references()
-    for name, value in changes.items():
-        section, _, field = name.partition(".")
-        changed[section][field] = value
+    changed.update_from_flattened_dict(changes)
     return changed
 
 

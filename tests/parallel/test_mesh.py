@@ -7,8 +7,8 @@ import pytest
 from jax.experimental import topologies
 
 from rrft_jax.errors import UserError
+from rrft_jax.parallel.devices import slice_devices
 from rrft_jax.parallel.mesh import batch_parts, make_mesh, nearest
-from rrft_jax.plan.devices import slice_devices
 
 
 def test_one_device_is_the_default():

@@ -8,9 +8,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rrft_jax.models import attention
+from rrft_jax.parallel.devices import slice_devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import hlo
-from rrft_jax.plan.devices import slice_devices
 
 
 @functools.cache

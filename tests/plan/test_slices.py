@@ -10,10 +10,10 @@ import pytest
 
 from configs import grpo as grpo_config
 from rrft_jax.models.config import RELEASED
-from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.parallel.devices import limits, slice_devices
+from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import __main__ as command
 from rrft_jax.plan import hlo, report
-from rrft_jax.plan.devices import limits, slice_devices
 from rrft_jax.plan.programs import Shapes, bytes_a_device, programs
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def compiled(request):
     config = grpo_config.get_config("model=2b")
     config.stages = ("grpo",)
     config.mesh.tensor = tensor
-    mesh = make_mesh(**config.mesh, devices=slice_devices(topology))
+    mesh = make_mesh(**axis_sizes(config.mesh), devices=slice_devices(topology))
     return config, mesh, {x.name: x for x in programs(config, SIZES, mesh, SHAPES)}
 
 
