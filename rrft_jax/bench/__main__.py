@@ -66,6 +66,7 @@ def main() -> None:
     command.add_argument("--temperature", type=float, default=1.0)
     command.add_argument("--top_k", type=int, default=0)
     command.add_argument("--top_p", type=float, default=1.0)
+    command.add_argument("--seed", type=int, default=0, help="of the order of the lengths")
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("data", help="the loader, beside transformers' image processor")
     command.add_argument("--samples", type=int, default=128)
@@ -81,7 +82,12 @@ def main() -> None:
         elif args.command == "sampler":
             sampling = SamplingParams(args.temperature, args.top_k, args.top_p)
             result = bench_sampler(
-                PRESETS[args.preset], args.checkpoint, sampling, args.cache_chunk, args.repeats
+                PRESETS[args.preset],
+                args.checkpoint,
+                sampling,
+                args.cache_chunk,
+                args.repeats,
+                args.seed,
             )
         else:
             run, _ = ON_A_WORKLOAD[args.command]

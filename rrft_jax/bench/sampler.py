@@ -21,6 +21,7 @@ def bench_sampler(
     sampling: SamplingParams,
     cache_chunk: int,
     repeats: int,
+    seed: int,
 ) -> dict:
     """Times `generate` with forced lengths, in turns: all equal to the mean, and a long tail.
 
@@ -30,7 +31,7 @@ def bench_sampler(
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
     mean, longest = workload.new_tokens, 4 * workload.new_tokens
-    tail = long_tail(workload.prompts, workload.samples, mean, longest)
+    tail = long_tail(workload.prompts, workload.samples, mean, longest, seed)
     runs = {
         "prompts": np.ones_like(tail),
         "equal": np.full_like(tail, mean),
@@ -75,7 +76,7 @@ def bench_sampler(
     }
 
 
-def long_tail(prompts: int, samples: int, mean: int, longest: int) -> np.ndarray:
+def long_tail(prompts: int, samples: int, mean: int, longest: int, seed: int) -> np.ndarray:
     """Lengths [B,G]: quantiles of an exponential distribution cut off at `longest`, shuffled.
 
     That is what a constant chance to stop at each token gives.
@@ -89,7 +90,7 @@ def long_tail(prompts: int, samples: int, mean: int, longest: int) -> np.ndarray
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if lengths(middle).mean() < mean else (low, middle)
-    return np.random.default_rng(0).permutation(lengths(high)).reshape(prompts, samples)
+    return np.random.default_rng(seed).permutation(lengths(high)).reshape(prompts, samples)
 
 
 def step_bytes(config: TextConfig, workload: workloads.Workload, dtype, own_tokens: float) -> float:

@@ -1,7 +1,9 @@
 """Attention of the sampler: one query a row, over the row's prompt and its own past.
 
 It is `attention.group` for one token, read from caches that lie as the two products want them:
-[B,K,P,C] for prompts, [R,K,T,C] for the rows' own tokens. A row (R) is a completion that is being
+keys with
+their tokens last, [B,K,C,P] of prompts and [R,K,C,T] of the rows' own tokens, values with their
+features last, [B,K,P,C] and [R,K,T,C]. A row (R) is a completion that is being
 sampled. All rows of a prompt read its keys and values as one matrix, so rows stand in the slots
 of their prompts, [B,G], while that part is computed. At first row r is slot r; when finished rows
 have been taken out, `Slots` says where the others stand.
@@ -57,9 +59,9 @@ def attend(
 
     Args:
       q: [R,H,C].
-      prompt_k, prompt_v: [B,K,P,C].
+      prompt_k, prompt_v: [B,K,C,P], [B,K,P,C].
       prompt_mask: [B,P] bool.
-      own_k, own_v: [R,K,T,C].
+      own_k, own_v: [R,K,C,T], [R,K,T,C].
       own_mask: [T] bool, which of its tokens a row sees.
       slots: where rows stand; None where R = B x G and every row is in its own place.
 
@@ -71,7 +73,7 @@ def attend(
     q = (q * size**-0.5).reshape(rows, kv_heads, heads // kv_heads, size)
     grouped = slots.spread(q, prompts) if slots else q.reshape(prompts, -1, *q.shape[1:])
     part = _softmax(
-        "bgkrc,bkpc->bkgrp", "bkgrp,bkpc->bgkrc", grouped, prompt_k, prompt_v,
+        "bgkrc,bkcp->bkgrp", "bkgrp,bkpc->bgkrc", grouped, prompt_k, prompt_v,
         prompt_mask[:, None, None, None],
     )  # fmt: skip
     # [B,K,G,R] of maximum and sum as [B,G,K,R]
@@ -80,7 +82,7 @@ def attend(
         part = tuple(slots.collect(x) for x in part)
     else:
         part = tuple(x.reshape(rows, *x.shape[2:]) for x in part)
-    own = _softmax("nkrc,nktc->nkrt", "nkrt,nktc->nkrc", q, own_k, own_v, own_mask)
+    own = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own_k, own_v, own_mask)
     highest = jnp.maximum(part[1], own[1])
     scales = [jnp.exp(x[1] - highest)[..., None] for x in (part, own)]
     attended = part[0] * scales[0] + own[0] * scales[1]

@@ -24,11 +24,16 @@ from rrft_jax.models.remat import rematerialised
 
 
 class KeyValues(NamedTuple):
-    """Keys and values: of all layers of a prefill [L,B,P,K,C]; of one layer while decoding, the
-    prompts' [B,K,P,C] or the rows' own [R,K,T,C]."""
+    """Of all layers of a prefill both are [L,B,P,K,C]. Of one layer while decoding the prompts' are
+    [B,K,C,P] and [B,K,P,C], the rows' own [R,K,C,T] and [R,K,T,C]."""
 
     keys: jax.Array
     values: jax.Array
+
+    @property
+    def length(self) -> int:
+        """Tokens that there is room for in what decoding reads."""
+        return self.values.shape[2]
 
 
 @flax.struct.dataclass
@@ -101,14 +106,17 @@ class DecoderLayer(nn.Module):
           angles: [R,C/2].
           time: index of the token.
           prompt_kv, prompt_mask, slots: see `decoding.attend`.
-          own: the rows' keys and values [R,K,T,C] before that token.
+          own: the rows' keys and values before that token.
 
         Returns:
           (x, `own` with this token).
         """
         q, k, v = self._project(x, angles)
-        own = KeyValues(*(_write(cache, new, time) for cache, new in zip(own, (k, v))))
-        seen = jnp.arange(own.keys.shape[2]) <= time
+        own = KeyValues(
+            _write(own.keys, k[..., None], time, axis=3),
+            _write(own.values, v[:, :, None], time, axis=2),
+        )
+        seen = jnp.arange(own.length) <= time
         return self._residual(
             x, decoding.attend(q, *prompt_kv, prompt_mask, *own, seen, slots)
         ), own
@@ -188,7 +196,6 @@ def text_angles(config: TextConfig, positions: jax.Array) -> jax.Array:
     return rotary.text_angles(positions, config.head_size, config.rope_theta, config.mrope_sections)
 
 
-def _write(cache: jax.Array, new: jax.Array, time: jax.Array) -> jax.Array:
-    """Writes one token [R,K,C] of each row into a cache [R,K,T,C], in place inside a loop."""
-    new = new[:, :, None].astype(cache.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache, new, time, axis=2)
+def _write(cache: jax.Array, new: jax.Array, time: jax.Array, axis: int) -> jax.Array:
+    """Writes one token of each row into a cache, in place inside a loop."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), time, axis)

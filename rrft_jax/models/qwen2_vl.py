@@ -29,7 +29,7 @@ class PromptCache:
     """What the rows of a decoding step read of their prompts.
 
     Attributes:
-      kv: keys and values of each layer [B,K,P,C].
+      kv: keys [B,K,C,P] and values [B,K,P,C] of each layer.
       mask: [B,P] bool.
       slots: which row belongs to which prompt; None: R/B rows each, in order.
     """
@@ -109,12 +109,13 @@ class Qwen2VL:
 
         Returns:
           (hidden [B,D] of the last token, which predicts the first completion token; the
-          prompt's keys and values, of each layer [B,K,P,C]).
+          prompt's keys [B,K,C,P] and values [B,K,P,C] of each layer).
         """
         x, step = self._prompt_stream(params, prompt)
         x, _, prompt_kv = self._decoder(params, x, None, step)
-        turned = (constrain(jnp.swapaxes(a, 2, 3), "LBKPC", self.mesh) for a in prompt_kv)
-        return x[:, -1], tuple(map(KeyValues, *turned))
+        keys = constrain(jnp.einsum("lbpkc->lbkcp", prompt_kv.keys), "LBKCP", self.mesh)
+        values = constrain(jnp.einsum("lbpkc->lbkpc", prompt_kv.values), "LBKPC", self.mesh)
+        return x[:, -1], tuple(map(KeyValues, keys, values))
 
     def decoding_weights(self, params: dict) -> dict:
         """The decoder's weights as `decode` and `logits` read them: the layers a list, everything
@@ -134,14 +135,16 @@ class Qwen2VL:
         return {"language": {**jax.tree.map(lay_out, weights, axes), "layers": layers}}
 
     def empty_cache(self, rows: int, length: int) -> LayerCaches:
-        """Room for the keys and values of `length` tokens of each row: of each layer [R,K,T,C]."""
+        """Room for the keys and values of `length` tokens of each row."""
         c = self.config.text
 
-        def zeros():
-            shape = (rows, c.kv_heads, length, c.head_size)
-            return constrain(jnp.zeros(shape, self.dtype), "RKTC", self.mesh)
+        def zeros(*sizes):
+            return constrain(jnp.zeros((rows, c.kv_heads, *sizes), self.dtype), "RK..", self.mesh)
 
-        return tuple(KeyValues(zeros(), zeros()) for _ in range(c.depth))
+        return tuple(
+            KeyValues(zeros(c.head_size, length), zeros(length, c.head_size))
+            for _ in range(c.depth)
+        )
 
     def decode(
         self,
@@ -160,7 +163,7 @@ class Qwen2VL:
           time: scalar.
           next_position: [R], of the rows' prompts.
           prompts: what the rows read of their prompts.
-          cache: of each layer [R,K,T,C], filled up to `time`.
+          cache: of each layer, filled up to `time`.
 
         Returns:
           (hidden [R,D], which predicts the token at `time + 1`; the cache with this token).
