@@ -240,8 +240,11 @@ def _advance(
         time, done, out = rows.time, rows.done, rows.out
         logits = constrain(model.logits(weights, rows.hidden), "RV", model.mesh)
         uniform = jax.lax.dynamic_index_in_dim(rows.uniform, time, axis=1, keepdims=False)
-        tokens, sampled = sample(uniform, jnp.where(is_banned, EXCLUDED, logits), sampling)
-        chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        allowed = jnp.where(is_banned, EXCLUDED, logits)
+        tokens, sampled = sample(uniform, allowed, sampling, model.mesh)
+        # A sum, and not a look-up: V may be split over devices.
+        is_token = tokens[:, None] == jnp.arange(logits.shape[-1])
+        chosen = jnp.sum(jnp.where(is_token, logits, 0.0), axis=-1)
         log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
         tokens = jnp.where(done, pad_token, tokens)
         stopped = jnp.isin(tokens, jnp.array(stop_tokens, int)) & ~done

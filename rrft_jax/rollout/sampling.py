@@ -3,13 +3,19 @@
 All three are traced values: changing them never compiles anything again. What they leave out lies
 below a threshold, which is looked for only where top-k or top-p is on: among a few candidates where
 top-k is, in the sorted vocabulary where top-p is alone. A token is then drawn with one uniform
-number a row, by inverting the cumulative distribution in two levels: over blocks of the vocabulary,
-then inside one. That takes no random number for each entry.
+number a row, by inverting the cumulative distribution in steps: over the devices that the
+vocabulary is split over, over blocks of it, then inside one. That takes no random number for each
+entry, and of the logits none leaves its device (but for top-p alone, whose sort needs them all).
 """
+
+import functools
 
 import flax
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from rrft_jax.parallel import sharding
 
 EXCLUDED = -1e30
 BLOCK = 128  # neighbouring tokens whose probabilities are added up first
@@ -26,7 +32,7 @@ class SamplingParams:
 
 
 def sample(
-    uniform: jax.Array, logits: jax.Array, params: SamplingParams
+    uniform: jax.Array, logits: jax.Array, params: SamplingParams, mesh: Mesh | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row.
 
@@ -35,11 +41,27 @@ def sample(
       logits: [R,V] float32; what must not be drawn holds `EXCLUDED`.
       params: shared by all rows. Top-k comes first, then the smallest set of at least top-p of what
         it left, then the draw. Tokens as likely as the last one that is kept are kept too.
+      mesh: that the logits lie on as "RV"; None for one device. To rounding, the draw doesn't
+        depend on it.
 
     Returns:
       tokens [R] int32; their log-probabilities [R] under the distribution that they were drawn
       from, temperature and truncation included (0 for the greedy choice).
     """
+    if mesh is None:
+        return _sample(uniform, logits, params, None)
+    rows, vocabulary = sharding.spec(mesh, "RV", logits.shape)
+    return jax.shard_map(
+        functools.partial(_sample, axis=vocabulary),
+        mesh=mesh,
+        in_specs=(PartitionSpec(rows), PartitionSpec(rows, vocabulary), PartitionSpec()),
+        out_specs=PartitionSpec(rows),
+        check_vma=False,  # it can't tell that the outputs are alike along `vocabulary`
+    )(uniform, logits, params)
+
+
+def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis: str | None):
+    """`sample` on a device, whose part of the vocabulary is that of its index along `axis`."""
     greedy = params.temperature <= 0
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
     few = min(MOST_CANDIDATES, logits.shape[-1])
@@ -49,23 +71,43 @@ def sample(
         jnp.where(greedy, 0, way),
         (
             lambda x: jnp.full(len(x), EXCLUDED),
-            lambda x: _lowest_kept(_largest(x, few), params),
-            lambda x: _lowest_kept(-jnp.sort(-x, axis=-1), params),
+            lambda x: _lowest_kept(jax.lax.top_k(_all(_largest(x, few), axis), few)[0], params),
+            lambda x: _lowest_kept(-jnp.sort(-_all(x, axis), axis=-1), params),
         ),
         logits,
     )
-    lowest = jnp.where(greedy, logits.max(-1), lowest)
+    highest = logits.max(-1)
+    if axis:
+        highest = jax.lax.pmax(highest, axis)
+    lowest = jnp.where(greedy, highest, lowest)
     # Of several likeliest tokens the greedy choice takes the first.
     uniform = jnp.where(greedy, 0.0, uniform)
-    return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED))
+    return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
 
 
-def _draw(uniform: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str | None):
     """A token [R] with probabilities softmax(logits [R,V]), and its log-probability [R]."""
-    highest = logits.max(-1)
     weights = _blocks(jnp.exp(logits - highest[:, None]), 0.0)
     up_to = jnp.cumsum(weights.sum(-1), axis=-1)
-    goal = uniform * up_to[:, -1]
+    if axis is None:
+        total = up_to[:, -1]
+        tokens = _find(uniform * total, weights, up_to)
+        return tokens, _take(logits, tokens) - highest - jnp.log(total)
+    here = jax.lax.axis_index(axis)
+    device_up_to = jnp.cumsum(_all(up_to[:, -1:], axis), axis=-1)
+    total = device_up_to[:, -1]
+    goal = uniform * total
+    before = jnp.where(here > 0, device_up_to[:, jnp.maximum(here - 1, 0)], 0.0)
+    # The first device whose sum goes beyond the goal, and is not zero.
+    device = jnp.sum(device_up_to <= jnp.minimum(goal, total * (1 - 1e-7))[:, None], axis=-1)
+    tokens = _find(goal - before, weights, up_to)
+    log_probs = _take(logits, tokens) - highest - jnp.log(total)
+    found = jnp.where(device == here, tokens + here * logits.shape[-1], 0)
+    return jax.lax.psum((found, jnp.where(device == here, log_probs, 0.0)), axis)
+
+
+def _find(goal: jax.Array, weights: jax.Array, up_to: jax.Array) -> jax.Array:
+    """Where the cumulative sum of weights [R,N,BLOCK] passes the goal [R]; `up_to` [R,N]."""
     block = jnp.minimum(jnp.sum(up_to <= goal[:, None], axis=-1), up_to.shape[-1] - 1)
     before = jnp.where(block > 0, _take(up_to, jnp.maximum(block - 1, 0)), 0.0)
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
@@ -73,8 +115,12 @@ def _draw(uniform: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     # The block's sum and its tokens one by one are rounded differently: the goal may lie behind
     # the last token that can be drawn.
     last = jnp.max(jnp.where(inside > 0, jnp.arange(BLOCK), 0), axis=-1)
-    tokens = (block * BLOCK + jnp.minimum(index, last)).astype(jnp.int32)
-    return tokens, _take(logits, tokens) - highest - jnp.log(up_to[:, -1])
+    return (block * BLOCK + jnp.minimum(index, last)).astype(jnp.int32)
+
+
+def _all(x: jax.Array, axis: str | None) -> jax.Array:
+    """[R,N] of each device side by side."""
+    return jax.lax.all_gather(x, axis, axis=1, tiled=True) if axis else x
 
 
 def _lowest_kept(ordered: jax.Array, params: SamplingParams) -> jax.Array:

@@ -228,6 +228,21 @@ def test_the_loop_writes_into_the_cache_in_place():
 def test_the_loop_gathers_no_weight():
     body, cache = loop_body(make_mesh(fsdp=8))
     assert re.search(rf"{cache}\S* dynamic-update-slice\(", body)
-    gathered = [line for line in body.splitlines() if " all-gather(" in line]
-    # XLA puts the few candidates of top-k side by side before it sorts them; they are no weights.
-    assert all("/top_k" in line for line in gathered), gathered
+    assert " all-gather(" not in body
+
+
+def test_the_loop_gathers_no_logits_where_the_vocabulary_is_split():
+    body, _ = loop_body(make_mesh(fsdp=4, tensor=2))
+    gathered = re.findall(r"= \(?(f32|s32|bf16)\[([\d,]*)\]\S* all-gather\((.*)", body)
+    rows, vocabulary = 8 * 4 // 4, tiny.CONFIG.text.vocab_size
+    sizes = [np.prod(list(map(int, shape.split(",")))) for _, shape, _ in gathered]
+    # The sums of the devices, and the candidates of top-k (all of a vocabulary as small as this).
+    assert sizes
+    assert all(size <= rows * vocabulary for size in sizes)
+    assert sum(size == rows * vocabulary for size in sizes) <= 2, gathered  # top-k, top-p alone
+
+
+def test_batches_shrink_finely_where_completions_may_be_long_and_else_by_halves():
+    assert sampler._sizes(112, 512) == [112, 80, 57, 41, 29, 21, 15, 11, 8, 6, 5, 4]
+    assert sampler._sizes(112, 80) == [112, 56, 28, 14]
+    assert sampler._sizes(3, 512) == sampler._sizes(3, 80) == [3]

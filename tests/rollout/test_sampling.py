@@ -1,10 +1,14 @@
 """Which tokens can be drawn, how often, and the log-probabilities that are said of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rrft_jax.parallel import sharding
+from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import sampling
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
@@ -74,6 +78,28 @@ def test_frequencies_and_log_probs_are_those_of_numpy(vocabulary, params):
     np.testing.assert_allclose(log_probs, np.log(want[tokens]), atol=2e-5)
     frequencies = np.bincount(tokens, minlength=vocabulary) / 400
     assert np.abs(np.cumsum(frequencies) - np.cumsum(want)).max() < 2 / 400
+
+
+@pytest.mark.parametrize("axes", [{"data": 8}, {"fsdp": 2, "tensor": 4}], ids=str)
+@pytest.mark.parametrize("vocabulary", [300, 8_400])
+def test_a_draw_is_the_same_on_every_mesh(axes, vocabulary):
+    mesh = make_mesh(**axes)
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 3, (64, vocabulary)).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.3] = EXCLUDED
+    logits[:8, vocabulary // 4 :] = EXCLUDED  # all that can be drawn lies on one device
+    logits[8:16, : vocabulary // 2] = EXCLUDED
+    uniform = rng.random(64).astype(np.float32)
+    uniform[::5], uniform[1::5] = 0, np.nextafter(np.float32(1), np.float32(0))
+    placed = jax.device_put(logits, sharding.sharding(mesh, "RV", logits.shape))
+    meshed = jax.jit(functools.partial(sample, mesh=mesh))
+    for params in ((1.0, 0, 1.0), (0.7, 5, 0.9), (1.0, 0, 0.8), (0.0, 0, 1.0)):
+        want = compiled(uniform, logits, SamplingParams(*params))
+        got = meshed(uniform, placed, SamplingParams(*params))
+        assert (np.take_along_axis(logits, np.asarray(got[0])[:, None], 1) > EXCLUDED).all()
+        inner = uniform < 0.9999  # what lies beyond that is a matter of rounding
+        np.testing.assert_array_equal(got[0][inner], want[0][inner])
+        np.testing.assert_allclose(got[1][inner], want[1][inner], atol=1e-5)
 
 
 def test_temperature_zero_takes_the_first_of_the_likeliest():
