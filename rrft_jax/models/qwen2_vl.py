@@ -12,7 +12,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import language, parameters, vision
+from rrft_jax.models import int8, language, parameters, vision
 from rrft_jax.models.attention import Kernels, choose
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.decoding import Slots
@@ -61,13 +61,13 @@ class Qwen2VL:
     mesh: jax.sharding.Mesh | None = None
     source: str | None = None
 
-    @property
-    def _vision(self) -> vision.VisionTower:
-        return vision.VisionTower(self.config.vision, self.dtype, self.remat, self.kernels)
+    def _vision(self, quantised: bool = False) -> vision.VisionTower:
+        how = (self.dtype, self.remat, self.kernels, quantised)
+        return vision.VisionTower(self.config.vision, *how)
 
-    @property
-    def _language(self) -> language.Decoder:
-        return language.Decoder(self.config.text, self.dtype, self.remat, self.kernels)
+    def _language(self, quantised: bool = False) -> language.Decoder:
+        how = (self.dtype, self.remat, self.kernels, quantised)
+        return language.Decoder(self.config.text, *how)
 
     @property
     def kernels(self) -> Kernels:
@@ -90,13 +90,13 @@ class Qwen2VL:
             return decoder.logits(x)
 
         return {
-            "vision": self._vision.init(vision_key, patches, rows_cols, segments)["params"],
-            "language": self._language.init(language_key, method=run)["params"],
+            "vision": self._vision().init(vision_key, patches, rows_cols, segments)["params"],
+            "language": self._language().init(language_key, method=run)["params"],
         }
 
     def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
         """Visual tokens of each row's pictures, in order: [B,N,D]."""
-        visual = self._vision.apply(
+        visual = self._vision(int8.is_quantised(params["vision"])).apply(
             {"params": params["vision"]},
             prompt.patches,
             prompt.patch_rows_cols,
@@ -181,7 +181,7 @@ class Qwen2VL:
     def logits(self, params: dict, hidden: jax.Array) -> jax.Array:
         """[...,D] -> [...,V] float32."""
         variables = {"params": params["language"]}
-        return self._language.apply(variables, hidden, method="logits")
+        return self._language().apply(variables, hidden, method="logits")
 
     def score(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
         """Log-probabilities [B,G,T] of the tokens of G completions a prompt, at temperature 1.
@@ -286,8 +286,10 @@ class Qwen2VL:
 
     def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
         variables = {"params": params["language"]}
-        x = self._language.apply(variables, tokens, method="embed_tokens")
+        x = self._language().apply(variables, tokens, method="embed_tokens")
         return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
     def _decoder(self, params: dict, *inputs):
-        return self._language.apply({"params": params["language"]}, *inputs)
+        weights = params["language"]
+        language = self._language(int8.is_quantised(weights["layers"]))
+        return language.apply({"params": weights}, *inputs)

@@ -232,7 +232,10 @@ def abstract_state(
 
 def abstract_reference(config: ml_collections.ConfigDict, model: Qwen2VL) -> dict | None:
     """The frozen policy of GRPO's penalty, None where there's no penalty."""
-    return abstract_params(model, config.model.compute_dtype) if config.grpo.beta else None
+    if not config.grpo.beta:
+        return None
+    params = abstract_params(model, config.model.dtype)
+    return states.abstract_copy(model, params, config.grpo.reference_dtype)
 
 
 def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:

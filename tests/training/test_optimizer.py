@@ -93,10 +93,10 @@ def test_an_abstract_state_is_what_a_real_one_looks_like():
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_a_frozen_copy_outlives_its_original(dtype):
     params = {"kernel": jnp.ones((8, 8))}
-    copy = states.frozen_copy(params, dtype)
+    copy = states.frozen_copy(tiny.model(dtype=dtype), params, "")
     params["kernel"].delete()
     assert copy["kernel"].dtype == dtype and float(copy["kernel"].sum()) == 64
 
@@ -108,5 +108,5 @@ def test_a_bfloat16_reference_scores_as_its_float32_original_does_in_bfloat16():
     # Numbers that bfloat16 holds, as a released checkpoint's are.
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), tiny.params())
     want = score(params, prompt, tokens)
-    got = score(states.frozen_copy(params, "bfloat16"), prompt, tokens)
+    got = score(states.frozen_copy(model, params, ""), prompt, tokens)
     np.testing.assert_array_equal(got, want)
