@@ -6,6 +6,7 @@ completion a prompt, the reference model is `score` with other parameters.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
@@ -118,20 +119,15 @@ class Qwen2VL:
 
     def decoding_weights(self, params: dict) -> dict:
         """The decoder's weights as `decode` and `logits` read them: the layers a list, everything
-        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to."""
+        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to.
 
-        def lay_out(x, letters):
-            return constrain(x.astype(self.dtype), letters.replace("D", "."), self.mesh)
-
-        def layer(i):  # its own part is taken out before it's gathered: no second copy of them all
-            return jax.tree.map(
-                lambda x, letters: lay_out(x[i], letters.removeprefix("L")), stacked, stacked_axes
-            )
-
-        axes, weights = parameters.parameter_axes(self.config)["language"], dict(params["language"])
-        stacked, stacked_axes = weights.pop("layers"), axes.pop("layers")
-        layers = [layer(i) for i in range(self.config.text.depth)]
-        return {"language": {**jax.tree.map(lay_out, weights, axes), "layers": layers}}
+        Outside of `jax.jit` that is a program for each layer: beside parameters and result there is
+        no more than one of them in memory.
+        """
+        ends = dict(params["language"])
+        layers = ends.pop("layers")
+        layers = [decoding_layer(self, layers, i) for i in range(self.config.text.depth)]
+        return {"language": {**decoding_ends(self, ends), "layers": layers}}
 
     def empty_cache(self, rows: int, length: int) -> LayerCaches:
         """Room for the keys and values of `length` tokens of each row: of each layer [R,K,T,C]."""
@@ -293,3 +289,26 @@ class Qwen2VL:
         weights = params["language"]
         language = self._language(int8.is_quantised(weights["layers"]))
         return language.apply({"params": weights}, *inputs)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def decoding_ends(model: Qwen2VL, ends: dict) -> dict:
+    """What `Qwen2VL.decoding_weights` makes of all that the decoder has beside its layers."""
+    axes = parameters.parameter_axes(model.config)["language"]
+    return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def decoding_layer(model: Qwen2VL, layers: dict, index: jax.Array) -> dict:
+    """What `Qwen2VL.decoding_weights` makes of one of the layers, which are stacked."""
+    axes = parameters.parameter_axes(model.config)["language"]["layers"]
+    one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
+    return _gathered(model, one, jax.tree.map(lambda letters: letters.removeprefix("L"), axes))
+
+
+def _gathered(model: Qwen2VL, weights: dict, axes: dict) -> dict:
+    return jax.tree.map(
+        lambda x, letters: constrain(x.astype(model.dtype), letters.replace("D", "."), model.mesh),
+        weights,
+        axes,
+    )

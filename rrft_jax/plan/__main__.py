@@ -6,7 +6,9 @@
 The programs of the config's stages, those that a run jits, are compiled for the mesh of the config:
 
   sft        the update of SFT
-  prefill    vision tower, prompts, and the sampler's weights gathered
+  prefill    vision tower and prompts
+  layer      the sampler's weights gathered, a layer at a time
+  ends       those of its embedding and head
   grow       a longer cache
   decode     the sampler's loop, in its longest cache, to the last token
   reference  log-probabilities under the frozen policy

@@ -17,7 +17,7 @@ from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
 STEPS = {  # of a stage: parts of a step, and the programs that take their time
     "sft": {"update": {"sft"}},
     "grpo": {
-        "sample": {"prefill", "grow", "decode"},
+        "sample": {"prefill", "layer", "ends", "grow", "decode"},
         "reference": {"reference"},
         "update": {"update"},
     },
@@ -35,7 +35,7 @@ class Part:
       arguments: of which, by what they are.
       held: what lies there meanwhile, by what it is.
       needed: all of it together, as far as it's known.
-      cost: see `hlo.Cost`.
+      cost: see `hlo.Cost`; of all the times that it runs in a step.
       compile_seconds: how long that took here.
     """
 
@@ -155,7 +155,7 @@ def _measure(program: Program) -> Part:
         "temporaries": used.temp_size_in_bytes,
     }
     needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
-    cost = hlo.cost(compiled.as_text())
+    cost = hlo.cost(compiled.as_text()).times(program.times)
     return Part(program.name, memory, arguments, held, needed, cost, seconds)
 
 

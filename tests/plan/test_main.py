@@ -51,14 +51,14 @@ def plan():
 def test_a_report_adds_up(plan):
     result = report.as_dict(plan)
     parts = result["programs"]
-    assert list(parts) == ["prefill", "grow", "decode", "reference", "update"]
+    assert list(parts) == ["prefill", "layer", "ends", "grow", "decode", "reference", "update"]
     shapes = jax.tree.leaves(parameter_shapes(tiny.CONFIG), is_leaf=lambda x: isinstance(x, tuple))
     size = 4 * sum(map(math.prod, shapes))
     for name, part in parts.items():
         memory, new = part["memory"], part["memory"]["outputs"] + part["memory"]["temporaries"]
         assert part["needed"] == sum(part["held"].values()) + memory["arguments"] + new
-        assert memory["temporaries"] > 0 or name in ("grow", "decode")
-        assert (part["bytes"] > 0) and (part["flops"] > 0 or name == "grow")
+        assert memory["temporaries"] > 0 or name in ("layer", "ends", "grow", "decode")
+        assert part["bytes"] > 0 and (part["flops"] > 0 or name in ("layer", "ends", "grow"))
     update, decode = parts["update"], parts["decode"]
     # Norms and biases aren't split; all else is, over the two devices.
     assert size / 2 < update["arguments"]["parameters"] < 0.6 * size
