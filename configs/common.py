@@ -164,7 +164,7 @@ def adamw(**fields) -> ml_collections.ConfigDict:
             "b2": 0.999,
             "eps": 1e-8,
             "clip_norm": 1.0,
-            "moment_dtype": "float32",  # of the first moment; bfloat16 halves its memory
+            "moment_dtype": "float32",  # of both moments; bfloat16 halves their memory
         }
         | fields
     )

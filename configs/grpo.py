@@ -44,6 +44,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         clip_dual=0.0,  # and to this where the advantage is negative; 0: without end
         aggregation="sequence",  # or "token", "constant"
         beta=0.04,  # weight of the KL penalty to the policy before this stage; 0: no such policy
+        reference_dtype="",  # of its weights: "" is model.compute_dtype, "int8" half of bfloat16
         kl="k3",  # how it is estimated: "k1", "k2" or "k3"
         kl_in="loss",  # or "reward"
         entropy_bonus=0.0,  # weight of the entropy

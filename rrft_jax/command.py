@@ -215,6 +215,10 @@ _RULES = {
     ),
     "grpo.aggregation": _one_of("sequence", "token", "constant"),
     "grpo.beta": _at_least(0),
+    "grpo.reference_dtype": (
+        '"" for model.compute_dtype, or int8',
+        lambda value: value in ("", "int8"),
+    ),
     "grpo.kl": _one_of("k1", "k2", "k3"),
     "grpo.kl_in": _one_of("loss", "reward"),
     "grpo.entropy_bonus": _at_least(0),

@@ -134,8 +134,8 @@ class _Stages:
                     params = loop.train_sft(context, params, loader, steps)
                 else:
                     beta = config.grpo.beta
-                    dtype = config.model.compute_dtype
-                    reference = states.frozen_copy(params, dtype) if beta else None
+                    dtype = config.grpo.reference_dtype
+                    reference = states.frozen_copy(self.model, params, dtype) if beta else None
                     params = loop.train_grpo(context, params, reference, loader, steps)
                 self._note_skipped(stage, loader)
             self.evaluate(stage, params)

@@ -49,7 +49,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
     config = ml_collections.ConfigDict(STEP)
     optimizer = optimizers.make_optimizer(config, 1000)
-    reference = states.frozen_copy(params, model.dtype)
+    reference = states.frozen_copy(model, params, "")
     state = states.create(params, optimizer, "", mesh)
     score = grpo.make_scorer(model, 1)
     update = grpo.make_step(model, optimizer, config, states.layout(state))

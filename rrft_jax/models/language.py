@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, decoding, rotary
+from rrft_jax.models import attention, decoding, int8, rotary
 from rrft_jax.models.config import TextConfig
 from rrft_jax.models.remat import rematerialised
 
@@ -155,12 +155,14 @@ class Decoder(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
+    quantised: bool = False  # the layers' weights, as in `int8.py`
 
     def setup(self):
         c, init = self.config, nn.initializers.normal(0.02)
+        layer = rematerialised(DecoderLayer, self.remat)
         self.embed = nn.Embed(c.vocab_size, c.width, dtype=self.dtype, embedding_init=init)
         self.layers = nn.scan(
-            rematerialised(DecoderLayer, self.remat),
+            int8.made_whole(layer) if self.quantised else layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

@@ -6,13 +6,14 @@ completion a prompt, the reference model is `score` with other parameters.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import language, parameters, vision
+from rrft_jax.models import int8, language, parameters, vision
 from rrft_jax.models.attention import Kernels, choose
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.decoding import Slots
@@ -61,13 +62,13 @@ class Qwen2VL:
     mesh: jax.sharding.Mesh | None = None
     source: str | None = None
 
-    @property
-    def _vision(self) -> vision.VisionTower:
-        return vision.VisionTower(self.config.vision, self.dtype, self.remat, self.kernels)
+    def _vision(self, quantised: bool = False) -> vision.VisionTower:
+        how = (self.dtype, self.remat, self.kernels, quantised)
+        return vision.VisionTower(self.config.vision, *how)
 
-    @property
-    def _language(self) -> language.Decoder:
-        return language.Decoder(self.config.text, self.dtype, self.remat, self.kernels)
+    def _language(self, quantised: bool = False) -> language.Decoder:
+        how = (self.dtype, self.remat, self.kernels, quantised)
+        return language.Decoder(self.config.text, *how)
 
     @property
     def kernels(self) -> Kernels:
@@ -90,13 +91,13 @@ class Qwen2VL:
             return decoder.logits(x)
 
         return {
-            "vision": self._vision.init(vision_key, patches, rows_cols, segments)["params"],
-            "language": self._language.init(language_key, method=run)["params"],
+            "vision": self._vision().init(vision_key, patches, rows_cols, segments)["params"],
+            "language": self._language().init(language_key, method=run)["params"],
         }
 
     def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
         """Visual tokens of each row's pictures, in order: [B,N,D]."""
-        visual = self._vision.apply(
+        visual = self._vision(int8.is_quantised(params["vision"])).apply(
             {"params": params["vision"]},
             prompt.patches,
             prompt.patch_rows_cols,
@@ -119,20 +120,15 @@ class Qwen2VL:
 
     def decoding_weights(self, params: dict) -> dict:
         """The decoder's weights as `decode` and `logits` read them: the layers a list, everything
-        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to."""
+        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to.
 
-        def lay_out(x, letters):
-            return constrain(x.astype(self.dtype), letters.replace("D", "."), self.mesh)
-
-        def layer(i):  # its own part is taken out before it's gathered: no second copy of them all
-            return jax.tree.map(
-                lambda x, letters: lay_out(x[i], letters.removeprefix("L")), stacked, stacked_axes
-            )
-
-        axes, weights = parameters.parameter_axes(self.config)["language"], dict(params["language"])
-        stacked, stacked_axes = weights.pop("layers"), axes.pop("layers")
-        layers = [layer(i) for i in range(self.config.text.depth)]
-        return {"language": {**jax.tree.map(lay_out, weights, axes), "layers": layers}}
+        Outside of `jax.jit` that is a program for each layer: beside parameters and result there is
+        no more than one of them in memory.
+        """
+        ends = dict(params["language"])
+        layers = ends.pop("layers")
+        layers = [decoding_layer(self, layers, i) for i in range(self.config.text.depth)]
+        return {"language": {**decoding_ends(self, ends), "layers": layers}}
 
     def empty_cache(self, rows: int, length: int) -> LayerCaches:
         """Room for the keys and values of `length` tokens of each row."""
@@ -184,7 +180,7 @@ class Qwen2VL:
     def logits(self, params: dict, hidden: jax.Array) -> jax.Array:
         """[...,D] -> [...,V] float32."""
         variables = {"params": params["language"]}
-        return self._language.apply(variables, hidden, method="logits")
+        return self._language().apply(variables, hidden, method="logits")
 
     def score(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
         """Log-probabilities [B,G,T] of the tokens of G completions a prompt, at temperature 1.
@@ -289,8 +285,33 @@ class Qwen2VL:
 
     def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
         variables = {"params": params["language"]}
-        x = self._language.apply(variables, tokens, method="embed_tokens")
+        x = self._language().apply(variables, tokens, method="embed_tokens")
         return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
     def _decoder(self, params: dict, *inputs):
-        return self._language.apply({"params": params["language"]}, *inputs)
+        weights = params["language"]
+        language = self._language(int8.is_quantised(weights["layers"]))
+        return language.apply({"params": weights}, *inputs)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def decoding_ends(model: Qwen2VL, ends: dict) -> dict:
+    """What `Qwen2VL.decoding_weights` makes of all that the decoder has beside its layers."""
+    axes = parameters.parameter_axes(model.config)["language"]
+    return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def decoding_layer(model: Qwen2VL, layers: dict, index: jax.Array) -> dict:
+    """What `Qwen2VL.decoding_weights` makes of one of the layers, which are stacked."""
+    axes = parameters.parameter_axes(model.config)["language"]["layers"]
+    one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
+    return _gathered(model, one, jax.tree.map(lambda letters: letters.removeprefix("L"), axes))
+
+
+def _gathered(model: Qwen2VL, weights: dict, axes: dict) -> dict:
+    return jax.tree.map(
+        lambda x, letters: constrain(x.astype(model.dtype), letters.replace("D", "."), model.mesh),
+        weights,
+        axes,
+    )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, rotary
+from rrft_jax.models import attention, int8, rotary
 from rrft_jax.models.config import VisionConfig
 from rrft_jax.models.remat import rematerialised
 
@@ -58,14 +58,16 @@ class VisionTower(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
+    quantised: bool = False  # the blocks' weights, as in `int8.py`
 
     @nn.compact
     def __call__(self, patches: jax.Array, rows_cols: jax.Array, segments: jax.Array) -> jax.Array:
         """patches [B,S,1176], rows_cols [B,S,2], segments [B,S] (-1 pads) -> [B,N,D]."""
         c = self.config
         x = _dense(c.width, "patch_embed", self.dtype, bias=False)(patches)
+        block = rematerialised(VisionBlock, self.remat)
         blocks = nn.scan(
-            rematerialised(VisionBlock, self.remat),
+            int8.made_whole(block) if self.quantised else block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

@@ -6,7 +6,9 @@
 The programs of the config's stages, those that a run jits, are compiled for the mesh of the config:
 
   sft        the update of SFT
-  prefill    vision tower, prompts, and the sampler's weights gathered
+  prefill    vision tower and prompts
+  layer      the sampler's weights gathered, a layer at a time
+  ends       those of its embedding and head
   grow       a longer cache
   decode     the sampler's loop, in its longest cache, to the last token
   reference  log-probabilities under the frozen policy
@@ -26,9 +28,10 @@ Batches are assumed to be of one size: prompts of `--prompt-tokens` with a pictu
 `data.max_pixels` (or `--patches` in all), targets of `--target-tokens`, and completions that are
 all as long as they may be.
 
-`--search` looks among meshes and dtypes of Adam's first moment for what fits, a row a device at a
-time, and prints what it tried, the fastest first; it compiles no more than `--tries` of them, and
-none that can't fit by its weights and caches alone.
+`--search` looks among meshes and dtypes of Adam's moments and of the reference for what fits, a
+row a device at a time, and prints what it tried: what fits, the fastest first, then what doesn't
+and by how much. It compiles no more than `--tries` of them, and none that can't fit by its weights
+and caches alone.
 
 The exit code is 0 where it fits, or that isn't known, and 1 where it doesn't or something is wrong.
 """

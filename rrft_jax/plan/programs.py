@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rrft_jax.models import Prompt, Qwen2VL, parameters
+from rrft_jax.models import Prompt, Qwen2VL, parameters, qwen2_vl
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.language import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, sampler
 from rrft_jax.training import grpo, sft
@@ -43,12 +44,14 @@ class Program:
       lower: lowers it for the mesh that its arguments lie on.
       arguments: its arguments, by what they are: trees of shapes.
       held: what else lies on the devices meanwhile.
+      times: how often it runs in a step.
     """
 
     name: str
     lower: Callable[[], jax.stages.Lowered]
     arguments: dict[str, Any]
     held: dict[str, Any]
+    times: int = 1
 
     @functools.cached_property
     def lowered(self) -> jax.stages.Lowered:
@@ -153,7 +156,7 @@ def sampling(
     prompt: Prompt,
     held: dict[str, Any],
 ) -> Iterator[Program]:
-    """The sampler's: the prompts, the loop over tokens in its longest cache, the way there."""
+    """The sampler's: prompts, weights, the loop over tokens in its longest cache, the way there."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
     chunk = min(config.sampling.cache_chunk, length)
     budget = jax.ShapeDtypeStruct((batch, config.grpo.num_samples), np.int32)
@@ -167,30 +170,36 @@ def sampling(
         held,
     )
     yield prefill
-    held = {"parameters": params, "batch": prompt, **held}
+    prompts, rows = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        prefill.lowered.out_info,
+        prefill.compiled.output_shardings,
+    )
+    held = {"batch": prompt, "prompts' cache": prompts, **held}
+    yield from _decoding_weights(model, params, {"caches": rows, **held})
+    held = {"parameters": params, **held}
+    weights = sampler_weights(model)
 
-    def arguments(length: int) -> tuple[Any, ...]:
-        """(weights, prompts, rows) where `prefill` leaves them, in a longer cache."""
-        weights, prompts, rows = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            prefill.lowered.out_info,
-            prefill.compiled.output_shardings,
+    def longer(length: int) -> Any:
+        cache = tuple(
+            KeyValues(
+                keys.update(shape=(*keys.shape[:3], length)),
+                values.update(shape=(*values.shape[:2], length, values.shape[3])),
+            )
+            for keys, values in rows.cache
         )
-        cache = jax.tree.map(
-            lambda x: x.update(shape=(*x.shape[:2], length, x.shape[3])), rows.cache
-        )
-        return weights, prompts, rows.replace(cache=cache)
+        return rows.replace(cache=cache)
 
     if chunk < length:
-        before = arguments((length - 1) // chunk * chunk)
+        before = longer((length - 1) // chunk * chunk)
         yield Program(
             "grow",
-            lambda: sampler._grow.lower(model, before[2], length),
-            {"caches": before[2]},
-            {"sampler's weights": before[0], "prompts' cache": before[1], **held},
+            lambda: sampler._grow.lower(model, before, length),
+            {"caches": before},
+            {"sampler's weights": weights, **held},
         )
-    weights, prompts, rows = arguments(length)
-    choice = config.sampling
+    del held["prompts' cache"]
+    rows, choice = longer(length), config.sampling
     yield Program(
         "decode",
         lambda: sampler._advance.lower(
@@ -209,6 +218,26 @@ def sampling(
         ),
         {"sampler's weights": weights, "caches": (prompts, rows)},
         held,
+    )
+
+
+def _decoding_weights(model: Qwen2VL, params: dict, held: dict[str, Any]) -> Iterator[Program]:
+    """The weights of the sampler's loop, layer after layer, then what isn't one."""
+    ends, weights = dict(params["language"]), sampler_weights(model)["language"]
+    layers, gathered = ends.pop("layers"), weights.pop("layers")
+    index = jax.ShapeDtypeStruct((), np.int32)
+    yield Program(
+        "layer",
+        lambda: qwen2_vl.decoding_layer.lower(model, layers, index),
+        {"parameters": layers},
+        {"sampler's weights": gathered[1:], "other parameters": (ends, params["vision"]), **held},
+        times=len(gathered),
+    )
+    yield Program(
+        "ends",
+        lambda: qwen2_vl.decoding_ends.lower(model, ends),
+        {"parameters": ends},
+        {"sampler's weights": gathered, "other parameters": (layers, params["vision"]), **held},
     )
 
 
@@ -232,7 +261,10 @@ def abstract_state(
 
 def abstract_reference(config: ml_collections.ConfigDict, model: Qwen2VL) -> dict | None:
     """The frozen policy of GRPO's penalty, None where there's no penalty."""
-    return abstract_params(model, config.model.compute_dtype) if config.grpo.beta else None
+    if not config.grpo.beta:
+        return None
+    params = abstract_params(model, config.model.dtype)
+    return states.abstract_copy(model, params, config.grpo.reference_dtype)
 
 
 def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:
@@ -260,25 +292,33 @@ def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:
     )
 
 
+def sampler_weights(model: Qwen2VL) -> dict:
+    """What `Qwen2VL.decoding_weights` gives: shapes, and where they lie."""
+
+    def gathered(letters: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        where = sharding.sharding(model.mesh, letters.replace("D", "."), shape)
+        return jax.ShapeDtypeStruct(shape, model.dtype, sharding=where)
+
+    axes = parameters.parameter_axes(model.config)["language"]
+    shapes = parameters.parameter_shapes(model.config)["language"]
+    layer = jax.tree.map(
+        lambda letters, shape: gathered(letters.removeprefix("L"), shape[1:]),
+        axes.pop("layers"),
+        shapes.pop("layers"),
+    )
+    ends = jax.tree.map(gathered, axes, shapes)
+    return {"language": {**ends, "layers": model.config.text.depth * [layer]}}
+
+
 def sampler_bytes(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> int:
     """On a device: the sampler's weights, and the keys and values of all that is sampled."""
     text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_samples
-    length = config.sampling.max_new_tokens
-    gathered = jax.tree.map(
-        lambda letters, shape: (letters.replace("D", "."), shape),
-        parameters.parameter_axes(model.config)["language"],
-        parameters.parameter_shapes(model.config)["language"],
-    )
-    arrays = jax.tree.leaves(gathered, is_leaf=lambda x: isinstance(x, tuple))
-    arrays += 2 * [("LBKPC", (text.depth, batch, text.kv_heads, shapes.prompt, text.head_size))]
-    arrays += 2 * [("LRKTC", (text.depth, batch * group, text.kv_heads, length, text.head_size))]
-    return (
-        sum(
-            math.prod(sharding.sharding(model.mesh, letters, shape).shard_shape(shape))
-            for letters, shape in arrays
-        )
-        * jnp.dtype(model.dtype).itemsize
-    )
+    sizes = {
+        "L": text.depth, "B": batch, "R": batch * group, "K": text.kv_heads, "C": text.head_size,
+        "P": shapes.prompt, "T": config.sampling.max_new_tokens,
+    }  # fmt: skip
+    caches = [_array(model.mesh, letters, model.dtype, sizes) for letters in ("LBKPC", "LRKTC")]
+    return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
 def bytes_a_device(tree: Any) -> int:

@@ -17,7 +17,7 @@ from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
 STEPS = {  # of a stage: parts of a step, and the programs that take their time
     "sft": {"update": {"sft"}},
     "grpo": {
-        "sample": {"prefill", "grow", "decode"},
+        "sample": {"prefill", "layer", "ends", "grow", "decode"},
         "reference": {"reference"},
         "update": {"update"},
     },
@@ -35,7 +35,7 @@ class Part:
       arguments: of which, by what they are.
       held: what lies there meanwhile, by what it is.
       needed: all of it together, as far as it's known.
-      cost: see `hlo.Cost`.
+      cost: see `hlo.Cost`; of all the times that it runs in a step.
       compile_seconds: how long that took here.
     """
 
@@ -155,7 +155,7 @@ def _measure(program: Program) -> Part:
         "temporaries": used.temp_size_in_bytes,
     }
     needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
-    cost = hlo.cost(compiled.as_text())
+    cost = hlo.cost(compiled.as_text()).times(program.times)
     return Part(program.name, memory, arguments, held, needed, cost, seconds)
 
 
@@ -179,6 +179,8 @@ def advice(plan: Plan) -> str:
     )
     more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
     moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
+    smaller = prefix == "grpo" and stage.beta and stage.reference_dtype != "int8"
+    reference = "grpo.reference_dtype=int8" if smaller else ""
     micro = f"{prefix}.micro_batches=0" if 0 < stage.micro_batches < rows else ""
     remat = "" if config.model.remat == "full" else "model.remat=full"
     cache = "sampling.cache_chunk=128" if config.sampling.cache_chunk > 128 else ""
@@ -186,12 +188,14 @@ def advice(plan: Plan) -> str:
         "temporaries": [micro, remat, more_fsdp, more_tensor, moments],
         "optimizer": [more_fsdp, moments],
         "parameters": [more_fsdp, moments],
-        "reference": [more_fsdp, moments],
+        "reference": [more_fsdp, reference],
         "outputs": [more_tensor, cache],
         "sampler's weights": [more_tensor],
         "caches": [cache],
     }.get(largest, [])
-    return next(filter(None, [*choices, more_fsdp, more_tensor, moments]), "a larger slice")
+    return next(
+        filter(None, [*choices, more_fsdp, more_tensor, moments, reference]), "a larger slice"
+    )
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -30,33 +30,51 @@ def search(
     tries: int,
     say: Callable[[str], None],
 ) -> Found:
-    """(what was changed, its plan) of up to `tries` candidates: those that fit, then the fastest.
+    """(what was changed, its plan) of up to `tries` candidates.
+
+    Those that fit come first, the fastest of them before the others; then those that don't, by how
+    much they miss.
 
     Raises:
       UserError: the device's memory isn't known, or no candidate can fit.
     """
     if limits is None or limits.memory is None:
         raise UserError(f"--search: the memory of a {devices[0].device_kind} isn't known")
-    possible = []
+    possible, bounds = [], []
     for changes in candidates(config, sizes, len(devices)):
         changed = apply(config, changes)
         mesh = make_mesh(**axis_sizes(changed.mesh), devices=devices)
         least = lower_bound(changed, sizes, mesh, shapes)
+        bounds.append((least, describe(changes)))
         if least <= limits.memory:
             possible.append((changes, changed, mesh))
+    if not bounds:
+        raise UserError(
+            f"--search: no mesh of {len(devices)} devices: expected batch_size to be a multiple of "
+            f"mini_batches x mesh.fsdp, and mesh.tensor a divisor of {sizes.text.kv_heads}"
+        )
     if not possible:
+        least, settings = min(bounds)
         raise UserError(
             f"--search: nothing fits {len(devices)} devices of {limits.memory / GIB:.1f} GiB: "
-            "weights, optimizer, reference and caches alone are more; take a larger slice"
+            f"weights, optimizer, reference and caches alone are {least / GIB:.1f} at least, with "
+            f"{settings}; take a larger slice"
         )
-    say(f"{len(possible)} candidates may fit by their weights and caches")
+    say(f"{len(possible)} of {len(bounds)} candidates may fit by their weights and caches")
+    if len(possible) > tries:
+        say(f"the last {len(possible) - tries} of them are left out; --tries={tries}")
     found: Found = []
     for changes, changed, mesh in possible[:tries]:
         say(f"trying {describe(changes)}")
         plan = report.make_plan(changed, sizes, mesh, shapes, limits, say=say)
         found.append((changes, plan))
         say(report.verdict(plan).splitlines()[0])
-    return sorted(found, key=lambda one: (not one[1].fits, total_seconds(one[1])))
+    return sorted(found, key=_rank)
+
+
+def _rank(one: tuple[dict[str, Any], report.Plan]) -> tuple[bool, float]:
+    plan = one[1]
+    return (False, total_seconds(plan)) if plan.fits else (True, -plan.spare)
 
 
 def candidates(
@@ -67,15 +85,19 @@ def candidates(
     A key/value head is never split, and the batch must divide over the mesh.
     """
     stages = [config[stage] for stage in config.stages]
+    references = [{}]  # where there's none
+    if "grpo" in config.stages and config.grpo.beta:
+        kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
+        references = [{"grpo.reference_dtype": kind} for kind in kinds]
     moments = dict.fromkeys([stages[-1].moment_dtype, "bfloat16"])
     tensors = [n for n in range(1, number + 1) if number % n == 0 and sizes.text.kv_heads % n == 0]
-    for moment, tensor in itertools.product(moments, tensors):
+    for moment, reference, tensor in itertools.product(moments, references, tensors):
         fsdp = number // tensor
         if any(stage.batch_size % (fsdp * stage.get("mini_batches", 1)) for stage in stages):
             continue
         mesh = {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         rows = {f"{stage}.micro_batches": 0 for stage in config.stages}
-        yield mesh | rows | {f"{stage}.moment_dtype": moment for stage in config.stages}
+        yield mesh | rows | {f"{s}.moment_dtype": moment for s in config.stages} | reference
 
 
 def apply(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -97,7 +119,7 @@ def lower_bound(
     for stage in config.stages:
         state = programs.abstract_state(config, model, stage)
         held = bytes_a_device(state)
-        # A gradient is as large as the first moment in float32.
+        # A gradient is as large as what it's of.
         trained, _ = programs.states.split(state.params, config[stage].freeze)
         gradient = bytes_a_device(trained)
         if stage == "grpo":
@@ -108,9 +130,7 @@ def lower_bound(
 
 
 def total_seconds(plan: report.Plan) -> float:
-    """Of a step of each stage; endless where it doesn't fit."""
-    if not plan.fits:
-        return float("inf")
+    """Of a step of each stage."""
     return sum(sum(plan.seconds(stage).values()) for stage in plan.config.stages)
 
 
@@ -121,8 +141,11 @@ def describe(changes: dict[str, Any]) -> str:
 
 def as_text(found: Found) -> str:
     """A line for each, and the report of the best."""
-    lines = []
+    best, lines = found[0][1], []
+    if not best.fits:
+        lines = [f"nothing that was tried fits; the nearest misses {-best.spare / GIB:.2f} GiB:"]
     for changes, plan in found:
         line = report.verdict(plan).splitlines()[0].removeprefix("verdict: ")
-        lines.append(f"{describe(changes)}\n    {line}; {total_seconds(plan):.2f} s at least")
-    return "\n".join([*lines, "", "the first of them:", report.as_text(found[0][1])])
+        seconds = f"; {total_seconds(plan):.2f} s at least" if plan.fits else ""
+        lines.append(f"{describe(changes)}\n    {line}{seconds}")
+    return "\n".join([*lines, "", "the first of them:", report.as_text(best)])

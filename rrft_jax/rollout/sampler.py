@@ -124,9 +124,10 @@ def generate(
     parts = 1 if model.mesh is None else sharding.parts(model.mesh, "B", batch)
     place = np.tile(np.arange(batch * group // parts, dtype=np.int32), (parts, 1))
     length = min(cache_chunk, max_new_tokens)
-    weights, prompts, rows = _begin(
+    prompts, rows = _begin(
         model, params, prompt, key, np.int32(first_row), budget, max_new_tokens, length, pad_token
     )
+    weights = model.decoding_weights(params)
     results, sizes = None, _sizes(batch * group // parts, max_new_tokens)
     while True:
         smaller = [size for size in sizes if size < place.shape[1]]
@@ -170,7 +171,7 @@ def _sizes(rows: int, max_new_tokens: int) -> list[int]:
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "length", "pad_token"))
 def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length, pad_token):
-    """The prompts through the model: -> (weights for the loop, `PromptCache`, `_Rows`)."""
+    """The prompts through the model: -> (`PromptCache`, `_Rows`)."""
     batch, group = budget.shape
     rows = batch * group
     index = first_row * group + jnp.arange(rows)
@@ -203,7 +204,7 @@ def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length
             finished=pin(jnp.zeros(rows, bool)),
         ),
     )
-    return model.decoding_weights(params), PromptCache(kv, prompt.mask), state
+    return PromptCache(kv, prompt.mask), state
 
 
 @functools.partial(

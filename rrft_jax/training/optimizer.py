@@ -1,5 +1,7 @@
 """AdamW with warm-up and decay, from optax, as the public scripts of Reason-RFT set it."""
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -23,8 +25,7 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
     """The optimizer of a stage (`config.sft` or `config.grpo`) that lasts `steps` steps.
 
     It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of
-    the first moment. The second stays float32: at b2 = 0.999 a step changes it by less than
-    bfloat16 can tell, and it would stand still.
+    both moments.
     """
 
     def decayed(params: dict) -> dict:
@@ -32,13 +33,45 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            mu_dtype=config.moment_dtype,
-            weight_decay=config.weight_decay,
-            mask=decayed,
-        ),
+        scale_by_adam(config.b1, config.b2, config.eps, jnp.dtype(config.moment_dtype)),
+        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+
+def scale_by_adam(
+    b1: float, b2: float, eps: float, dtype: jnp.dtype
+) -> optax.GradientTransformation:
+    """`optax.scale_by_adam`, computed in float32, its moments kept in `dtype` in between.
+
+    The second moment is rounded up or down at random, so that it is right on average: at
+    b2 = 0.999 a step changes it by less than bfloat16 can tell, and rounded to the nearest number
+    it would stand still. What is drawn is a function of (step, parameter) alone.
+    """
+    adam = optax.scale_by_adam(b1, b2, eps)
+
+    def cast(state: optax.ScaleByAdamState, dtype: jnp.dtype) -> optax.ScaleByAdamState:
+        mu, nu = jax.tree.map(lambda x: x.astype(dtype), (state.mu, state.nu))
+        return state._replace(mu=mu, nu=nu)
+
+    def init(params: dict) -> optax.ScaleByAdamState:
+        return cast(adam.init(params), dtype)
+
+    def update(grads: dict, state: optax.ScaleByAdamState, params: dict | None = None):
+        updates, new = adam.update(grads, cast(state, jnp.float32), params)
+        if dtype == jnp.bfloat16:
+            leaves, tree = jax.tree.flatten(new.nu)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
+            new = new._replace(nu=tree.unflatten(map(round_at_random, keys, leaves)))
+        return updates, cast(new, dtype)
+
+    return optax.GradientTransformation(init, update)
+
+
+def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
+    """float32 -> the bfloat16 below or above, each as likely as it is near: right on average."""
+    # A bfloat16 is the upper half of a float32.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    bits += jax.random.bits(key, x.shape, jnp.uint16)
+    upper = (bits >> 16).astype(jnp.uint16)
+    return jax.lax.bitcast_convert_type(upper, jnp.bfloat16)

@@ -12,6 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from rrft_jax.errors import UserError
+from rrft_jax.models import int8
+from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import sharding
 
 
@@ -83,13 +85,33 @@ def abstract(
     return TrainState(step, jax.tree.map(lambda x: like(x, x.sharding), params), opt_state)
 
 
-def frozen_copy(params: dict, dtype: Any) -> dict:
-    """A copy that outlives the donated `params`, in the dtype that the model computes in.
+def frozen_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
+    """A copy that outlives the donated `params`: `grpo.reference_dtype` says in what.
 
-    That is what its weights are rounded to at their use anyway.
+    "" is the dtype that the model computes in, which its weights are rounded to at their use
+    anyway; "int8" is `models/int8.py`.
     """
-    dtype = jnp.dtype(dtype)
-    return jax.tree.map(lambda x: x.copy() if x.dtype == dtype else x.astype(dtype), params)
+    if dtype == "int8":
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_copy(model, params, dtype))
+        quantise = jax.jit(int8.quantise, static_argnums=1, out_shardings=shardings)
+        return quantise(params, jnp.dtype(model.dtype))
+    own = jnp.dtype(model.dtype)
+    return jax.tree.map(lambda x: x.copy() if x.dtype == own else x.astype(own), params)
+
+
+def abstract_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
+    """What `frozen_copy` gives: shapes, dtypes and shardings."""
+    own = jnp.dtype(model.dtype)
+    if dtype == "int8":
+        copy = jax.eval_shape(lambda params: int8.quantise(params, own), params)
+        return jax.tree.map(
+            lambda letters, x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding.sharding(model.mesh, letters, x.shape)
+            ),
+            int8.parameter_axes(model.config),
+            copy,
+        )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, own, sharding=x.sharding), params)
 
 
 def layout(state: TrainState) -> TrainState:

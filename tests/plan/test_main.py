@@ -51,14 +51,14 @@ def plan():
 def test_a_report_adds_up(plan):
     result = report.as_dict(plan)
     parts = result["programs"]
-    assert list(parts) == ["prefill", "grow", "decode", "reference", "update"]
+    assert list(parts) == ["prefill", "layer", "ends", "grow", "decode", "reference", "update"]
     shapes = jax.tree.leaves(parameter_shapes(tiny.CONFIG), is_leaf=lambda x: isinstance(x, tuple))
     size = 4 * sum(map(math.prod, shapes))
     for name, part in parts.items():
         memory, new = part["memory"], part["memory"]["outputs"] + part["memory"]["temporaries"]
         assert part["needed"] == sum(part["held"].values()) + memory["arguments"] + new
-        assert memory["temporaries"] > 0 or name in ("grow", "decode")
-        assert (part["bytes"] > 0) and (part["flops"] > 0 or name == "grow")
+        assert memory["temporaries"] > 0 or name in ("layer", "ends", "grow", "decode")
+        assert part["bytes"] > 0 and (part["flops"] > 0 or name in ("layer", "ends", "grow"))
     update, decode = parts["update"], parts["decode"]
     # Norms and biases aren't split; all else is, over the two devices.
     assert size / 2 < update["arguments"]["parameters"] < 0.6 * size
@@ -124,6 +124,7 @@ def test_the_search_finds_what_fits():
         "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1,
         "sft.micro_batches": 0, "sft.moment_dtype": "float32",
     }  # fmt: skip
+    assert not search.as_text([(changes, plan)]).startswith("nothing")
     assert plan.fits and plan.spare < 15.75 * devices.GIB
     assert "--config.mesh.fsdp=4" in search.as_text([(changes, plan)])
 
@@ -132,7 +133,41 @@ def test_the_search_compiles_nothing_that_cannot_fit():
     config, args = command.read(
         ["--config=configs/grpo.py:model=7b", "--topology=v5e:2x2", "--search"]
     )
-    with pytest.raises(UserError, match="nothing fits 4 devices of 15.8 GiB"):
+    least = r"alone are \d+\.\d at least, with .*moment_dtype=bfloat16.*reference_dtype=int8"
+    with pytest.raises(UserError, match=f"nothing fits 4 devices of 15.8 GiB.*{least}"):
+        command.run(config, args)
+
+
+def test_where_nothing_fits_the_search_says_what_misses_least(plan):
+    most = max(part.needed for part in plan.parts)
+    short, shorter = known(plan, most - 2**30), known(plan, most - 2**31)
+    found = sorted([({"seed": 1}, shorter), ({"seed": 0}, short)], key=search._rank)
+    text = search.as_text(found)
+    assert text.startswith("nothing that was tried fits; the nearest misses 1.00 GiB:")
+    assert text.index("--config.seed=0") < text.index("--config.seed=1")
+    assert text.count("doesn't fit: ") == 3  # of each, and of the report
+
+
+def test_the_search_changes_least_first():
+    config = grpo_config.get_config("model=7b")
+    kinds = ("sft.moment_dtype", "grpo.moment_dtype", "grpo.reference_dtype")
+    tried = [tuple(x[k] for k in kinds) for x in search.candidates(config, RELEASED["7b"], 8)]
+    assert list(dict.fromkeys(tried)) == [
+        ("float32", "float32", ""),
+        ("float32", "float32", "int8"),
+        ("bfloat16", "bfloat16", ""),
+        ("bfloat16", "bfloat16", "int8"),
+    ]
+    config.grpo.beta = 0.0
+    assert not any(
+        "reference" in k for x in search.candidates(config, RELEASED["7b"], 8) for k in x
+    )
+
+
+def test_the_search_says_where_no_mesh_divides():
+    config, args = command.read([*QUICK, "--topology=v5e:2x2", "--search"])
+    config.grpo.batch_size = 7
+    with pytest.raises(UserError, match="no mesh of 4 devices: expected batch_size"):
         command.run(config, args)
 
 
@@ -142,7 +177,7 @@ def test_a_head_is_never_split_and_every_batch_divides():
         (changes["mesh.fsdp"], changes["mesh.tensor"])
         for changes in search.candidates(config, RELEASED["2b"], 16)
     ]
-    assert meshes == 2 * [(16, 1), (8, 2)]  # with either dtype of the moment
+    assert meshes == 4 * [(16, 1), (8, 2)]  # with either dtype of moments and reference
     assert not list(search.candidates(config, RELEASED["2b"], 64))
 
 

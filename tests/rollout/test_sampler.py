@@ -198,7 +198,8 @@ def loop_body(mesh=None) -> tuple[str, str]:
     begun = sampler._begin(model, params, prompt, jax.random.key(0), 0, budget, 24, 24, 0)
     text = (
         sampler._advance.lower(
-            *(model, *begun, SamplingParams(1.0, 0, 1.0), np.int32(0)),
+            *(model, model.decoding_weights(params), *begun),
+            *(SamplingParams(1.0, 0, 1.0), np.int32(0)),
             **{"parts": 1 if mesh is None else mesh.size, "pad_token": 0},
             **{"stop_tokens": STOPS, "banned": (60,)},
         )
@@ -213,7 +214,7 @@ def loop_body(mesh=None) -> tuple[str, str]:
         called = " ".join("".join(names) for names in re.findall(calling, body))
         return body + "".join(map(reached, re.findall(r"%[\w.-]+", called)))
 
-    shapes = {x.sharding.shard_shape(x.shape) for x in begun[2].cache[0]}
+    shapes = {x.sharding.shard_shape(x.shape) for x in begun[1].cache[0]}
     types = [re.escape(f"f32[{','.join(map(str, shape))}]") for shape in shapes]
     loops = re.findall(r" while\(.*?body=(%[\w.-]+)", text)
     return "".join(map(reached, loops)), f"(?:{'|'.join(types)})"
