@@ -42,9 +42,7 @@ def test_it_is_one_softmax_over_the_prompt_and_the_rows_own_tokens(left):
         keys = np.concatenate(
             [prompt_k[prompt, k][:, prompt_mask[prompt]], own_k[row, k][:, own_mask]], axis=1
         )
-        values = np.concatenate(
-            [prompt_v[prompt, k][prompt_mask[prompt]], own_v[row, k][own_mask]]
-        )
+        values = np.concatenate([prompt_v[prompt, k][prompt_mask[prompt]], own_v[row, k][own_mask]])
         weights = np.exp(q[row, head] @ keys / np.sqrt(SIZE))
         np.testing.assert_allclose(got[row, head], weights @ values / weights.sum(), atol=1e-5)
 
