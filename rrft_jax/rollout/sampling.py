@@ -88,34 +88,35 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
 def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str | None):
     """A token [R] with probabilities softmax(logits [R,V]), and its log-probability [R]."""
     weights = _blocks(jnp.exp(logits - highest[:, None]), 0.0)
-    up_to = jnp.cumsum(weights.sum(-1), axis=-1)
-    if axis is None:
-        total = up_to[:, -1]
-        tokens = _find(uniform * total, weights, up_to)
-        return tokens, _take(logits, tokens) - highest - jnp.log(total)
-    here = jax.lax.axis_index(axis)
-    device_up_to = jnp.cumsum(_all(up_to[:, -1:], axis), axis=-1)
-    total = device_up_to[:, -1]
-    goal = uniform * total
-    before = jnp.where(here > 0, device_up_to[:, jnp.maximum(here - 1, 0)], 0.0)
-    # The first device whose sum goes beyond the goal, and is not zero.
-    device = jnp.sum(device_up_to <= jnp.minimum(goal, total * (1 - 1e-7))[:, None], axis=-1)
-    tokens = _find(goal - before, weights, up_to)
-    log_probs = _take(logits, tokens) - highest - jnp.log(total)
-    found = jnp.where(device == here, tokens + here * logits.shape[-1], 0)
-    return jax.lax.psum((found, jnp.where(device == here, log_probs, 0.0)), axis)
-
-
-def _find(goal: jax.Array, weights: jax.Array, up_to: jax.Array) -> jax.Array:
-    """Where the cumulative sum of weights [R,N,BLOCK] passes the goal [R]; `up_to` [R,N]."""
-    block = jnp.minimum(jnp.sum(up_to <= goal[:, None], axis=-1), up_to.shape[-1] - 1)
-    before = jnp.where(block > 0, _take(up_to, jnp.maximum(block - 1, 0)), 0.0)
+    blocks = weights.sum(-1)
+    devices = _all(blocks.sum(-1, keepdims=True), axis)
+    total = devices.sum(-1)
+    device, goal = _find(uniform * total, devices)
+    block, goal = _find(goal, blocks)
     inside = jnp.take_along_axis(weights, block[:, None, None], axis=1)[:, 0]
-    index = jnp.sum(jnp.cumsum(inside, axis=-1) <= (goal - before)[:, None], axis=-1)
-    # The block's sum and its tokens one by one are rounded differently: the goal may lie behind
-    # the last token that can be drawn.
-    last = jnp.max(jnp.where(inside > 0, jnp.arange(BLOCK), 0), axis=-1)
-    return (block * BLOCK + jnp.minimum(index, last)).astype(jnp.int32)
+    tokens = block * BLOCK + _find(goal, inside)[0]
+    log_probs = _take(logits, tokens) - highest - jnp.log(total)
+    if axis is None:
+        return tokens, log_probs
+    here = jax.lax.axis_index(axis)
+    found = (tokens + here * logits.shape[-1], log_probs)
+    return jax.lax.psum(jax.tree.map(lambda x: jnp.where(device == here, x, 0), found), axis)
+
+
+def _find(goal: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the cumulative sum of weights [R,N] passes the goal [R]: (index, goal inside of it).
+
+    Sums that are computed in parallel are each rounded in their own way: the cumulative one may
+    rise or fall where nothing is added, and end below the goal. So what has no weight is passed
+    over, and the last that has some takes what is beyond all.
+    """
+    up_to = jnp.cumsum(weights, axis=-1)
+    place = jnp.arange(weights.shape[-1], dtype=jnp.int32)
+    some = weights > 0
+    last = jnp.max(jnp.where(some, place, 0), axis=-1, keepdims=True)
+    index = jnp.min(jnp.where(some & (up_to > goal[:, None]), place, last), axis=-1)
+    before = jnp.where(index > 0, _take(up_to, jnp.maximum(index - 1, 0)), 0.0)
+    return index, goal - before
 
 
 def _all(x: jax.Array, axis: str | None) -> jax.Array:
