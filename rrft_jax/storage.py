@@ -100,7 +100,7 @@ def read(folder: Path, name: str) -> bytes | None:
         if is_url(folder):
             return _value(join(folder, name), _store(str(folder)).read(name))
         return (pathlib.Path(folder) / name).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

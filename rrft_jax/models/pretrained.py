@@ -60,7 +60,7 @@ def load_pretrained(
       UserError: the folder, a file or a weight is not what it should be.
     """
     config, _ = read_config(path)
-    source = str(path) if storage.is_url(path) else str(_folder(path))
+    source = str(path) if storage.is_url(path) else str(on_disk(path))
     params = weights.Weights(source, config).load(dtype, mesh)
     if compute_dtype is None:
         compute_dtype = _common_dtype(params)
@@ -101,7 +101,7 @@ def save_pretrained(
         )
     if storage.is_url(path):
         raise UserError(f"{path}: models are saved on a disk; give a folder, and copy it there")
-    source, path = _folder(source), pathlib.Path(path).expanduser().absolute()
+    source, path = on_disk(source), pathlib.Path(path).expanduser().absolute()
     _, raw = read_config(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
@@ -136,7 +136,7 @@ def save_pretrained(
 
 def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
     """The sizes of the model in a folder, and its whole `config.json`."""
-    file = _folder(path) / "config.json"
+    file = on_disk(path) / "config.json"
     where = storage.join(path, "config.json")
     if not file.exists():
         raise UserError(f"{where}: no such file; expected the folder of a Qwen2-VL checkpoint")
@@ -149,9 +149,25 @@ def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
     return config, raw
 
 
+def on_disk(path: Path) -> pathlib.Path:
+    """The folder itself, or a copy of all but the weights of one at a URL.
+
+    Raises:
+      UserError: there is no such folder, or it can't be read.
+    """
+    if storage.is_url(path):
+        return storage.copied(str(path), ("config.json", *COPIED))
+    folder = pathlib.Path(path).expanduser()
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder; give one that holds a Qwen2-VL checkpoint")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not a folder; give the one that holds config.json")
+    return folder
+
+
 def stop_tokens(path: Path) -> tuple[int, ...]:
     """The tokens that end a generation by the folder's own word; empty if it says nothing."""
-    folder = _folder(path)
+    folder = on_disk(path)
     for name in ("generation_config.json", "config.json"):
         raw = read_json(folder / name)
         tokens = raw.get("eos_token_id", raw.get("text_config", {}).get("eos_token_id"))
@@ -179,18 +195,6 @@ def _with_dtype(raw: Any, dtypes: set[str]) -> Any:
         else _with_dtype(v, dtypes)
         for k, v in raw.items()
     }
-
-
-def _folder(path: Path) -> pathlib.Path:
-    """A folder on the disk: itself, or a copy of all but the weights of one at a URL."""
-    if storage.is_url(path):
-        return storage.copied(str(path), ("config.json", *COPIED))
-    folder = pathlib.Path(path).expanduser()
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder; give one that holds a Qwen2-VL checkpoint")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not a folder; give the one that holds config.json")
-    return folder
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ _EMBEDDING = "model.language_model.embed_tokens.weight"
 # Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
 # by layer, which takes a compiled program each.
 _STACK = 2**28
-_AHEAD, _THREADS = 2**27, 8  # bytes that are read before they are needed; reads at a time
+_AHEAD, _THREADS = 2**26, 8  # bytes that are read before they are needed; reads at a time
 _HEADER = 10**8  # bytes; no reader of safetensors takes a longer one
 
 Index = tuple[slice, ...]
