@@ -123,5 +123,5 @@ def test_what_cannot_be_reached_is_one_line(monkeypatch):
         load_pretrained("http://127.0.0.1:9/m")
     with pytest.raises(UserError, match="ftp:// is not read; expected gs://, s3://"):
         load_pretrained("ftp://host/m")
-    for url in ("gs://b/m", "s3://b/m", "https://h/m"):  # each has its driver
+    for url in ("gs://bucket/m", "s3://bucket/m", "https://host/m"):  # each has its driver
         assert storage._store(url).url == f"{url}/"

@@ -21,15 +21,15 @@ CONFIG = {
     "model_type": "qwen2_vl",
     "tie_word_embeddings": True,
     "hidden_size": 1024,
-    "num_hidden_layers": 18,
+    "num_hidden_layers": 19,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "intermediate_size": 8192,
-    "vocab_size": 49_152,
+    "vocab_size": 16_384,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vision_config": {"depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 1024},
 }
-LARGEST = 2 * 49_152 * 1024  # bytes of the embedding
+LARGEST = 2 * 16_384 * 1024  # bytes of the embedding
 
 
 def write(folder: pathlib.Path) -> None:
