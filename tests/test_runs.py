@@ -33,14 +33,15 @@ def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):
     (tmp_path / "a" / "model.safetensors").write_bytes(weights)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / "notes.txt").write_text("not of the model")
-    found = runs.fingerprint(tmp_path / "a")
-    assert runs.fingerprint(tmp_path / "b") == found
+    sizes = {"model.safetensors": len(weights)}
+    found = runs.fingerprint(tmp_path / "a", sizes)
+    assert runs.fingerprint(tmp_path / "b", sizes) == found
     trained = bytearray(weights)
     trained[1_000_000:2_000_000] = np.random.default_rng(1).bytes(1_000_000)
     (tmp_path / "b" / "model.safetensors").write_bytes(trained)
-    assert runs.fingerprint(tmp_path / "b") != found
+    assert runs.fingerprint(tmp_path / "b", sizes) != found
     (tmp_path / "b" / "model.safetensors").write_bytes(weights + b"\0")
-    assert runs.fingerprint(tmp_path / "b") != found
+    assert runs.fingerprint(tmp_path / "b", {"model.safetensors": len(weights) + 1}) != found
 
 
 def test_a_run_means_its_export(tmp_path):
@@ -48,7 +49,8 @@ def test_a_run_means_its_export(tmp_path):
     with pytest.raises(UserError, match="run: a run without export/"):
         runs.checkpoint(tmp_path / "run")
     (tmp_path / "run" / "export").mkdir()
-    assert runs.checkpoint(tmp_path / "run") == tmp_path / "run" / "export"
+    (tmp_path / "run" / "export" / "config.json").write_text("{}")
+    assert runs.checkpoint(tmp_path / "run") == str(tmp_path / "run" / "export")
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]", "{", None])

@@ -91,7 +91,7 @@ class Processor:
         """Loads the tokenizer and the image processor of a Hugging Face folder.
 
         Args:
-          path: the folder; nothing is ever downloaded.
+          path: the folder, on a disk or at a URL; no name is looked up elsewhere.
           min_pixels: pictures of fewer pixels are enlarged; None or 0 keeps the folder's limit.
           max_pixels: pictures of more pixels are reduced; None or 0 keeps the folder's limit.
 
@@ -104,9 +104,7 @@ class Processor:
             Qwen2VLImageProcessorPil,
         )
 
-        folder = pathlib.Path(path)
-        if not folder.is_dir():
-            raise UserError(f"{path}: no such folder; expected a Qwen2-VL checkpoint folder")
+        folder = pretrained.on_disk(path)
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(
                 f"{path}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt"

@@ -1,6 +1,5 @@
 """A config -> what each of its stages reads: the checkpoint's processor, the batches."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 
 import ml_collections
@@ -13,12 +12,13 @@ from rrft_jax.data.processor import Processor
 from rrft_jax.errors import UserError
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.runs import checkpoint
+from rrft_jax.storage import Path
 
 
-def model_folder(config: ml_collections.ConfigDict) -> pathlib.Path:
+def model_folder(config: ml_collections.ConfigDict) -> Path:
     """The checkpoint folder that a config starts from, its own or the export of a run."""
     if config.model.path:
-        return checkpoint(pathlib.Path(config.model.path))
+        return checkpoint(config.model.path)
     if config.model.name == "tiny":
         return TINY
     raise UserError(

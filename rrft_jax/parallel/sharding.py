@@ -8,13 +8,14 @@ mesh axes don't divide stays whole; where that would cost more than it may, `mod
 so before anything is computed.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LETTERS = {
@@ -94,11 +95,20 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(own, tree)
 
 
-def whole(x: jax.Array) -> np.ndarray:
-    """An array on the host of every process; all must call it."""
-    if x.is_fully_addressable or x.is_fully_replicated:
-        return np.asarray(x)
-    return multihost_utils.process_allgather(x, tiled=True)
+def on_first(x: jax.Array) -> np.ndarray | None:
+    """An array on the host of the first process, None in the others; all must call it."""
+    if not (x.is_fully_addressable or x.is_fully_replicated):
+        x = _replicate(replicated(x.sharding.mesh))(x)
+    if jax.process_index():
+        return None
+    # The array itself would keep what it gives for as long as it lives.
+    parts = [shard.data for shard in x.addressable_shards]
+    return np.asarray(jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts))
+
+
+@functools.cache
+def _replicate(where: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=where)
 
 
 def _global(mesh: Mesh, letters: str, x: Any) -> jax.Array:

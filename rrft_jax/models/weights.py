@@ -1,0 +1,432 @@
+"""Weights in safetensors files: read by slices onto their devices, written tensor by tensor.
+
+What can be wrong with the files is found from their headers, before a weight is read. A process
+reads what its own devices hold: of a file on a disk exactly that, of one at a URL the rows that it
+is part of. Host memory holds a tensor or two of the checkpoint, not its layers stacked.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrft_jax import storage
+from rrft_jax.errors import UserError
+from rrft_jax.models import parameters
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.parallel import sharding
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NAMES = {name: code for code, name in DTYPES.items()}
+_EMBEDDING = "model.language_model.embed_tokens.weight"
+
+# Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
+# by layer, which takes a compiled program each.
+_STACK = 2**28
+_AHEAD, _THREADS = 2**26, 8  # bytes that are read before they are needed; reads at a time
+_HEADER = 10**8  # bytes; no reader of safetensors takes a longer one
+
+Index = tuple[slice, ...]
+Ranges = tuple[tuple[int, int], ...]  # (begin, end) each, in order and apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: `name` is its file's name for it, `dtype` safetensors' for its type."""
+
+    file: storage.File
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+
+class Weights:
+    """The files of a folder, checked against the table, not yet read.
+
+    Raises:
+      UserError: a file or a weight is missing, too much, or not what it should be.
+    """
+
+    def __init__(self, folder: storage.Path, config: Qwen2VLConfig):
+        self.config = config
+        self.found: dict[str, Tensor] = {}  # by today's name
+        for file in _open(folder):
+            for tensor in _header(file)[0]:
+                self.found[parameters.import_name(tensor.name)] = tensor
+        self._check(folder)
+
+    def load(self, dtype: Any, mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
+        """All parameters by their path, in this dtype (None: the files'), laid out on the mesh."""
+        entries = parameters.entries(self.config)
+        wanted = {entry.path: _own(entry, self.config, mesh) for entry in entries}
+        reads = _ahead(
+            (self.found[name], *_file_ranges(entry, wanted[entry.path]))
+            for entry in entries
+            for name in parameters.names(entry, self.config)
+        )
+        params = {}
+        for entry in entries:
+            names = parameters.names(entry, self.config)
+            stored = {DTYPES[self.found[name].dtype] for name in names}
+            one = jnp.dtype(dtype or functools.reduce(jnp.promote_types, stored))
+            layers = (parameters.from_hf(entry, next(reads)) for _ in names)
+            params[entry.path] = _place(layers, entry, self.config, one, wanted[entry.path], mesh)
+        return params
+
+    def _check(self, folder: storage.Path) -> None:
+        expected = {
+            name: parameters.hf_shape(entry, self.config)
+            for entry in parameters.entries(self.config)
+            for name in parameters.names(entry, self.config)
+        }
+        missing = [name for name in expected if name not in self.found]
+        if missing:
+            raise UserError(
+                f"{folder}: weight {missing[0]} is in none of its safetensors files"
+                + (f", nor are {len(missing) - 1} others" if len(missing) > 1 else "")
+                + "; config.json asks for it"
+            )
+        for name, tensor in self.found.items():
+            where = f"{tensor.file.path}: weight {tensor.name}"
+            if name == parameters.HEAD and self.config.text.tied:
+                self._check_tied_head(tensor)
+                continue
+            if name not in expected:
+                raise UserError(f"{where} is not one of Qwen2-VL's as configured")
+            if tensor.shape != expected[name]:
+                raise UserError(
+                    f"{where} has shape {tensor.shape}, config.json asks for {expected[name]}"
+                )
+            if tensor.dtype not in DTYPES:
+                raise UserError(
+                    f"{where} is stored as {tensor.dtype}, expected {', '.join(DTYPES)}"
+                )
+
+    def _check_tied_head(self, head: Tensor) -> None:
+        """Some writers repeat the embedding as the head of a tied model: harmless if equal."""
+        embedding = self.found[_EMBEDDING]
+        same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
+        rows = head.shape[0]
+        for begin in range(0, rows if same else 0, 4096):
+            part = ((begin, min(begin + 4096, rows)),)
+            one, other = (_read(t, part, None)[slice(*part[0])] for t in (head, embedding))
+            same = same and np.array_equal(one, other)
+        if not same:
+            raise UserError(
+                f"{head.file.path}: {parameters.HEAD} differs from the embedding, but config.json "
+                "ties them; set tie_word_embeddings to false there"
+            )
+
+
+def file_sizes(folder: storage.Path) -> dict[str, int]:
+    """The names of a folder's files of weights, and how many bytes each has."""
+    return {file.path.rpartition("/")[2]: _header(file)[1] for file in _open(folder)}
+
+
+def _open(folder: storage.Path) -> Iterator[storage.File]:
+    """The files of weights: one, or those that the index names."""
+    for name in _file_names(folder):
+        try:
+            yield storage.File(folder, name)
+        except FileNotFoundError:
+            raise _missing(storage.join(folder, name)) from None
+
+
+def _file_names(folder: storage.Path) -> list[str]:
+    local = None if storage.is_url(folder) else pathlib.Path(folder)
+    if local and (local / WEIGHTS).exists():
+        return [WEIGHTS]
+    index = storage.read(folder, INDEX)
+    if index is not None:
+        where = storage.join(folder, INDEX)
+        weight_map = storage.json_object(index, where).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{where}: 'weight_map' is missing")
+        return sorted(set(weight_map.values()))
+    if local is None:
+        return [WEIGHTS]
+    others = sorted(f.name for f in local.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
+    raise UserError(
+        f"{folder}: neither {WEIGHTS} nor {INDEX} is there"
+        + (f"; {others[0]} is not read, convert it to safetensors first" if others else "")
+    )
+
+
+def _missing(path: str) -> UserError:
+    folder, _, name = path.rpartition("/")
+    if name == WEIGHTS:
+        return UserError(f"{folder}: neither {WEIGHTS} nor {INDEX} is there")
+    return UserError(f"{path}: no such file, but {INDEX} names it; download it again")
+
+
+def _header(file: storage.File) -> tuple[list[Tensor], int]:
+    """The tensors of a file, and its size: an integer, that many bytes of JSON, then the data."""
+    try:
+        length = int.from_bytes(file.read(0, 8), "little")
+        if length > _HEADER:
+            raise ValueError(f"a header of {length} bytes")
+        fields = json.loads(file.read(8, 8 + length))
+        fields.pop("__metadata__", None)
+        tensors, size = [], 8 + length
+        for name, field in fields.items():
+            shape, (begin, end) = tuple(field["shape"]), field["data_offsets"]
+            tensors.append(Tensor(file, name, field["dtype"], shape, 8 + length + begin))
+            if field["dtype"] in DTYPES and end - begin != _nbytes(tensors[-1]):
+                raise ValueError(f"{end - begin} bytes for {name}")
+            size = max(size, 8 + length + end)
+        file.read(size - 1, size)  # it has an end
+    except FileNotFoundError:
+        raise _missing(file.path) from None
+    except UserError:
+        raise
+    except (ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise _torn(file, error) from None
+    return tensors, size
+
+
+def _torn(file: storage.File, error: Exception) -> UserError:
+    return UserError(
+        f"{file.path}: not a whole safetensors file ({type(error).__name__}: {error}); copy or "
+        "download it again"
+    )
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return math.prod(tensor.shape) * jnp.dtype(DTYPES[tensor.dtype]).itemsize
+
+
+def _own(
+    entry: parameters.Entry, config: Qwen2VLConfig, mesh: jax.sharding.Mesh | None
+) -> list[Index]:
+    """The parts of one layer, in our shape, that lie on devices of this process."""
+    shape = parameters.shape(entry, config)[entry.stacked :]
+    if mesh is None:
+        return [tuple(slice(0, size) for size in shape)]
+    layout = sharding.sharding(mesh, entry.letters, shape)
+    found = {
+        tuple(s.indices(size)[:2] for s, size in zip(index, shape))
+        for index in layout.addressable_devices_indices_map(shape).values()
+    }
+    return [tuple(slice(*part) for part in index) for index in sorted(found)]
+
+
+def _file_ranges(entry: parameters.Entry, own: Iterable[Index]) -> tuple[Ranges, Ranges | None]:
+    """Of one layer in its file's shape: rows, and columns (those of ours, of a linear map)."""
+    rows, columns = (
+        _joined((index[axis].start, index[axis].stop) for index in own)
+        for axis in ((0, -1) if entry.turn == "same" else (-1, 0))
+    )
+    return rows, columns if len(entry.sizes) > 1 else None
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if joined and begin <= joined[-1][1]:
+            begin, end = joined[-1][0], max(end, joined.pop()[1])
+        joined.append((begin, end))
+    return tuple(joined)
+
+
+def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
+    """A tensor of which these rows and columns (None: all) are read; the rest is undefined.
+
+    What is undefined takes no memory where it is whole pages.
+    """
+    dtype = jnp.dtype(DTYPES[tensor.dtype])
+    width = math.prod(tensor.shape[1:]) * dtype.itemsize
+    array = np.empty((tensor.shape[0], width), np.uint8)
+    pieces = [(begin * dtype.itemsize, end * dtype.itemsize) for begin, end in columns or ()]
+    # A request takes longer than the rest of a row does.
+    whole = tensor.file.remote or columns is None or pieces == [(0, width)]
+    try:
+        for begin, end in rows:
+            if whole:
+                tensor.file.read_into(array[begin:end].reshape(-1), tensor.begin + begin * width)
+                continue
+            for row in range(begin, end):
+                for left, right in pieces:
+                    place = tensor.begin + row * width + left
+                    tensor.file.read_into(array[row, left:right], place)
+    except (EOFError, FileNotFoundError, OSError) as error:
+        raise _torn(tensor.file, error) from None
+    return array.view(dtype).reshape(tensor.shape)
+
+
+def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator[np.ndarray]:
+    """What `_read` gives for each, in order, read some time before it is asked for."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        waiting: collections.deque = collections.deque()
+        for request in requests:
+            size = _nbytes(request[0])
+            while waiting and size + sum(n for n, _ in waiting) > _AHEAD:
+                yield waiting.popleft()[1].result()
+            waiting.append((size, pool.submit(_read, *request)))
+        while waiting:
+            yield waiting.popleft()[1].result()
+
+
+def _place(
+    layers: Iterator[np.ndarray],
+    entry: parameters.Entry,
+    config: Qwen2VLConfig,
+    dtype: jnp.dtype,
+    own: Iterable[Index],
+    mesh: jax.sharding.Mesh | None,
+) -> jax.Array:
+    """An array of ours on its devices, from its layers as they come."""
+    shape, letters = parameters.shape(entry, config), parameters.letters(entry)
+    if not entry.stacked:
+        return _put(next(layers), shape, dtype, letters, mesh)
+    if math.prod(shape) * dtype.itemsize <= _STACK:
+        stack = np.empty(shape, dtype)
+        for place, layer in zip(stack, layers, strict=True):
+            for index in own:
+                place[index] = layer[index]
+        return _put(stack, shape, dtype, letters, mesh)
+    where = None if mesh is None else sharding.sharding(mesh, letters, shape)
+    stack = jnp.zeros(shape, dtype, device=where)
+    for i, layer in enumerate(layers):
+        one = _put(layer, shape[1:], dtype, letters[1:], mesh)
+        stack = _filled(where)(stack, one, np.int32(i))
+        stack.block_until_ready()  # or more layers would be on their way than there is memory for
+    return stack
+
+
+def _put(
+    array: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    letters: str,
+    mesh: jax.sharding.Mesh | None,
+) -> jax.Array:
+    if mesh is None:
+        return jnp.asarray(array.astype(dtype, copy=False)).block_until_ready()
+    return jax.make_array_from_callback(
+        shape,
+        sharding.sharding(mesh, letters, shape),
+        lambda index: array[index].astype(dtype, copy=False),
+    ).block_until_ready()
+
+
+@functools.cache
+def _filled(where: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
+    def fill(stack: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
+
+    return jax.jit(fill, donate_argnums=0, out_shardings=where)
+
+
+def save(
+    folder: pathlib.Path | None, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+) -> None:
+    """Writes the files, and an index of several; a tensor at a time is on the host.
+
+    Args:
+      folder: an empty one; None only takes part in gathering what several processes hold.
+      config: the sizes of the model.
+      params: the parameters by their path.
+      max_bytes: of one file.
+    """
+    plan = _plan_files(config, params, max_bytes)
+    gather = _Gatherer(params)
+    weight_map = {}
+    for i, tensors in enumerate(plan):
+        name = WEIGHTS if len(plan) == 1 else f"model-{i + 1:05}-of-{len(plan):05}.safetensors"
+        weight_map.update((tensor.name, name) for tensor in tensors)
+        with open(folder / name, "wb") if folder else contextlib.nullcontext() as out:
+            if out:
+                _write_header(out, tensors)
+            for tensor in tensors:
+                array = gather(tensor.entry, tensor.layer)
+                if out:
+                    array = parameters.to_hf(tensor.entry, array, config)
+                    out.write(array.reshape(-1).view(np.uint8))
+    if folder and len(plan) > 1:
+        total = sum(p.nbytes for p in params.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A tensor that is to be written: `name` is the released files' name for it."""
+
+    name: str
+    entry: parameters.Entry
+    layer: int
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _plan_files(
+    config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+) -> list[list[_Written]]:
+    """Which tensors go to which file: in the order of the table, as many as fit."""
+    files: list[list[_Written]] = [[]]
+    size = 0
+    for entry in parameters.entries(config):
+        shape, dtype = parameters.hf_shape(entry, config), params[entry.path].dtype
+        for layer, name in enumerate(parameters.names(entry, config)):
+            one = _Written(parameters.export_name(name), entry, layer, shape, dtype)
+            if files[-1] and size + one.nbytes > max_bytes:
+                files.append([])
+                size = 0
+            files[-1].append(one)
+            size += one.nbytes
+    # The wide types first, so that each lies at a multiple of its own width.
+    return [sorted(file, key=lambda one: -one.dtype.itemsize) for file in files]
+
+
+def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to see that
+    begin = 0
+    for one in tensors:
+        header[one.name] = {
+            "dtype": _NAMES[str(one.dtype)],
+            "shape": one.shape,
+            "data_offsets": (begin, begin + one.nbytes),
+        }
+        begin += one.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+
+
+class _Gatherer:
+    """Layers of parameters on the host of the first process; a small stack comes at once."""
+
+    def __init__(self, params: dict[str, jax.Array]):
+        self._params = params
+        self._path, self._stack = "", None
+
+    def __call__(self, entry: parameters.Entry, layer: int) -> np.ndarray | None:
+        array = self._params[entry.path]
+        if not entry.stacked:
+            return sharding.on_first(array)
+        if array.nbytes > _STACK:
+            return sharding.on_first(_layer(array, np.int32(layer)))
+        if self._path != entry.path:
+            self._path, self._stack = entry.path, sharding.on_first(array)
+        return None if self._stack is None else self._stack[layer]
+
+
+@jax.jit
+def _layer(stack: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)

@@ -1,0 +1,165 @@
+"""Files of a checkpoint's folder: on a disk, or at a URL, of which ranges of bytes are read.
+
+gs://, s3://, http:// and https:// go through tensorstore, which needs nothing else installed and
+finds credentials where the clouds' own tools keep them. No file of weights is ever copied whole.
+"""
+
+import atexit
+import collections
+import functools
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorstore
+
+from rrft_jax.errors import UserError
+
+Path = str | os.PathLike
+
+_RANGE = 2**23  # bytes of a request; several are under way at a time
+_REQUESTS = 8
+_SCHEMES = ("gs", "s3", "http", "https")
+# Patient with a server that is busy, but not for the minutes that are tensorstore's own limit.
+_RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
+
+
+def is_url(path: Path) -> bool:
+    return "://" in str(path)
+
+
+def join(folder: Path, name: str) -> str:
+    return f"{str(folder).rstrip('/')}/{name}"
+
+
+class File:
+    """One file, open to be read in ranges. Safe to share by threads.
+
+    Raises:
+      FileNotFoundError: it isn't there; of one at a URL the first read says so.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.path = join(folder, name)
+        self.remote = is_url(folder)
+        if self.remote:
+            self._store, self._key = _store(str(folder)), name
+        else:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Bytes of a range.
+
+        Raises:
+          EOFError: the file ends before.
+        """
+        out = np.empty(end - begin, np.uint8)
+        self.read_into(out, begin)
+        return out.tobytes()
+
+    def read_into(self, out: np.ndarray, begin: int) -> None:
+        """Fills an array, contiguous and of bytes, with those from `begin` on.
+
+        Raises:
+          EOFError: the file ends before.
+        """
+        if self.remote:
+            return self._request_into(out, begin)
+        done = 0
+        while done < len(out):  # one call gives 2 GiB at most
+            count = os.preadv(self._descriptor, [out[done:]], begin + done)
+            if not count:
+                raise EOFError(f"{self.path} ends at byte {begin + done}")
+            done += count
+
+    def _request_into(self, out: np.ndarray, begin: int) -> None:
+        waiting = collections.deque()
+        for start in range(0, len(out) + _RANGE * _REQUESTS, _RANGE):
+            if start < len(out):
+                stop = min(start + _RANGE, len(out))
+                part = slice(begin + start, begin + stop)
+                waiting.append((start, self._store.read(self._key, byte_range=part)))
+            while waiting and (len(waiting) == _REQUESTS or start >= len(out)):
+                place, future = waiting.popleft()
+                data = np.frombuffer(_value(self.path, future), np.uint8)
+                if len(data) != min(_RANGE, len(out) - place):
+                    raise EOFError(f"{self.path} ends before byte {begin + place + _RANGE}")
+                out[place : place + len(data)] = data
+
+
+def read(folder: Path, name: str) -> bytes | None:
+    """All of a small file; None where there is none."""
+    try:
+        if is_url(folder):
+            return _value(join(folder, name), _store(str(folder)).read(name))
+        return (pathlib.Path(folder) / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+      UserError: it isn't an object; `where` says which file.
+    """
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+@functools.cache
+def copied(folder: str, names: Sequence[str]) -> pathlib.Path:
+    """A folder on the disk, for as long as the process lives, with these files of one at a URL."""
+    local = pathlib.Path(tempfile.mkdtemp(prefix="rrft_jax-"))
+    atexit.register(shutil.rmtree, local, ignore_errors=True)
+    for name in names:
+        content = read(folder, name)
+        if content is not None:
+            (local / name).write_bytes(content)
+    return local
+
+
+@functools.cache
+def _store(folder: str) -> tensorstore.KvStore:
+    scheme = folder.partition("://")[0]
+    if scheme not in _SCHEMES:
+        known = ", ".join(f"{one}://" for one in _SCHEMES)
+        raise UserError(f"{folder}: {scheme}:// is not read; expected {known}, or a folder's path")
+    retries = {f"{service}_request_retries": _RETRIES for service in ("gcs", "s3", "http")}
+    try:
+        return tensorstore.KvStore.open(
+            folder.rstrip("/") + "/", context=tensorstore.Context(retries)
+        ).result()
+    except ValueError as error:
+        raise UserError(f"{folder}: not a folder's URL ({_reason(error)})") from None
+
+
+def _value(path: str, future: tensorstore.Future) -> bytes:
+    try:
+        result = future.result()
+    except Exception as error:  # of any kind, by what went wrong where
+        if "OUT_OF_RANGE" in str(error):
+            raise EOFError(f"{path}: {_reason(error)}") from None
+        raise UserError(
+            f"{path}: can't be read ({_reason(error)}); see that this machine reaches it and may "
+            "read it"
+        ) from None
+    if result.state != "value":
+        raise FileNotFoundError(path)
+    return result.value
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
