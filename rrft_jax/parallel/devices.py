@@ -60,8 +60,10 @@ def slice_devices(topology: str) -> Sequence[jax.Device]:
         os.environ.setdefault(name, value)
     try:
         # A v4 chip's two cores are one device, as they are on every v4 that one can rent.
-        cores = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **cores).devices
+        options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
+        if topology.endswith(":1x1"):  # a host has more of them, unless one says otherwise
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        return topologies.get_topology_desc(topology, "tpu", **options).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -18,12 +18,14 @@ from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.training import loop
+from rrft_jax.training import state as states
 from tests import tiny
 
 STEPS = 3
 FIELDS = {
     "batch_size": 4, "num_samples": 2, "inner_updates": 2, "mini_batches": 2, "dynamic_sampling": 6,
     "kl_in": "reward", "kl": "k1", "beta": 0.1, "correction": "token", "learning_rate": 1e-3,
+    "moment_dtype": "bfloat16", "reference_dtype": "int8",
 }  # fmt: skip
 
 
@@ -43,9 +45,9 @@ def train(workdir, processor):
     released, _ = read_config(TINY)
     text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
     vision = dataclasses.replace(tiny.CONFIG.vision, depth=1)
-    model = Qwen2VL(dataclasses.replace(released, text=text, vision=vision))
+    model = Qwen2VL(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
     params = jax.device_put(model.init(jax.random.key(0)), sharding.replicated(mesh))
-    reference = jax.tree.map(lambda x: x.copy(), params)
+    reference = states.frozen_copy(model, params, config.grpo.reference_dtype)
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
     sources = [  # a random model has no format; how often it repeats itself varies
         Source(examples[:12], rewards={"format": 1.0}),
