@@ -42,9 +42,13 @@ setup(
         "tpu": ["jax[tpu]"],
         "test": [
             "hypothesis>=6",
+            "ipykernel>=7",
             "jsonschema>=4.20",
             # Compiles for TPU slices on a machine that has none; there's none for other systems.
             "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "matplotlib>=3.10",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
