@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, shows what it promises, and is committed without outputs."""
+"""The notebook runs from top to bottom, shows what it promises, and is kept without outputs."""
 
 import ast
 import base64

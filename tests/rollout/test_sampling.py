@@ -128,7 +128,7 @@ def test_the_ends_of_the_distribution_can_be_drawn_and_nothing_behind_them():
 
 
 def test_what_is_cut_off_is_never_drawn_where_two_tokens_meet():
-    """Cumulative sums are rounded differently at each place, and needn't grow from one to the next."""
+    """Cumulative sums are rounded differently at each place, and may fall from one to the next."""
     rng = np.random.default_rng(0)
     logits = np.full(300 * sampling.BLOCK, -20.0)
     kept = np.sort(rng.choice(len(logits), 20, replace=False))
