@@ -2,7 +2,7 @@
 
 What can be wrong with the files is found from their headers, before a weight is read. A process
 reads what its own devices hold: of a file on a disk exactly that, of one at a URL the rows that it
-is part of. Host memory holds a few tensors of the checkpoint, and no stack of layers above a fixed size.
+is part of. Host memory holds a few tensors, and no stack of layers above a fixed size.
 """
 
 import collections

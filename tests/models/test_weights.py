@@ -16,9 +16,8 @@ from rrft_jax.parallel.mesh import make_mesh
 from tests.models import measured
 from tests.parallel.runs import ROOT, free_port
 
-
-# A few tensors of the largest size, and what doesn't grow with a model: what is read ahead, compiled
-# programs, what the heap keeps of the threads that read. The model itself is twice that.
+# A few tensors of the largest size, and what doesn't grow with a model: what is read ahead,
+# compiled programs, what the heap keeps of the threads that read. The model is twice that.
 SLACK = 3 * measured.LARGEST + 2**28 + 2**27
 
 
