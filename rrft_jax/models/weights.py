@@ -2,7 +2,7 @@
 
 What can be wrong with the files is found from their headers, before a weight is read. A process
 reads what its own devices hold: of a file on a disk exactly that, of one at a URL the rows that it
-is part of. Host memory holds a tensor or two of the checkpoint, not its layers stacked.
+is part of. Host memory holds a few tensors, and no stack of layers above a fixed size.
 """
 
 import collections
@@ -34,7 +34,7 @@ _EMBEDDING = "model.language_model.embed_tokens.weight"
 # Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
 # by layer, which takes a compiled program each.
 _STACK = 2**28
-_AHEAD, _THREADS = 2**26, 8  # bytes that are read before they are needed; reads at a time
+_AHEAD, _THREADS = 2**26, 4  # bytes that are read before they are needed; reads at a time
 _HEADER = 10**8  # bytes; no reader of safetensors takes a longer one
 
 Index = tuple[slice, ...]

@@ -16,6 +16,10 @@ from rrft_jax.parallel.mesh import make_mesh
 from tests.models import measured
 from tests.parallel.runs import ROOT, free_port
 
+# A few tensors of the largest size, and what doesn't grow with a model: what is read ahead,
+# compiled programs, what the heap keeps of the threads that read. The model is twice that.
+SLACK = 3 * measured.LARGEST + 2**28 + 2**27
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -48,9 +52,8 @@ def measure(folder, devices: int, number: int) -> list[dict[str, int]]:
 def test_memory_is_bounded_by_the_largest_tensor(folder):
     (found,) = measure(folder, devices=8, number=1)
     assert found["all"] > 2**30
-    # Norms and biases are on several devices.
-    assert found["loading"] < found["held"] + 3 * measured.LARGEST
-    assert found["saving"] < found["held"] + 3 * measured.LARGEST
+    assert found["loading"] < found["held"] + SLACK
+    assert found["saving"] < found["held"] + SLACK
     saved = folder.with_name("saved")
     assert measured.digests(saved) == measured.digests(folder)
     shutil.rmtree(saved)
@@ -62,7 +65,7 @@ def test_each_of_two_hosts_reads_what_its_devices_hold_and_the_first_one_writes(
     for one in found:
         assert one["all"] / 2 <= one["held"] < 0.51 * one["all"]
         assert one["held"] <= one["read"] < 0.52 * one["all"]
-        assert one["saving"] < one["held"] + 3 * measured.LARGEST
+        assert one["saving"] < one["held"] + SLACK
     saved = folder.with_name("saved")
     assert measured.digests(saved) == measured.digests(folder)
     shutil.rmtree(saved)
