@@ -1,12 +1,11 @@
 """Attention of the sampler: one query a row, over the row's prompt and its own past.
 
-It is `attention.group` for one token, read from caches that lie as the two products want them:
-keys with
-their tokens last, [B,K,C,P] of prompts and [R,K,C,T] of the rows' own tokens, values with their
-features last, [B,K,P,C] and [R,K,T,C]. A row (R) is a completion that is being
-sampled. All rows of a prompt read its keys and values as one matrix, so rows stand in the slots
-of their prompts, [B,G], while that part is computed. At first row r is slot r; when finished rows
-have been taken out, `Slots` says where the others stand.
+It is `attention.group` for one token, read from caches that lie as the two products want them: keys
+with their tokens last, [B,K,C,P] of prompts and [R,K,C,T] of the rows' own tokens, values with
+their features last, [B,K,P,C] and [R,K,T,C]. A row (R) is a completion that is being sampled. All
+rows of a prompt read its keys and values as one matrix, so rows stand in the slots of their
+prompts, [B,G], while that part is computed. At first row r is slot r; when finished rows have been
+taken out, `Slots` says where the others stand.
 """
 
 import flax

@@ -127,17 +127,17 @@ def test_the_ends_of_the_distribution_can_be_drawn_and_nothing_behind_them():
     assert np.isfinite(log_probs).all() and (np.asarray(log_probs) > -30).all()
 
 
-def test_what_is_cut_off_is_never_drawn_where_two_tokens_meet():
-    """Cumulative sums are rounded differently at each place, and may fall from one to the next."""
-    rng = np.random.default_rng(0)
-    logits = np.full(300 * sampling.BLOCK, -20.0)
-    kept = np.sort(rng.choice(len(logits), 20, replace=False))
-    logits[kept] = rng.normal(0, 2.5, 20)
-    edges = np.round(np.cumsum(distribution(logits, top_k=20)[kept])[:-1] * 2**23)
-    uniform = jnp.float32((edges[:, None] + np.arange(-4, 5)).ravel() / 2**23)
-    rows = jnp.broadcast_to(jnp.float32(logits), (len(uniform), len(logits)))
-    tokens, log_probs = compiled(uniform, rows, SamplingParams(top_k=20))
-    assert np.isin(tokens, kept).all() and (np.asarray(log_probs) > -30).all()
+def test_what_is_cut_off_is_never_found_between_what_is_kept():
+    """At all edges of 50 blocks with weight among 1187, whose cumulative sums needn't be ordered."""
+    rng = np.random.default_rng(5)
+    weights = np.zeros(1187, np.float32)
+    kept = np.sort(rng.choice(len(weights), 50, replace=False))
+    weights[kept] = np.exp(rng.normal(0, 2.5, 50))
+    edges = np.round(np.cumsum(weights[kept]) / weights.sum() * 2**23)
+    uniform = np.clip(edges[:, None] + np.arange(-9, 10), 0, 2**23 - 1).ravel() / 2**23
+    rows = jnp.broadcast_to(weights, (len(uniform), len(weights)))
+    index, _ = jax.jit(sampling._find)(jnp.float32(uniform) * rows.sum(-1), rows)
+    assert (weights[index] > 0).all()
 
 
 def test_the_largest_are_found_in_blocks_as_by_a_sort():
