@@ -128,7 +128,7 @@ def test_the_ends_of_the_distribution_can_be_drawn_and_nothing_behind_them():
 
 
 def test_what_is_cut_off_is_never_found_between_what_is_kept():
-    """At all edges of 50 blocks with weight among 1187, whose cumulative sums needn't be ordered."""
+    """At all edges of 50 blocks with weight among 1187, whose cumulative sums needn't grow."""
     rng = np.random.default_rng(5)
     weights = np.zeros(1187, np.float32)
     kept = np.sort(rng.choice(len(weights), 50, replace=False))
