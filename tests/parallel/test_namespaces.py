@@ -39,7 +39,8 @@ def hosts():
         names = [add(i) for i in range(number)]
         for i, name in enumerate(names):
             port = f"p{i}"
-            ip("link", "add", "net", "netns", name, "type", "veth", "peer", port, "netns", hub)
+            peer = ("peer", "name", port, "netns", hub)
+            ip("link", "add", "net", "netns", name, "type", "veth", *peer)
             ip("-n", hub, "link", "set", port, "master", "bridge", "up")
             ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "net")
             ip("-n", name, "link", "set", "net", "up")
@@ -71,7 +72,9 @@ def test_all_end_when_one_is(hosts, tmp_path, number, victim, how):
             assert not ended and time.monotonic() < deadline, [log.read_text() for log in logs]
             time.sleep(0.05)
     except BaseException:
-        runs.said(processes, tmp_path, timeout=0)
+        for one in processes:
+            one.kill()
+            one.wait()
         raise
     if how == "killed":
         processes[victim].kill()
