@@ -52,6 +52,7 @@ def hosts():
         ip("netns", "del", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, victim, how", [(2, 1, "killed"), (4, 0, "killed"), (4, 2, "cut off")]
 )
