@@ -310,10 +310,11 @@ def test_each_row_has_the_rewards_of_its_source():
     right = f"<think>so</think>\n<answer>{example.answer}</answer>"
     batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
     terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
-    by_name, total = groups.rewards_of(
+    by_name, total, failed = groups.rewards_of(
         terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2))
     )
     np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])
+    assert failed == [0, 0]
     nan = np.nan
     for name, values in {
         "accuracy": [[1, 0], [1, 0]],

@@ -7,9 +7,11 @@ stop. In one process it's all there already, and nothing is exchanged.
 """
 
 import contextlib
+import functools
 import glob
 import os
 import pickle
+import socket
 import sys
 import traceback
 import urllib.request
@@ -19,6 +21,7 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxlib import _jax
 
 from rrft_jax.errors import UserError
 
@@ -64,6 +67,8 @@ def initialize(
         }
     elif devices := _devices_of_a_lone_task():
         options["local_device_ids"] = devices
+    if coordinator:
+        _meet_as(_address_towards(coordinator))
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError, OSError) as error:
@@ -159,6 +164,31 @@ def _abandon(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)  # no other way past the wait for the others at the interpreter's end
+
+
+def _address_towards(coordinator: str) -> str | None:
+    """This host's own address on the way to HOST:PORT; None where there's no such way."""
+    host, _, port = coordinator.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        (family, kind, protocol, _, there), *_ = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        )
+        with socket.socket(family, kind, protocol) as one:
+            one.connect(there)  # of a datagram socket: nothing is sent
+            return one.getsockname()[0]
+    return None
+
+
+def _meet_as(address: str | None) -> None:
+    """Has the CPU backend's collectives listen where the other hosts reach this one.
+
+    They would take the address that the host's own name has, which may be the loopback's, and JAX
+    has no setting for it.
+    """
+    make = getattr(_jax, "make_gloo_tcp_collectives", None)
+    if address and make:
+        make = getattr(make, "func", make)  # not twice
+        _jax.make_gloo_tcp_collectives = functools.partial(make, hostname=address)
 
 
 def _exchange(data: bytes, size: int) -> list[bytes]:

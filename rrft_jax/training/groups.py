@@ -62,14 +62,15 @@ class Groups:
             [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
             for group in zip(arrays["completions"], arrays["mask"])
         ]
-        lengths, failed = arrays["mask"].sum(-1), reward_functions.failures()
-        by_name, rewards = rewards_of(terms, texts, batch, step=step, lengths=lengths)
+        lengths = arrays["mask"].sum(-1)
+        by_name, rewards, failed = rewards_of(terms, texts, batch, step=step, lengths=lengths)
         rows = [
             {
                 "arrays": {name: array[b] for name, array in arrays.items()},
                 "texts": texts[b],
                 "by_name": {name: values[b] for name, values in by_name.items()},
                 "rewards": rewards[b],
+                "failures": failed[b],
                 "prompt": {
                     "id": example.id,
                     "prompt": batch.prompt_texts[b],
@@ -79,10 +80,7 @@ class Groups:
             }
             for b, example in enumerate(batch.examples)
         ]
-        told = distributed.gather(
-            (dict(zip(batch.places, rows)), reward_functions.failures() - failed)
-        )
-        rows = distributed.merged([part for part, _ in told])
+        rows = distributed.gather_rows(batch.places, rows)
         unknown = np.full_like(rows[0]["rewards"], np.nan)
         names = dict.fromkeys(name for row in rows for name in row["by_name"])
         return cls(
@@ -95,7 +93,7 @@ class Groups:
             },
             rewards=np.stack([row["rewards"] for row in rows]),
             prompts=[row["prompt"] for row in rows],
-            failures=sum(count for _, count in told),
+            failures=sum(row["failures"] for row in rows),
         )
 
     @property
@@ -158,7 +156,7 @@ def rewards_of(
     *,
     step: int,
     lengths: np.ndarray,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[int]]:
     """The rewards of every completion.
 
     Args:
@@ -169,17 +167,21 @@ def rewards_of(
       lengths: tokens of the completions [B,G].
 
     Returns:
-      by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G].
+      by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G];
+      how many calls have failed in each row [B], which two processes may both score.
     """
     total = np.zeros((len(texts), len(texts[0])), np.float32)
     by_name: dict[str, np.ndarray] = {}
+    failed = []
     for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
+        before = reward_functions.failures()
         own, given = source.rewards, {"step": step, "lengths": lengths[b].tolist()}
         for term in terms if own is None else reward_functions.read_terms(own):
             values = by_name.setdefault(term.name, np.full_like(total, np.nan))
             values[b] = reward_functions.score(term.name, group, example, **given, **term.options)
             total[b] += term.weight * values[b]
-    return by_name, total
+        failed.append(reward_functions.failures() - before)
+    return by_name, total, failed
 
 
 def refill(

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -93,29 +94,54 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def start(number: int, devices: int, arguments: list[str], heartbeat: int = 10, **environment):
-    """`number` processes of `devices` devices each."""
-    command = [sys.executable, "-m", "rrft_jax.main", *arguments]
+def start(number: int, devices: int, arguments: list[str], logs: Path, heartbeat: int = 10):
+    """`number` processes of a run, of `devices` devices each; see `launch`."""
+    together = [f"--coordinator=127.0.0.1:{free_port()}", f"--heartbeat_seconds={heartbeat}"]
+    own = [f"--num_processes={number}", "--process_id={}"]
+    program = ["-m", "rrft_jax.main", *arguments, *together, *own]
+    return launch(number, program, logs, devices)
+
+
+def launch(
+    number: int, program: list[str], logs: Path, devices: int = 1, wrap: tuple[str, ...] = ()
+) -> list[subprocess.Popen]:
+    """Python processes whose arguments, and what they are wrapped in, have their number for {}.
+
+    What they say goes to files, which no process waits for as it would for a full pipe; they
+    compile without optimising, which takes longer than what these models compute.
+    """
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        **environment,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
+        "OMP_NUM_THREADS": "1",
     }
-    together = [f"--coordinator=127.0.0.1:{free_port()}", f"--heartbeat_seconds={heartbeat}"]
-    flags = [
-        [*together, f"--num_processes={number}", f"--process_id={i}"] if number > 1 else []
-        for i in range(number)
-    ]
-    return [
-        subprocess.Popen(
-            [*command, *own],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for own in flags
-    ]
+    logs.mkdir(parents=True, exist_ok=True)
+    processes = []
+    for i in range(number):
+        with (logs / f"{i}.txt").open("w") as log:
+            processes.append(
+                subprocess.Popen(
+                    [part.replace("{}", str(i)) for part in (*wrap, sys.executable, *program)],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return processes
+
+
+def said(processes: list[subprocess.Popen], logs: Path, timeout: float = 120) -> list[str]:
+    """What each of them has said, once all have ended; ends what hasn't by then."""
+    deadline = time.monotonic() + timeout
+    try:
+        for one in processes:
+            one.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for one in processes:
+            one.kill()
+            one.wait()
+    return [(logs / f"{i}.txt").read_text() for i in range(len(processes))]

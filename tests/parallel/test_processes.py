@@ -43,6 +43,12 @@ def until(processes, metrics, text):
         time.sleep(0.05)
 
 
+def test_a_reward_that_fails_in_a_row_of_two_processes_is_counted_once(tmp_path):
+    program = ["-m", "tests.parallel.sharing", f"127.0.0.1:{runs.free_port()}", "{}"]
+    outputs = runs.said(runs.launch(2, program, tmp_path), tmp_path)
+    assert all("rows 3 failures 3\n" in output for output in outputs), outputs
+
+
 @pytest.mark.slow
 def test_a_run_goes_through_two_processes_and_four_to_the_numbers_of_one(tmp_path):
     settings = [
@@ -56,19 +62,19 @@ def test_a_run_goes_through_two_processes_and_four_to_the_numbers_of_one(tmp_pat
     metrics = together / "metrics.jsonl"
 
     # A signal to one stops both, behind the same step.
-    two = runs.start(2, 2, settings, HEARTBEAT)
+    two = runs.start(2, 2, settings, tmp_path / "two", HEARTBEAT)
     until(two, metrics, '"stage": "sft", "step": 1,')
     two[1].send_signal(signal.SIGTERM)
-    outputs = [one.communicate(timeout=120)[0] for one in two]
+    outputs = runs.said(two, tmp_path / "two")
     assert [one.returncode for one in two] == [0, 0], outputs
     assert "the same command goes on" in outputs[0] and "goes on" not in outputs[1]
 
     # One that dies takes the others with it, soon.
-    four = runs.start(4, 1, settings, HEARTBEAT)
+    four = runs.start(4, 1, settings, tmp_path / "four", HEARTBEAT)
     until(four, metrics, '"stage": "grpo", "step": 2,')
     four[2].kill()
     killed = time.time()
-    outputs = [one.communicate(timeout=120)[0] for one in four]
+    outputs = runs.said(four, tmp_path / "four")
     assert time.time() - killed < 2 * HEARTBEAT
     assert all(one.returncode for one in four), outputs
     assert not (together / "export").exists()

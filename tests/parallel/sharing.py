@@ -1,0 +1,36 @@
+"""Two processes that both have a row reward it, and say what came of it; run by test_processes."""
+
+import sys
+import types
+
+import numpy as np
+
+from rrft_jax import rewards
+from rrft_jax.data import Source
+from rrft_jax.parallel import distributed
+from rrft_jax.training.groups import Groups
+
+
+def main(coordinator: str, process_id: int) -> None:
+    distributed.initialize(coordinator, 2, process_id)
+    with distributed.leaving_together():
+        example = types.SimpleNamespace(id="a", answer="1")
+        batch = types.SimpleNamespace(
+            places=[process_id, process_id + 1],  # row 1 is on both
+            examples=[example] * 2,
+            sources=[Source([example])] * 2,
+            prompt_texts=["?"] * 2,
+            prompt=types.SimpleNamespace(mask=np.ones((2, 3), bool)),
+        )
+        arrays = {
+            "completions": np.zeros((2, 1, 4), np.int32),
+            "mask": np.ones((2, 1, 4), bool),
+        }
+        processor = types.SimpleNamespace(decode=lambda tokens: "raises")
+        terms = rewards.read_terms({"tests.rewards.victims.broken": 1.0})
+        groups = Groups.rewarded(batch, arrays, terms, processor, 1)
+        print(f"rows {len(groups.texts)} failures {groups.failures}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

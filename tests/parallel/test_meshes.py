@@ -1,0 +1,136 @@
+"""Every mesh gives the numbers of one device: losses, gradients, moments, tokens, metrics."""
+
+import functools
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import grpo as program
+from rrft_jax.models import layout, parameters
+from rrft_jax.models import prompt as prompts
+from rrft_jax.parallel import sharding
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.rollout import generate
+from rrft_jax.training import grpo, objectives, sft
+from rrft_jax.training import optimizer as optimizers
+from rrft_jax.training import state as states
+from tests import tiny
+
+BATCH, GROUP, LENGTH = 8, 2, 6
+HYPER = ml_collections.ConfigDict(
+    {
+        **program.get_config().grpo.to_dict(),
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "weight_decay": 0.1,
+        "clip_norm": 1e9,  # moments are those of the gradient itself
+        "moment_dtype": "float32",
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-3,  # Adam's first steps would blow rounding up to the size of an update
+        "micro_batches": 1,
+        "freeze": "",
+    }
+)
+MESHES = {
+    "data 8": {"data": 8},
+    "fsdp 8": {"fsdp": 8},
+    "tensor 4": {"tensor": 4},
+    "data 2 x fsdp 2 x tensor 2": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+
+
+@functools.cache
+def sampled(**axes):
+    """The completions that a mesh draws for eight prompts, on the host."""
+    mesh, shardings = _mesh(axes)
+    return jax.device_get(
+        generate(
+            tiny.model(mesh=mesh),
+            jax.tree.map(jax.device_put, tiny.params(), shardings),
+            sharding.place(mesh, tiny.prompts(BATCH), prompts.LETTERS),
+            jax.random.key(0),
+            num_samples=GROUP,
+            max_new_tokens=LENGTH,
+            stop_tokens=tuple(range(2, 14)),
+            pad_token=tiny.PAD,
+        )
+    )
+
+
+@functools.cache
+def trained(stage, **axes):
+    """A step of a stage on a mesh: (state, metrics), on the host."""
+    mesh, shardings = _mesh(axes)
+    model = tiny.model(mesh=mesh)
+    params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), tiny.params(), shardings)
+    optimizer = optimizers.make_optimizer(HYPER, 100)
+    state = states.create(params, optimizer, "", mesh)
+    prompt, out = tiny.prompts(BATCH), sampled()
+    if stage == "sft":
+        step = sft.make_step(model, optimizer, "", 1, states.layout(state))
+        rows = sft.SFTBatch(prompt, out.tokens, out.mask)
+        batch = sharding.place(mesh, rows, sft.LETTERS)
+    else:
+        step = grpo.make_step(model, optimizer, HYPER, states.layout(state))
+        rng = np.random.default_rng(0)
+        rewards = rng.integers(0, 3, (BATCH, GROUP)).astype(np.float32)
+        noise = rng.normal(size=(2, *out.tokens.shape)).astype(np.float32)
+        rows = grpo.GRPOBatch(
+            prompt=prompt,
+            completions=out.tokens,
+            mask=out.mask,
+            finished=out.finished,
+            advantages=objectives.group_std_advantages(rewards),
+            sampler_log_probs=out.sampled_log_probs,
+            old_log_probs=out.log_probs + 0.3 * noise[0],
+            reference_log_probs=out.log_probs + 0.1 * noise[1],
+        )
+        batch = sharding.place(mesh, rows, grpo.letters(rows))
+    state, metrics = step(state, batch)
+    if mesh.size > 1:
+        assert not state.params["language"]["layers"]["gate"]["kernel"].sharding.mesh.empty
+    return jax.device_get((state, metrics))
+
+
+def _mesh(axes):
+    mesh = make_mesh(**axes)
+    layout.check(tiny.CONFIG, mesh)
+    return mesh, parameters.parameter_shardings(tiny.CONFIG, mesh)
+
+
+@pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
+def test_samples_are_those_of_one_device(axes):
+    got, want = sampled(**axes), sampled()
+    assert 0 < want.finished.mean() < 1
+    for name in ("tokens", "mask", "finished"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
+    for name in ("log_probs", "sampled_log_probs"):
+        np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
+def test_a_step_is_that_of_one_device(axes, stage):
+    (got, metrics), (want, wanted) = trained(stage, **axes), trained(stage)
+    assert metrics.keys() == wanted.keys() and "loss" in metrics
+    for name in wanted:
+        assert metrics[name] == pytest.approx(wanted[name], rel=2e-5, abs=2e-6), name
+    leaves = jax.tree_util.tree_leaves_with_path
+    # Moments are the gradient and its square: of each array, to rounding at its own size.
+    moments = 0
+    for (path, w), (_, g) in zip(leaves(want), leaves(got), strict=True):
+        name, size = jax.tree_util.keystr(path), np.abs(w).max()
+        moments += ".mu" in name or ".nu" in name
+        np.testing.assert_allclose(g, w, rtol=0, atol=2e-5 * max(size, 1e-3), err_msg=name)
+    assert moments == 2 * len(jax.tree.leaves(want.params))
+
+
+def test_key_value_heads_and_a_vocabulary_that_do_not_divide_stay_whole_and_the_table_says_so():
+    mesh, shardings = _mesh({"tensor": 4})
+    heads = tiny.CONFIG.text.kv_heads
+    assert shardings["language"]["layers"]["k"]["kernel"].spec[2] is None
+    table = "\n".join(layout.table(tiny.CONFIG, mesh))
+    assert f"{heads} -> {heads} ({heads} is no multiple of 4: whole)" in table
