@@ -1,4 +1,4 @@
-"""Trains the base: first its tower learns to see, then the whole model to tell and to answer."""
+"""Trains the base: its tower learns to see, the model to tell, to answer and to look back."""
 
 import itertools
 import pathlib
@@ -20,29 +20,33 @@ from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.monitoring import Progress
 from rrft_jax.parallel import mesh as meshes
 from rrft_jax.parallel import sharding
-from rrft_jax.pretrain.folder import write_folder
+from rrft_jax.pretrain import recall
+from rrft_jax.pretrain.folder import SPECIAL, VOCABULARY, write_folder
 from rrft_jax.pretrain.lessons import LESSONS, SLOTS, STREAM, Lesson
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import sft
 from rrft_jax.training import state as states
 
 OUT = flags.DEFINE_string("out", None, "folder for the checkpoint", required=True)
-START = flags.DEFINE_string("start", None, "what the first phase ended with: skips it")
+START = flags.DEFINE_string("start", None, "folder of a base to go on with")
+TAUGHT = flags.DEFINE_list("phases", None, "some of the phases, in order; the default is all")
 SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
 
 LEARNING_RATE = {"muon": 3e-3, "adam": 1e-3}  # of matrices; of embeddings, biases and norms
 WARM_UP = 50
 # Steps. First the vision tower alone learns the words of what it sees, which costs little; then the
-# whole model learns to talk about that, and to answer.
-PHASES = {"see": 1200, "perceive": 2150, "answer": 2450}
+# whole model learns to talk about that, and to answer; then the decoder alone learns to look back
+# in a text, and at last all that together.
+PHASES = {"see": 1200, "perceive": 2150, "answer": 2450, "recall": 2850, "review": 1900}
 # Of each task: its lessons a step in each phase, and the tokens of its longest text.
 SIZES = {
-    "visual_counting": ({"see": 16, "perceive": 10, "answer": 8}, 76),
-    "structure_perception": ({"see": 24, "perceive": 10, "answer": 10}, 104),
-    "spatial_transformation": ({"see": 10, "perceive": 10, "answer": 10}, 152),
+    "visual_counting": ({"see": 16, "perceive": 10, "answer": 8, "review": 6}, 76),
+    "structure_perception": ({"see": 24, "perceive": 10, "answer": 10, "review": 7}, 104),
+    "spatial_transformation": ({"see": 10, "perceive": 10, "answer": 10, "review": 7}, 152),
+    "recall": ({"recall": 24, "review": 12}, 128),
 }
 # What rests: at first the layers of the decoder, which learn nothing from words.
-FREEZE = {"see": "language/(?!embed).*", "perceive": "", "answer": ""}
+FREEZE = {"see": "language/(?!embed).*", "recall": "vision/.*"}
 ROTATION = 16  # features between the slots of a visual token's words
 
 
@@ -50,7 +54,7 @@ def corpus(seed: int, samples: int = 300) -> Iterator[str]:
     """What the vocabulary is made from: the texts of the base, and those of its later training."""
     for index in range(samples):
         for number, (task, lesson) in enumerate(LESSONS.items()):
-            for phase in PHASES:
+            for phase in ("see", "perceive", "answer"):
                 rng = np.random.default_rng([seed, STREAM, number, index])
                 for conversation in lesson(rng, phase, 1.0).texts:
                     yield from (f"{question}\n{answer}" for question, answer in conversation)
@@ -71,7 +75,7 @@ class Batch:
     words: jax.Array
 
 
-LETTERS = {task: Batch(texts=sft.LETTERS, words="BN.") for task in LESSONS}
+LETTERS = {task: Batch(texts=sft.LETTERS, words="BN.") for task in SIZES}
 
 
 def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
@@ -82,6 +86,8 @@ def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
             texts, _ = sft.loss(model, params, batch.texts, batch.texts.mask.sum())
             metrics[task] = texts
             total += texts
+        if task == "recall":
+            continue
         visual = model.encode_images(params, batch.texts.prompt)
         embedding = params["language"]["embed"]["embedding"]
         asked, named = batch.words >= 0, []
@@ -97,7 +103,7 @@ def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
 
 def make_step(model: Qwen2VL, optimizer: optax.GradientTransformation, phase: str, layout):
     """The jitted step: (state, batches of all tasks) -> (state, metrics)."""
-    freeze = FREEZE[phase]
+    freeze = FREEZE.get(phase, "")
 
     def step(state: states.TrainState, batches: dict[str, Batch]):
         return states.update(
@@ -115,11 +121,13 @@ def batches(processor: Processor, task: str, seed: int, phase: str):
     """A grain iterator of a task's `Batch`es: a lesson a row, its conversations as the group."""
     lessons, length = SIZES[task][0][phase], SIZES[task][1]
     rows = PHASES[phase] * lessons
-    lesson, stream = LESSONS[task], [seed, STREAM, 10 + list(LESSONS).index(task)]
+    stream = [seed, STREAM, 10 + list(SIZES).index(task), list(PHASES).index(phase)]
 
     def make(index: int) -> Batch:
-        rng = np.random.default_rng([*stream, list(PHASES).index(phase), index])
-        return row(processor, lesson(rng, phase, index / rows), length)
+        rng, progress = np.random.default_rng([*stream, index]), index / rows
+        if task == "recall":
+            return text_row(processor, rng, length, phase, progress)
+        return row(processor, LESSONS[task](rng, phase, progress), length)
 
     def batch(parts: list[Batch]) -> Batch:
         texts = [part.texts for part in parts]
@@ -179,6 +187,19 @@ def row(processor: Processor, lesson: Lesson, length: int) -> Batch:
     return Batch(sft.SFTBatch(prompt, tokens, mask), np.array(words, np.int32))
 
 
+def text_row(
+    processor: Processor, rng: np.random.Generator, length: int, phase: str, progress: float
+):
+    """A row of `recall`, as unbatched arrays; what is repeated comes before what is looked up."""
+    words = np.arange(len(SPECIAL), VOCABULARY)
+    lists = 0.0 if phase == "recall" and progress < 0.4 else 0.75
+    tokens, mask = recall.row(
+        rng, lambda text: processor.encode_target(text)[:-1], words, length, lists
+    )
+    prompt = processor.encode([{"role": "user", "content": ""}])
+    return Batch(sft.SFTBatch(prompt, tokens[None], mask[None]), words=np.zeros((0, 1), np.int32))
+
+
 def make_optimizer(params: dict[str, jax.Array], steps: int) -> optax.GradientTransformation:
     """Muon for the layers' matrices, AdamW for the rest.
 
@@ -216,14 +237,15 @@ def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dic
     """One phase; `params` are consumed, those after it are returned."""
     mesh, steps = meshes.make_mesh(), PHASES[phase]
     whole = sharding.replicated(mesh)
-    trained, _ = states.split(params, FREEZE[phase])
+    trained, _ = states.split(params, FREEZE.get(phase, ""))
     optimizer = make_optimizer(trained, steps)
     # From nothing but arrays that live on every device, so that the state does too.
     first = states.TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(trained))
     state = jax.device_put(first, whole)
     step = make_step(model, optimizer, phase, states.layout(state))
-    data = {task: batches(processor, task, SEED.value, phase) for task in SIZES}
-    letters = {task: LETTERS[task] for task in SIZES}
+    taught = [task for task, (lessons, _) in SIZES.items() if phase in lessons]
+    data = {task: batches(processor, task, SEED.value, phase) for task in taught}
+    letters = {task: LETTERS[task] for task in taught}
     with Progress(phase, total=steps) as progress:
         for number in range(1, steps + 1):
             batch = {task: next(rows) for task, rows in data.items()}
@@ -233,6 +255,10 @@ def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dic
 
 
 def main(_):
+    phases = TAUGHT.value or list(PHASES)
+    unknown = [phase for phase in phases if phase not in PHASES]
+    if unknown:
+        raise app.UsageError(f"--phases={','.join(unknown)}: they are {', '.join(PHASES)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(START.value or temporary)
         if START.value:
@@ -242,9 +268,8 @@ def main(_):
             model = Qwen2VL(write_folder(folder, corpus(SEED.value)))
             processor = Processor.from_pretrained(folder)
             params = model.init(jax.random.key(SEED.value))
-            for phase in ("see", "perceive"):
-                params = train(model, params, processor, phase)
-        params = train(model, params, processor, "answer")
+        for phase in phases:
+            params = train(model, params, processor, phase)
         half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
         pretrained.save_pretrained(OUT.value, model, half, source=folder)
 

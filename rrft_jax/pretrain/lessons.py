@@ -77,10 +77,10 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
     def ask() -> tuple[str, str]:
         return _pick(rng, (count, add, add, look))()
 
-    if phase != "answer":
+    if phase in ("see", "perceive"):
         texts = [[caption], [number()] if rng.random() < 0.4 else [ask()]]
     else:  # several questions about one picture: only the question tells their answers apart
-        inverse = 0.5 if progress > 0.4 else 0.0
+        inverse = 0.5 if phase == "review" or progress > 0.4 else 0.0
         last = caption if rng.random() < 0.25 else ask()
         texts = [*([number(inverse)] for _ in range(3)), [last]]
     # An empty cell has nothing to name but itself.
@@ -97,7 +97,7 @@ def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocab
     With ten colours few objects have the one that is asked for, and a model that says "no" to all
     of them stays at that for a thousand steps.
     """
-    if phase != "answer" or rng.random() > 0.8:
+    if phase in ("see", "perceive") or rng.random() > 0.8:
         return counting.EVERYTHING
     some = {
         name: tuple(rng.choice(getattr(counting.EVERYTHING, name), 3, replace=False).tolist())
@@ -111,7 +111,7 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
 
     First come mostly cards, to learn to read from.
     """
-    if rng.random() < {"see": 0.9 - 0.4 * progress, "perceive": 0.3, "answer": 0}[phase]:
+    if rng.random() < {"see": 0.9 - 0.4 * progress, "perceive": 0.3}.get(phase, 0):
         return _card(rng)
     asks = _pick(rng, [ask for _, _, ask in structure.SPLITS.values()])
     posed = structure.pose(rng, structure.IN_DOMAIN + structure.SHIFTED, asks)
@@ -137,7 +137,7 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
         kinds = (compute, choose, choose, read, read, read)
         return _pick(rng, kinds if marks else kinds[:3])()
 
-    if phase != "answer":
+    if phase in ("see", "perceive"):
         texts = [[caption], [ask()]]
     else:
         bare = (posed.problem, posed.answer) if rng.random() < 0.3 else compute()
@@ -249,7 +249,7 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
     def ask() -> tuple[str, str]:
         return _pick(rng, (find, look, became, became, compare))()
 
-    if phase != "answer":
+    if phase in ("see", "perceive"):
         texts = [[caption(_pick(rng, ("first", "second")))], [ask()]]
     else:
         bare = transformation.problem(initial), ", ".join(map(str, steps))

@@ -98,8 +98,9 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
     assert program.compiled.memory_analysis().alias_size_in_bytes > 0.9 * bytes_a_device(
         program.arguments["caches"][1].cache
     )
-    # Nothing like a weight is gathered at a token.
+    # Nothing like a weight is gathered at a token, nor logits, but where top-p alone sorts them.
     gathered = [x for x in inside if x.opcode.startswith("all-gather")]
+    gathered = [x for x in gathered if "/branch_2_fun/" not in x.attributes]
     smallest = SIZES.text.width * SIZES.text.kv_heads * SIZES.text.head_size
     for x in gathered:
         size = math.prod(map(int, re.search(r"\[([\d,]+)\]", x.shape)[1].split(",")))

@@ -168,18 +168,6 @@ def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
     assert shapes == ([4, 2] if axes else [8, 4, 2])  # rows of a device
 
 
-def test_eight_devices_draw_the_tokens_of_one():
-    whole = tiny.prompts(8)
-    want = jax.device_get(run(prompt=whole))
-    mesh = make_mesh(data=8)
-    got = run(
-        model=tiny.model(mesh=mesh),
-        params=jax.device_put(tiny.params(), sharding.replicated(mesh)),
-        prompt=sharding.place(mesh, whole, prompts.LETTERS),
-    )
-    assert_same(jax.device_get(got), want)
-
-
 def test_other_sampling_parameters_compile_nothing_again(out):
     before = sampler._advance._cache_size()
     for sampling in (SamplingParams(0.5, 3, 0.9), SamplingParams(0.0), SamplingParams(1, 0, 0.5)):

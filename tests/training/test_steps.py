@@ -95,20 +95,6 @@ def one_device():
     return {"sft": sft_step(mesh), "grpo": grpo_step(mesh)}
 
 
-@pytest.mark.parametrize(
-    "axes", [{"data": 8}, {"fsdp": 8}, {"tensor": 2, "fsdp": 4}], ids=["data", "fsdp", "tensor"]
-)
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
-def test_every_mesh_gives_the_numbers_of_one_device(one_device, stage, axes):
-    step = sft_step if stage == "sft" else grpo_step
-    got = step(make_mesh(**axes))
-    assert_same(got, one_device[stage])
-    sharded = got[0].params["language"]["layers"]["gate"]["kernel"].sharding
-    assert sharded.mesh.size == 8
-    moments = [x for x in jax.tree.leaves(got[0].opt_state) if x.ndim > 1]
-    assert moments and all(x.sharding.mesh.size == 8 for x in moments)
-
-
 def test_micro_batches_change_nothing(one_device):
     mesh = make_mesh()
     assert_same(sft_step(mesh, micro_batches=4), one_device["sft"])
