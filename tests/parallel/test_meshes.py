@@ -119,18 +119,21 @@ def test_a_step_is_that_of_one_device(axes, stage):
     for name in wanted:
         assert metrics[name] == pytest.approx(wanted[name], rel=2e-5, abs=2e-6), name
     leaves = jax.tree_util.tree_leaves_with_path
-    # Moments are the gradient and its square: of each array, to rounding at its own size.
+    # Moments are the gradient and its square: of each array, to rounding at its own size. Where a
+    # gradient is small, Adam enlarges its rounding, up to a part of the step that parameters take.
     moments = 0
     for (path, w), (_, g) in zip(leaves(want), leaves(got), strict=True):
-        name, size = jax.tree_util.keystr(path), np.abs(w).max()
+        name, rounding = jax.tree_util.keystr(path), 2e-5 * max(np.abs(w).max(), 1e-3)
         moments += ".mu" in name or ".nu" in name
-        np.testing.assert_allclose(g, w, rtol=0, atol=2e-5 * max(size, 1e-3), err_msg=name)
+        if name.startswith(".params"):
+            rounding = 1e-3 * HYPER.learning_rate
+        np.testing.assert_allclose(g, w, rtol=0, atol=rounding, err_msg=name)
     assert moments == 2 * len(jax.tree.leaves(want.params))
 
 
-def test_key_value_heads_and_a_vocabulary_that_do_not_divide_stay_whole_and_the_table_says_so():
-    mesh, shardings = _mesh({"tensor": 4})
+def test_caches_of_key_value_heads_that_do_not_divide_stay_whole_and_the_table_says_so():
+    mesh, _ = _mesh({"tensor": 4})
     heads = tiny.CONFIG.text.kv_heads
-    assert shardings["language"]["layers"]["k"]["kernel"].spec[2] is None
+    assert sharding.spec(mesh, "RK..", (BATCH, heads, 8, LENGTH))[1] is None
     table = "\n".join(layout.table(tiny.CONFIG, mesh))
     assert f"{heads} -> {heads} ({heads} is no multiple of 4: whole)" in table
