@@ -34,7 +34,7 @@ def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> di
     result = {
         "update": round(seconds, 4),
         "tokens_per_second": round(tokens / seconds),
-        "model_tflops_per_second": round(flops / seconds / 1e12, 3),
+        "model_tflops_per_second": round(flops / seconds / 1e12, 6),
         "device": device,
     }
     if device in LIMITS and dtype.itemsize == 2:
