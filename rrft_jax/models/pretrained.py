@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters, weights
+from rrft_jax.models import parameters, saving, weights
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import distributed
@@ -106,14 +106,14 @@ def save_pretrained(
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
     if not distributed.is_first():
-        weights.save(None, model.config, parameters.flatten(params), max_shard_bytes)
+        saving.save(None, model.config, parameters.flatten(params), max_shard_bytes)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         partial.mkdir()
-        weights.save(partial, model.config, parameters.flatten(params), max_shard_bytes)
+        saving.save(partial, model.config, parameters.flatten(params), max_shard_bytes)
         raw = _with_dtype(raw, {str(p.dtype) for p in jax.tree.leaves(params)})
         (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
         for name in COPIED:

@@ -1,4 +1,4 @@
-"""Weights in safetensors files: read by slices onto their devices, written tensor by tensor.
+"""Weights in safetensors files, read by slices onto their devices.
 
 What can be wrong with the files is found from their headers, before a weight is read. A process
 reads what its own devices hold: of a file on a disk exactly that, of one at a URL the rows that it
@@ -7,14 +7,13 @@ is part of. Host memory holds a few tensors, and no stack of layers above a fixe
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
 import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +27,11 @@ from rrft_jax.parallel import sharding
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_NAMES = {name: code for code, name in DTYPES.items()}
 _EMBEDDING = "model.language_model.embed_tokens.weight"
 
 # Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
 # by layer, which takes a compiled program each.
-_STACK = 2**28
+STACK = 2**28
 _AHEAD, _THREADS = 2**26, 4  # bytes that are read before they are needed; reads at a time
 _HEADER = 10**8  # bytes; no reader of safetensors takes a longer one
 
@@ -290,7 +288,7 @@ def _place(
     shape, letters = parameters.shape(entry, config), parameters.letters(entry)
     if not entry.stacked:
         return _put(next(layers), shape, dtype, letters, mesh)
-    if math.prod(shape) * dtype.itemsize <= _STACK:
+    if math.prod(shape) * dtype.itemsize <= STACK:
         stack = np.empty(shape, dtype)
         for place, layer in zip(stack, layers, strict=True):
             for index in own:
@@ -327,106 +325,3 @@ def _filled(where: jax.sharding.Sharding | None) -> Callable[..., jax.Array]:
         return jax.lax.dynamic_update_index_in_dim(stack, layer, i, 0)
 
     return jax.jit(fill, donate_argnums=0, out_shardings=where)
-
-
-def save(
-    folder: pathlib.Path | None, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
-) -> None:
-    """Writes the files, and an index of several; a tensor at a time is on the host.
-
-    Args:
-      folder: an empty one; None only takes part in gathering what several processes hold.
-      config: the sizes of the model.
-      params: the parameters by their path.
-      max_bytes: of one file.
-    """
-    plan = _plan_files(config, params, max_bytes)
-    gather = _Gatherer(params)
-    weight_map = {}
-    for i, tensors in enumerate(plan):
-        name = WEIGHTS if len(plan) == 1 else f"model-{i + 1:05}-of-{len(plan):05}.safetensors"
-        weight_map.update((tensor.name, name) for tensor in tensors)
-        with open(folder / name, "wb") if folder else contextlib.nullcontext() as out:
-            if out:
-                _write_header(out, tensors)
-            for tensor in tensors:
-                array = gather(tensor.entry, tensor.layer)
-                if out:
-                    array = parameters.to_hf(tensor.entry, array, config)
-                    out.write(array.reshape(-1).view(np.uint8))
-    if folder and len(plan) > 1:
-        total = sum(p.nbytes for p in params.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Written:
-    """A tensor that is to be written: `name` is the released files' name for it."""
-
-    name: str
-    entry: parameters.Entry
-    layer: int
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-def _plan_files(
-    config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
-) -> list[list[_Written]]:
-    """Which tensors go to which file: in the order of the table, as many as fit."""
-    files: list[list[_Written]] = [[]]
-    size = 0
-    for entry in parameters.entries(config):
-        shape, dtype = parameters.hf_shape(entry, config), params[entry.path].dtype
-        for layer, name in enumerate(parameters.names(entry, config)):
-            one = _Written(parameters.export_name(name), entry, layer, shape, dtype)
-            if files[-1] and size + one.nbytes > max_bytes:
-                files.append([])
-                size = 0
-            files[-1].append(one)
-            size += one.nbytes
-    # The wide types first, so that each lies at a multiple of its own width.
-    return [sorted(file, key=lambda one: -one.dtype.itemsize) for file in files]
-
-
-def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to see that
-    begin = 0
-    for one in tensors:
-        header[one.name] = {
-            "dtype": _NAMES[str(one.dtype)],
-            "shape": one.shape,
-            "data_offsets": (begin, begin + one.nbytes),
-        }
-        begin += one.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    out.write(len(text).to_bytes(8, "little") + text)
-
-
-class _Gatherer:
-    """Layers of parameters on the host of the first process; a small stack comes at once."""
-
-    def __init__(self, params: dict[str, jax.Array]):
-        self._params = params
-        self._path, self._stack = "", None
-
-    def __call__(self, entry: parameters.Entry, layer: int) -> np.ndarray | None:
-        array = self._params[entry.path]
-        if not entry.stacked:
-            return sharding.on_first(array)
-        if array.nbytes > _STACK:
-            return sharding.on_first(_layer(array, np.int32(layer)))
-        if self._path != entry.path:
-            self._path, self._stack = entry.path, sharding.on_first(array)
-        return None if self._stack is None else self._stack[layer]
-
-
-@jax.jit
-def _layer(stack: jax.Array, i: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)

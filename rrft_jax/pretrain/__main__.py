@@ -86,7 +86,7 @@ def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
             texts, _ = sft.loss(model, params, batch.texts, batch.texts.mask.sum())
             metrics[task] = texts
             total += texts
-        if task == "recall":
+        if not batch.words.shape[1]:  # text alone
             continue
         visual = model.encode_images(params, batch.texts.prompt)
         embedding = params["language"]["embed"]["embedding"]

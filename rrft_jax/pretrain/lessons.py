@@ -67,7 +67,7 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
         """What stands in a cell, which is empty now and then."""
         cell = counting.cell_name(rng.integers(counting.GRID**2))
         if rng.random() < 0.7:
-            cell = _pick(rng, scene.cells)
+            cell = pick(rng, scene.cells)
         return f"What is at {cell}?", f"{placed.get(cell, 'nothing')}."
 
     def add() -> tuple[str, str]:
@@ -75,7 +75,7 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
         return f"What is {a}+{b}?", str(a + b)
 
     def ask() -> tuple[str, str]:
-        return _pick(rng, (count, add, add, look))()
+        return pick(rng, (count, add, add, look))()
 
     if phase in ("see", "perceive"):
         texts = [[caption], [number()] if rng.random() < 0.4 else [ask()]]
@@ -113,14 +113,14 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
     """
     if rng.random() < {"see": 0.9 - 0.4 * progress, "perceive": 0.3}.get(phase, 0):
         return _card(rng)
-    asks = _pick(rng, [ask for _, _, ask in structure.SPLITS.values()])
+    asks = pick(rng, [ask for _, _, ask in structure.SPLITS.values()])
     posed = structure.pose(rng, structure.IN_DOMAIN + structure.SHIFTED, asks)
     figure = posed.puzzle.figure
     marks = [(_spoken(name), text) for name, text in figure.marks.items()]
     caption = ("Describe the picture.", _listing([f"{name} = {text}" for name, text in marks]))
 
     def read() -> tuple[str, str]:
-        name, text = _pick(rng, marks)
+        name, text = pick(rng, marks)
         return f"What is written at {name}?", f"{text}."
 
     def compute() -> tuple[str, str]:
@@ -128,14 +128,14 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
         return f"What is {working}?", value
 
     def choose() -> tuple[str, str]:
-        values = rng.choice(np.arange(2, 180) / _pick(rng, (1, 1, 2)), 4, replace=False)
+        values = rng.choice(np.arange(2, 180) / pick(rng, (1, 1, 2)), 4, replace=False)
         options = " ".join(f"({o}) {v:g}" for o, v in zip(structure.OPTIONS, values))
         right = rng.integers(4)
         return f"Which is {values[right]:g}? Choices: {options}", f"({structure.OPTIONS[right]})."
 
     def ask() -> tuple[str, str]:
         kinds = (compute, choose, choose, read, read, read)
-        return _pick(rng, kinds if marks else kinds[:3])()
+        return pick(rng, kinds if marks else kinds[:3])()
 
     if phase in ("see", "perceive"):
         texts = [[caption], [ask()]]
@@ -153,9 +153,9 @@ def _card(rng: np.random.Generator) -> Lesson:
         if rng.random() < 0.1:
             continue
         cell = counting.cell_name(place)
-        number = f"{rng.integers(2, 181) / _pick(rng, (1, 1, 1, 2)):g}" + _pick(rng, ("", "°"))
-        name = _pick(rng, "ABCDEFGHJKLMNOPQRSTUVW")
-        text = _pick(rng, (number, number, name))
+        number = f"{rng.integers(2, 181) / pick(rng, (1, 1, 1, 2)):g}" + pick(rng, ("", "°"))
+        name = pick(rng, "ABCDEFGHJKLMNOPQRSTUVW")
+        text = pick(rng, (number, number, name))
         corner = complex(place % TOKENS, place // TOKENS)
         centre = (corner + complex(*rng.uniform(0.02, 0.98, 2))) * side
         edge = 5 + 3.0 * len(text)  # such that nothing is written over the margin
@@ -166,7 +166,7 @@ def _card(rng: np.random.Generator) -> Lesson:
         centre = complex(figures.on_grid(text, np.array([centre]), TINY_SIZE)[0])
         labels.append(figures.Label(text, centre, 0, colour))
         shown[cell] = text.rstrip("°")
-    image = Image.new("RGB", (TINY_SIZE,) * 2, _pick(rng, (figures.PAPER, *figures.TINTS)))
+    image = Image.new("RGB", (TINY_SIZE,) * 2, pick(rng, (figures.PAPER, *figures.TINTS)))
     figures.write(image, labels)
     cells = sorted(shown)
 
@@ -174,7 +174,7 @@ def _card(rng: np.random.Generator) -> Lesson:
         if rng.random() < 0.3:
             working, value = random_sum(rng)
             return f"What is {working}?", value
-        cell = _pick(rng, cells)
+        cell = pick(rng, cells)
         return f"What is at {cell}?", f"{shown[cell]}."
 
     return Lesson((image,), [[ask()], [ask()]], _written(labels), ask)
@@ -197,7 +197,7 @@ def _written(labels: list[figures.Label]) -> list[tuple[str | None, ...]]:
 def random_sum(rng: np.random.Generator) -> tuple[str, str]:
     """One operation of a puzzle's working, and what it gives."""
     while True:
-        puzzle = _pick(rng, structure.IN_DOMAIN + structure.SHIFTED)(rng, *"ABCDEFGH")
+        puzzle = pick(rng, structure.IN_DOMAIN + structure.SHIFTED)(rng, *"ABCDEFGH")
         if "angle" in puzzle.working or ":" in puzzle.working:
             continue
         steps = [*arithmetic.worked(puzzle.working), f"{puzzle.value:g}"]
@@ -208,7 +208,7 @@ def random_sum(rng: np.random.Generator) -> tuple[str, str]:
 def transformation_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
     """Two pictures: what stands where, what became of what; sometimes the question itself."""
     initial, steps, final = transformation.draw_story(rng)
-    cameras = "center", _pick(rng, tuple(transformation.CAMERAS))
+    cameras = "center", pick(rng, tuple(transformation.CAMERAS))
     scenes = {"first": initial, "second": final}
 
     def caption(which: str) -> tuple[str, str]:
@@ -216,13 +216,13 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         return f"Describe the {which} picture.", _listing(map(str, things))
 
     def find() -> tuple[str, str]:
-        which = _pick(rng, ("first", "second"))
-        cell, _, look = str(_pick(rng, scenes[which])).partition(" ")
+        which = pick(rng, ("first", "second"))
+        cell, _, look = str(pick(rng, scenes[which])).partition(" ")
         return f"Where is {look} in the {which} picture?", f"{cell} {look}."
 
     def look() -> tuple[str, str]:
-        which = _pick(rng, ("first", "second"))
-        cell, _, seen = str(_pick(rng, scenes[which])).partition(" ")
+        which = pick(rng, ("first", "second"))
+        cell, _, seen = str(pick(rng, scenes[which])).partition(" ")
         return f"What is at {cell} in the {which} picture?", f"{seen}."
 
     def became() -> tuple[str, str]:
@@ -231,7 +231,7 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
 
     def compare(which: int | None = None) -> tuple[str, str]:
         if which is None:
-            which = _pick(rng, [*(step.object for step in steps), rng.integers(len(initial))])
+            which = pick(rng, [*(step.object for step in steps), rng.integers(len(initial))])
         changes = [step.value for step in steps if step.object == which]
         text = ", ".join(changes) or "same"
         return f"From {initial[which]} to {final[which]}?", f"{text}."
@@ -242,18 +242,18 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         for number in map(int, rng.permutation(len(initial))[:3]):
             where = f"Where is object {number}?", f"{initial[number]}."
             now = f"What became of object {number}?", f"{final[number]}."
-            turns.append(_pick(rng, (where, now, compare(number))))
+            turns.append(pick(rng, (where, now, compare(number))))
         (question, answer), *others = turns
         return [(f"{transformation.attributes(initial)} {question}", answer), *others]
 
     def ask() -> tuple[str, str]:
-        return _pick(rng, (find, look, became, became, compare))()
+        return pick(rng, (find, look, became, became, compare))()
 
     if phase in ("see", "perceive"):
-        texts = [[caption(_pick(rng, ("first", "second")))], [ask()]]
+        texts = [[caption(pick(rng, ("first", "second")))], [ask()]]
     else:
         bare = transformation.problem(initial), ", ".join(map(str, steps))
-        last = _pick(rng, (caption("second"), became(), ask(), bare))
+        last = pick(rng, (caption("second"), became(), ask(), bare))
         texts = [objects(), objects(), objects(), [last]]
 
     words: list[tuple[str | None, ...]] = []
@@ -290,5 +290,6 @@ def _xy(point: complex) -> tuple[float, float]:
     return point.real, point.imag
 
 
-def _pick(rng: np.random.Generator, choices):
+def pick(rng: np.random.Generator, choices):
+    """One of these, each as likely."""
     return choices[rng.integers(len(choices))]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rrft_jax.data.drawn import structure, transformation
-from rrft_jax.pretrain.lessons import random_sum
+from rrft_jax.pretrain.lessons import pick, random_sum
 
 Piece = tuple[str, bool]  # a text, and whether it carries loss
 
@@ -27,9 +27,9 @@ def row(rng: np.random.Generator, encode: Callable, words: np.ndarray, length: i
       lists: the share of rows with lists to look up in, and sums; the others are repetitions.
     """
     if rng.random() >= lists:
-        tokens, asked = _pick(rng, (_repeated, _pairs))(rng, words, length)
+        tokens, asked = pick(rng, (_repeated, _pairs))(rng, words, length)
     else:
-        write = _pick(rng, (_options, _options, _objects, _objects, _changes, _sums, _sums))
+        write = pick(rng, (_options, _options, _objects, _objects, _changes, _sums, _sums))
         tokens, asked = [], []
         while len(tokens) < length:
             for text, loss in write(rng):
@@ -64,7 +64,7 @@ def _pairs(rng, words: np.ndarray, length: int):
 
 def _options(rng) -> list[Piece]:
     """A question's options, then which of them some values are, or what some options say."""
-    step = _pick(rng, (0.5, 1, 1, 5))
+    step = pick(rng, (0.5, 1, 1, 5))
     start = step * rng.integers(1, 30)
     close = start + step * np.arange(8)  # as options are: one digit often tells them apart
     values = [f"{v:g}" for v in rng.choice(close, 4, replace=False)]
@@ -106,7 +106,3 @@ def _changes(rng) -> list[Piece]:
 def _sums(rng) -> list[Piece]:
     working, value = random_sum(rng)
     return [(f" {working} = ", False), (f"{value}.", True)]
-
-
-def _pick(rng: np.random.Generator, choices):
-    return choices[rng.integers(len(choices))]

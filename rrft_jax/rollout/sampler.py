@@ -27,11 +27,10 @@ from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
 PLAIN = SamplingParams()
-# Every size of a batch is a program to compile for each length of cache that it meets. Where
-# completions may be long, that pays for finer steps down to fewer rows of a device.
-LONG = 256  # tokens
-SHRINK = {True: 2**-0.5, False: 0.5}  # by whether completions may be long
-FEWEST_ROWS = {True: 4, False: 8}
+# By what batches shrink, and the fewest rows of a device. Every size is a program to compile for
+# each length of cache that it meets: where completions may be LONG (tokens), finer steps pay.
+FINE, COARSE = (2**-0.5, 4), (0.5, 8)
+LONG = 256
 
 
 @flax.struct.dataclass
@@ -162,10 +161,10 @@ def generate(
 
 def _sizes(rows: int, max_new_tokens: int) -> list[int]:
     """Rows of a device that there are programs for: all, and ever smaller batches."""
-    long, sizes = max_new_tokens >= LONG, []
-    while not sizes or FEWEST_ROWS[long] <= rows < sizes[-1]:
+    sizes, (factor, fewest) = [], FINE if max_new_tokens >= LONG else COARSE
+    while not sizes or fewest <= rows < sizes[-1]:
         sizes.append(rows)
-        rows = math.ceil(rows * SHRINK[long])
+        rows = math.ceil(rows * factor)
     return sizes
 
 

@@ -77,7 +77,7 @@ def test_stacks_filled_layer_by_layer_are_those_stacked_on_the_host(
 ):
     mesh = make_mesh(**axes) if axes else None
     _, expected = pretrained.load_pretrained(checkpoint("small"), mesh=mesh)
-    monkeypatch.setattr(weights, "_STACK", 0)
+    monkeypatch.setattr(weights, "STACK", 0)
     model, params = pretrained.load_pretrained(checkpoint("small"), mesh=mesh)
     for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,18 +1,10 @@
 import numpy as np
 import pytest
 
-from rrft_jax.data import Processor, drawn, prompts
+from rrft_jax.data import drawn, prompts
 from rrft_jax.data.drawn import TINY_SIZE
-from rrft_jax.pretrain.__main__ import corpus, row
-from rrft_jax.pretrain.folder import write_folder
+from rrft_jax.pretrain.__main__ import row
 from rrft_jax.pretrain.lessons import LESSONS, SLOTS, TOKENS, random_sum
-
-
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    write_folder(folder, corpus(0, samples=40))
-    return Processor.from_pretrained(folder)
 
 
 def lessons(task, phase, number=20):

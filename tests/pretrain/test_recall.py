@@ -1,20 +1,12 @@
 import numpy as np
 import pytest
 
-from rrft_jax.data import Processor
 from rrft_jax.pretrain import recall
-from rrft_jax.pretrain.__main__ import PHASES, SIZES, corpus, text_row
-from rrft_jax.pretrain.folder import SPECIAL, VOCABULARY, write_folder
+from rrft_jax.pretrain.__main__ import PHASES, SIZES, text_row
+from rrft_jax.pretrain.folder import SPECIAL, VOCABULARY
 
 LENGTH = 128
 WORDS = np.arange(len(SPECIAL), VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def processor(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    write_folder(folder, corpus(0, samples=40))
-    return Processor.from_pretrained(folder)
 
 
 def rows(processor, lists, number=60):

@@ -147,7 +147,7 @@ def uncompacted():
     ids=lambda axes: "-".join(axes) or "one device",
 )
 def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
-    monkeypatch.setattr(sampler, "FEWEST_ROWS", {False: 1})
+    monkeypatch.setattr(sampler, "COARSE", (0.5, 1))
     shapes = []
     compact = sampler._compact
     monkeypatch.setattr(

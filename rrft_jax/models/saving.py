@@ -1,0 +1,123 @@
+"""Weights written to safetensors files, gathered and written tensor by tensor."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrft_jax.models import parameters, weights
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.weights import DTYPES, INDEX, WEIGHTS
+from rrft_jax.parallel import sharding
+
+_NAMES = {name: code for code, name in DTYPES.items()}
+
+
+def save(
+    folder: pathlib.Path | None, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+) -> None:
+    """Writes the files, and an index of several; a tensor at a time is on the host.
+
+    Args:
+      folder: an empty one; None only takes part in gathering what several processes hold.
+      config: the sizes of the model.
+      params: the parameters by their path.
+      max_bytes: of one file.
+    """
+    plan = _plan_files(config, params, max_bytes)
+    gather = _Gatherer(params)
+    weight_map = {}
+    for i, tensors in enumerate(plan):
+        name = WEIGHTS if len(plan) == 1 else f"model-{i + 1:05}-of-{len(plan):05}.safetensors"
+        weight_map.update((tensor.name, name) for tensor in tensors)
+        with open(folder / name, "wb") if folder else contextlib.nullcontext() as out:
+            if out:
+                _write_header(out, tensors)
+            for tensor in tensors:
+                array = gather(tensor.entry, tensor.layer)
+                if out:
+                    array = parameters.to_hf(tensor.entry, array, config)
+                    out.write(array.reshape(-1).view(np.uint8))
+    if folder and len(plan) > 1:
+        total = sum(p.nbytes for p in params.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """A tensor that is to be written: `name` is the released files' name for it."""
+
+    name: str
+    entry: parameters.Entry
+    layer: int
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _plan_files(
+    config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+) -> list[list[_Written]]:
+    """Which tensors go to which file: in the order of the table, as many as fit."""
+    files: list[list[_Written]] = [[]]
+    size = 0
+    for entry in parameters.entries(config):
+        shape, dtype = parameters.hf_shape(entry, config), params[entry.path].dtype
+        for layer, name in enumerate(parameters.names(entry, config)):
+            one = _Written(parameters.export_name(name), entry, layer, shape, dtype)
+            if files[-1] and size + one.nbytes > max_bytes:
+                files.append([])
+                size = 0
+            files[-1].append(one)
+            size += one.nbytes
+    # The wide types first, so that each lies at a multiple of its own width.
+    return [sorted(file, key=lambda one: -one.dtype.itemsize) for file in files]
+
+
+def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to see that
+    begin = 0
+    for one in tensors:
+        header[one.name] = {
+            "dtype": _NAMES[str(one.dtype)],
+            "shape": one.shape,
+            "data_offsets": (begin, begin + one.nbytes),
+        }
+        begin += one.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+
+
+class _Gatherer:
+    """Layers of parameters on the host of the first process; a small stack comes at once."""
+
+    def __init__(self, params: dict[str, jax.Array]):
+        self._params = params
+        self._path, self._stack = "", None
+
+    def __call__(self, entry: parameters.Entry, layer: int) -> np.ndarray | None:
+        array = self._params[entry.path]
+        if not entry.stacked:
+            return sharding.on_first(array)
+        if array.nbytes > weights.STACK:
+            return sharding.on_first(_layer(array, np.int32(layer)))
+        if self._path != entry.path:
+            self._path, self._stack = entry.path, sharding.on_first(array)
+        return None if self._stack is None else self._stack[layer]
+
+
+@jax.jit
+def _layer(stack: jax.Array, i: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, i, 0, keepdims=False)
