@@ -6,7 +6,7 @@ full (it grows in chunks, so that short completions never pay for the room of lo
 many rows are finished that the others fit a smaller batch (so that a hundred short completions
 don't wait for a long one at full cost). Shapes are few and each compiles once; what is drawn
 doesn't depend on them. Of 14 x 8 completions of up to 512 tokens, in caches that grow by 256, there
-are twelve sizes: at most 24 programs of the loop.
+are eleven sizes: at most 22 programs of the loop.
 """
 
 import dataclasses
@@ -31,6 +31,9 @@ PLAIN = SamplingParams()
 # each length of cache that it meets: where completions may be LONG (tokens), finer steps pay.
 FINE, COARSE = (2**-0.5, 4), (0.5, 8)
 LONG = 256
+# Where rows are at most this many times the prompts, each has a copy of its own, so that the other
+# rows that a prompt once had aren't computed with it. Rows that are gone have left the room.
+OWN_PROMPT = 2
 
 
 @flax.struct.dataclass
@@ -150,7 +153,7 @@ def generate(
             rows, place, of_prompt, results = _compact(
                 model, rows, place, results, min(fitting), None if own else group
             )
-            if place.size > len(prompts.mask):
+            if place.size > OWN_PROMPT * batch:
                 prompts = prompts.replace(slots=Slots(place, group))
             else:
                 prompts = _take_prompts(model, prompts, of_prompt)
@@ -161,10 +164,11 @@ def generate(
 
 def _sizes(rows: int, max_new_tokens: int) -> list[int]:
     """Rows of a device that there are programs for: all, and ever smaller batches."""
-    sizes, (factor, fewest) = [], FINE if max_new_tokens >= LONG else COARSE
-    while not sizes or fewest <= rows < sizes[-1]:
-        sizes.append(rows)
-        rows = math.ceil(rows * factor)
+    factor, fewest = FINE if max_new_tokens >= LONG else COARSE
+    sizes = [rows]
+    # Each from the first, and what is whole but for rounding stays so: B is one of B x 2^n.
+    while fewest <= (size := math.ceil(rows * factor ** len(sizes) - 1e-6)) < sizes[-1]:
+        sizes.append(size)
     return sizes
 
 

@@ -232,6 +232,6 @@ def test_the_loop_gathers_no_logits_where_the_vocabulary_is_split():
 
 
 def test_batches_shrink_finely_where_completions_may_be_long_and_else_by_halves():
-    assert sampler._sizes(112, 512) == [112, 80, 57, 41, 29, 21, 15, 11, 8, 6, 5, 4]
+    assert sampler._sizes(112, 512) == [112, 80, 56, 40, 28, 20, 14, 10, 7, 5, 4]
     assert sampler._sizes(112, 80) == [112, 56, 28, 14]
     assert sampler._sizes(3, 512) == sampler._sizes(3, 80) == [3]
