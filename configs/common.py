@@ -15,7 +15,7 @@ from rrft_jax.errors import UserError
 MODELS = ("tiny", "2b", "7b")
 COUNTING, TRANSFORMATION = "visual_counting", "spatial_transformation"
 # Tokens of the longest completion of the tiny model: a little more than its longest target has.
-LENGTHS = {"visual_counting": 80, "structure_perception": 120, "spatial_transformation": 152}
+LENGTHS = {"visual_counting": 80, "structure_perception": 120, "spatial_transformation": 176}
 
 
 def parse(arg: str, paradigms: tuple[str, ...]) -> dict[str, str]:
@@ -67,7 +67,9 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     # A Hugging Face folder, or a run's folder, which means its export; "" is the packaged base,
     # which only `tiny` has.
     model.path = ""
-    model.dtype = "float32"  # of the weights that the optimizer updates
+    # Of the weights that the optimizer updates. In bfloat16, where they are rounded at random, they
+    # and their gradients take half the memory.
+    model.dtype = "float32"
     model.compute_dtype = "bfloat16"
     # "auto": splash attention on TPUs, cuDNN on GPUs, XLA elsewhere; or "splash", "cudnn", "xla"
     model.attention = "auto"

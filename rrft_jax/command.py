@@ -123,11 +123,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"--config.eval.passes={config.eval.passes}: at eval.temperature=0 all completions of "
             "a sample are the same; expected 1, or a temperature above 0"
         )
-    if config.stages and config.model.dtype != "float32":
-        raise UserError(
-            f"--config.model.dtype={config.model.dtype}: the weights that training updates are "
-            "float32; model.compute_dtype is what they are computed with"
-        )
     for stage in config.stages:
         if stage not in config:
             raise UserError(f"--config.stages={stage}: this config has no section {stage}")

@@ -321,6 +321,17 @@ def sampler_bytes(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Sha
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
+def kept_bytes(
+    config: ml_collections.ConfigDict, model: Qwen2VL, stage: str, shapes: Shapes
+) -> int:
+    """On a device: the inputs of all layers, which a backward pass keeps of one prompt at least."""
+    text, own = model.config.text, shapes.target
+    if stage == "grpo":
+        own = config.grpo.num_samples * config.sampling.max_new_tokens
+    tokens = shapes.prompt + own
+    return text.depth * tokens * text.width * np.dtype(model.dtype).itemsize
+
+
 def bytes_a_device(tree: Any) -> int:
     """Of arrays, or of shapes with shardings, on one device."""
     return sum(

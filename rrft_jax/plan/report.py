@@ -179,22 +179,24 @@ def advice(plan: Plan) -> str:
     )
     more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
     moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
+    weights = "" if config.model.dtype == "bfloat16" else "model.dtype=bfloat16"
     smaller = prefix == "grpo" and stage.beta and stage.reference_dtype != "int8"
     reference = "grpo.reference_dtype=int8" if smaller else ""
     micro = f"{prefix}.micro_batches=0" if 0 < stage.micro_batches < rows else ""
     remat = "" if config.model.remat == "full" else "model.remat=full"
     cache = "sampling.cache_chunk=128" if config.sampling.cache_chunk > 128 else ""
     choices = {
-        "temporaries": [micro, remat, more_fsdp, more_tensor, moments],
+        "temporaries": [micro, remat, more_fsdp, more_tensor, moments, weights],
         "optimizer": [more_fsdp, moments],
-        "parameters": [more_fsdp, moments],
+        "parameters": [more_fsdp, moments, weights],
         "reference": [more_fsdp, reference],
         "outputs": [more_tensor, cache],
         "sampler's weights": [more_tensor],
         "caches": [cache],
     }.get(largest, [])
     return next(
-        filter(None, [*choices, more_fsdp, more_tensor, moments, reference]), "a larger slice"
+        filter(None, [*choices, more_fsdp, more_tensor, moments, reference, weights]),
+        "a larger slice",
     )
 
 

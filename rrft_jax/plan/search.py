@@ -1,10 +1,13 @@
 """Looks for settings with which a config fits a slice: few compilations, the likeliest first.
 
 What lies on a device whatever the compiler does is known beforehand: weights, optimizer, reference,
-the sampler's gathered weights and its caches. What that leaves no room for is never compiled.
+gradients and the inputs of layers, the sampler's gathered weights and its caches. What that leaves
+no room for is never compiled, nor what wouldn't fit if it needed as much beyond that as others with
+weights of its dtype did.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -47,7 +50,7 @@ def search(
         least = lower_bound(changed, sizes, mesh, shapes)
         bounds.append((least, describe(changes)))
         if least <= limits.memory:
-            possible.append((changes, changed, mesh))
+            possible.append((changes, changed, mesh, least))
     if not bounds:
         raise UserError(
             f"--search: no mesh of {len(devices)} devices: expected batch_size to be a multiple of "
@@ -61,12 +64,20 @@ def search(
             f"{settings}; take a larger slice"
         )
     say(f"{len(possible)} of {len(bounds)} candidates may fit by their weights and caches")
-    if len(possible) > tries:
-        say(f"the last {len(possible) - tries} of them are left out; --tries={tries}")
     found: Found = []
-    for changes, changed, mesh in possible[:tries]:
+    beyond: dict[str, float] = {}  # dtype of the weights -> what was needed beyond the least
+    for changes, changed, mesh, least in possible:
+        if len(found) == tries:
+            say(f"there are more than were tried: --tries={tries}")
+            break
+        dtype = changed.model.dtype
+        if least + beyond.get(dtype, 0) > limits.memory:
+            say(f"left out, as likely as not too large: {describe(changes)}")
+            continue
         say(f"trying {describe(changes)}")
         plan = report.make_plan(changed, sizes, mesh, shapes, limits, say=say)
+        if math.isfinite(extra := plan.peak.needed - least):
+            beyond[dtype] = min(extra, beyond.get(dtype, extra))
         found.append((changes, plan))
         say(report.verdict(plan).splitlines()[0])
     return sorted(found, key=_rank)
@@ -89,15 +100,19 @@ def candidates(
     if "grpo" in config.stages and config.grpo.beta:
         kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
         references = [{"grpo.reference_dtype": kind} for kind in kinds]
+    weights = dict.fromkeys([config.model.dtype, "bfloat16"])
     moments = dict.fromkeys([stages[-1].moment_dtype, "bfloat16"])
     tensors = [n for n in range(1, number + 1) if number % n == 0 and sizes.text.kv_heads % n == 0]
-    for moment, reference, tensor in itertools.product(moments, references, tensors):
+    for weight, moment, reference, tensor in itertools.product(
+        weights, moments, references, tensors
+    ):
         fsdp = number // tensor
         if any(stage.batch_size % (fsdp * stage.get("mini_batches", 1)) for stage in stages):
             continue
         mesh = {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         rows = {f"{stage}.micro_batches": 0 for stage in config.stages}
-        yield mesh | rows | {f"{s}.moment_dtype": moment for s in config.stages} | reference
+        dtypes = {"model.dtype": weight, **{f"{s}.moment_dtype": moment for s in config.stages}}
+        yield mesh | rows | dtypes | reference
 
 
 def apply(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -125,7 +140,7 @@ def lower_bound(
         if stage == "grpo":
             held += bytes_a_device(programs.abstract_reference(config, model) or {})
             needed.append(held + programs.sampler_bytes(config, model, shapes))
-        needed.append(held + gradient)
+        needed.append(held + gradient + programs.kept_bytes(config, model, stage, shapes))
     return max(needed)
 
 

@@ -58,14 +58,32 @@ def scale_by_adam(
         return cast(adam.init(params), dtype)
 
     def update(grads: dict, state: optax.ScaleByAdamState, params: dict | None = None):
+        grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         updates, new = adam.update(grads, cast(state, jnp.float32), params)
         if dtype == jnp.bfloat16:
-            leaves, tree = jax.tree.flatten(new.nu)
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(0), new.count), len(leaves))
-            new = new._replace(nu=tree.unflatten(map(round_at_random, keys, leaves)))
+            new = new._replace(nu=_round_all(new.nu, 0, new.count))
         return updates, cast(new, dtype)
 
     return optax.GradientTransformation(init, update)
+
+
+def apply_updates(params: dict, updates: dict, step: jax.Array) -> dict:
+    """`optax.apply_updates`, which leaves bfloat16 parameters right on average.
+
+    Rounded to the nearest number most would never move: a step of 1e-6 is far less than two of
+    them are apart. They are rounded up or down at random (https://arxiv.org/abs/2010.06192); what
+    is drawn is a function of (step, parameter) alone.
+    """
+    if any(x.dtype != jnp.bfloat16 for x in params.values()):
+        return optax.apply_updates(params, updates)
+    whole = jax.tree.map(lambda x, update: x.astype(jnp.float32) + update, params, updates)
+    return _round_all(whole, 1, step)
+
+
+def _round_all(tree: dict, stream: int, step: jax.Array) -> dict:
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(stream), step), len(leaves))
+    return structure.unflatten(map(round_at_random, keys, leaves))
 
 
 def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.models import int8
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import sharding
+from rrft_jax.training import optimizer as optimizers
 
 
 @flax.struct.dataclass
@@ -164,6 +165,6 @@ def update(
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    params = merge(optax.apply_updates(trained, updates), frozen)
+    params = merge(optimizers.apply_updates(trained, updates, state.step), frozen)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

@@ -122,7 +122,7 @@ def test_the_search_finds_what_fits():
     [(changes, plan)] = command.run(config, args)
     assert changes == {
         "mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1,
-        "sft.micro_batches": 0, "sft.moment_dtype": "float32",
+        "sft.micro_batches": 0, "sft.moment_dtype": "float32", "model.dtype": "float32",
     }  # fmt: skip
     assert not search.as_text([(changes, plan)]).startswith("nothing")
     assert plan.fits and plan.spare < 15.75 * devices.GIB
@@ -133,7 +133,7 @@ def test_the_search_compiles_nothing_that_cannot_fit():
     config, args = command.read(
         ["--config=configs/grpo.py:model=7b", "--topology=v5e:2x2", "--search"]
     )
-    least = r"alone are \d+\.\d at least, with .*moment_dtype=bfloat16.*reference_dtype=int8"
+    least = r"alone are \d+\.\d at least, with .*model.dtype=bfloat16.*reference_dtype=int8"
     with pytest.raises(UserError, match=f"nothing fits 4 devices of 15.8 GiB.*{least}"):
         command.run(config, args)
 
@@ -150,18 +150,43 @@ def test_where_nothing_fits_the_search_says_what_misses_least(plan):
 
 def test_the_search_changes_least_first():
     config = grpo_config.get_config("model=7b")
-    kinds = ("sft.moment_dtype", "grpo.moment_dtype", "grpo.reference_dtype")
+    kinds = ("model.dtype", "sft.moment_dtype", "grpo.moment_dtype", "grpo.reference_dtype")
     tried = [tuple(x[k] for k in kinds) for x in search.candidates(config, RELEASED["7b"], 8)]
     assert list(dict.fromkeys(tried)) == [
-        ("float32", "float32", ""),
-        ("float32", "float32", "int8"),
-        ("bfloat16", "bfloat16", ""),
-        ("bfloat16", "bfloat16", "int8"),
+        (weights, moments, moments, reference)
+        for weights in ("float32", "bfloat16")
+        for moments in ("float32", "bfloat16")
+        for reference in ("", "int8")
     ]
     config.grpo.beta = 0.0
     assert not any(
         "reference" in k for x in search.candidates(config, RELEASED["7b"], 8) for k in x
     )
+
+
+def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
+    """Of seven whose weights and caches fit, it compiles one for each dtype of the weights, then
+    what is smaller by as much as that one missed."""
+    sizes, made = RELEASED["7b"], []
+    config, args = command.read(["--config=configs/grpo.py:model=7b", "--topology=v5e:2x4"])
+    config.stages = ("grpo",)
+
+    def make_plan(config, sizes, mesh, shapes, limits, say):
+        part = report.Part("update", None, {}, {}, 0.0)
+        part.needed = search.lower_bound(config, sizes, mesh, shapes) + more[config.model.dtype]
+        made.append((config.model.dtype, config.grpo.moment_dtype, config.mesh.tensor))
+        part.memory = {} if part.needed <= limits.memory else None
+        return report.Plan(config, sizes, mesh, shapes, limits, [part])
+
+    monkeypatch.setattr(report, "make_plan", make_plan)
+    monkeypatch.setattr(report, "verdict", lambda plan: "verdict")
+    more = {"float32": 4.4 * devices.GIB, "bfloat16": 2.5 * devices.GIB}
+    found = command.find_devices("v5e:2x4")
+    shapes, limits = Shapes(2448, 1024, 512), devices.limits(found[0])
+    best = search.search(config, sizes, found, shapes, limits, 4, lambda text: None)[0]
+    assert best[1].fits and best[0]["model.dtype"] == "bfloat16"
+    assert made[0][0] == "float32" and len([x for x in made if x[0] == "float32"]) == 1
+    assert len(made) <= 4
 
 
 def test_the_search_says_where_no_mesh_divides():

@@ -110,3 +110,23 @@ def test_a_bfloat16_reference_scores_as_its_float32_original_does_in_bfloat16():
     want = score(params, prompt, tokens)
     got = score(states.frozen_copy(model, params, ""), prompt, tokens)
     np.testing.assert_array_equal(got, want)
+
+
+def test_bfloat16_parameters_move_by_less_than_they_can_tell():
+    """1e-5 a step on weights that are 0.008 apart: to the nearest number none would move."""
+    updates = {"kernel": jnp.full(8192, 1e-5)}
+    step = jax.jit(lambda params, n: optimizers.apply_updates(params, updates, n))
+    moved = []
+    for mesh in (make_mesh(), make_mesh(fsdp=8)):
+        where = NamedSharding(mesh, PartitionSpec("fsdp"))
+        params = {"kernel": jax.device_put(jnp.ones(8192, jnp.bfloat16), where)}
+        for n in range(100):
+            params = step(params, jnp.asarray(n))
+        moved.append(np.asarray(params["kernel"], np.float32) - 1)
+    assert params["kernel"].dtype == jnp.bfloat16
+    assert 0.8e-3 < moved[0].mean() < 1.2e-3
+    np.testing.assert_array_equal(*moved)  # the draws don't depend on the mesh
+    whole = {"kernel": jnp.ones(8192)}
+    np.testing.assert_array_equal(
+        optimizers.apply_updates(whole, updates, 0)["kernel"], 1 + updates["kernel"]
+    )
