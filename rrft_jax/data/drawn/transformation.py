@@ -9,10 +9,12 @@ TRANCE (https://arxiv.org/abs/2011.13160), whose list of objects, calls and valu
 
 A position changes by one cell. As in TRANCE, directions are those of whoever looks from the central
 camera: 'front' is onwards, away from the camera, and 'behind' is back towards it. The chain of
-thought finds every object of the list in both pictures, and names what has changed:
+thought finds every object of the list in both pictures, and writes down the call of each attribute
+that has changed, in the answer's order:
 
     0: b2 large red metal sphere -> b2 large red metal sphere: same same same same same.
-    1: c3 small yellow glass cube -> c4 small cyan glass cube: behind same cyan same same.
+    1: c3 small yellow glass cube -> c4 small cyan glass cube: same change_color(1, 'cyan') same
+       same change_position(1, 'behind').
 
 The shifted splits show the second picture from the left or from the right; cells and directions
 stay those of the centre. Pictures are square, as the other drawn ones: seen from this high, the
@@ -41,6 +43,7 @@ VALUES = {
     "material": ("glass", "metal", "rubber"),
     "shape": ("cube", "sphere", "cylinder"),
 }
+ATTRIBUTES = (*VALUES, "position")  # in the order of an object's calls
 DIRECTIONS = {  # columns to the right, rows to the near side
     "front": (0, -1),
     "behind": (0, 1),
@@ -112,7 +115,7 @@ def draw_story(rng: np.random.Generator) -> tuple[Scene, list[Step], Scene]:
     """
     while True:
         initial = _draw_scene(rng)
-        changes = list(itertools.product(range(len(initial)), (*VALUES, "position")))
+        changes = list(itertools.product(range(len(initial)), ATTRIBUTES))
         number = rng.integers(STEPS[0], STEPS[1] + 1)
         chosen = np.sort(rng.choice(len(changes), number, replace=False))
         scene, steps = initial, []
@@ -219,7 +222,7 @@ def attributes(scene: Scene) -> str:
 def _thought(initial: Scene, steps: list[Step], final: Scene) -> str:
     sentences = []
     for number, (before, after) in enumerate(zip(initial, final)):
-        changes = {step.attribute: step.value for step in steps if step.object == number}
-        compared = [changes.get(name, "same") for name in ("position", *VALUES)]
+        calls = {step.attribute: str(step) for step in steps if step.object == number}
+        compared = [calls.get(name, "same") for name in ATTRIBUTES]
         sentences.append(f"{number}: {before} -> {after}: {' '.join(compared)}.")
     return " ".join(sentences)

@@ -98,17 +98,19 @@ def test_two_that_would_trade_places_are_two_that_trade_colours():
 
 def test_thoughts_name_every_object_and_all_that_changes():
     for sample, (initial, _, final) in zip(samples(), stories()):
-        sentences = re.findall(r"(\d): (.+?) -> (.+?): ([\w, ]+)\.", sample.cot)
+        sentences = re.findall(r"(\d): (.+?) -> (.+?): (.+?)\.", sample.cot)
         assert [int(number) for number, *_ in sentences] == list(range(len(initial)))
-        calls = parse_calls(sample.answer)
+        called = []
         for number, before, after, compared in sentences:
             assert before == str(initial[int(number)])
             assert after == str(final[int(number)])
-            changes = [call.value for call in calls if call.object == number]
-            assert sorted(set(compared.split()) - {"same"}) == sorted(changes)
-            where, *rest = zip(compared.split(), before.split(), after.split(), strict=True)
-            assert (where[0] == "same") == (where[1] == where[2])
-            assert all(word == ("same" if old == new else new) for word, old, new in rest)
+            words = re.findall(r"same|change_\w+\(.+?\)", compared)
+            assert " ".join(words) == compared
+            cells, *looks = zip(before.split(), after.split(), strict=True)
+            for word, (old, new) in zip(words, (*looks, cells), strict=True):
+                assert (word == "same") == (old == new)
+            called += [word for word in words if word != "same"]
+        assert ", ".join(called) == sample.answer
 
 
 def test_objects_are_numbered_as_one_reads_the_first_picture():
