@@ -136,8 +136,8 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
         model.remat = "none"
         data.buckets = 1  # rows are alike: a second shape costs more than it saves
         # How often SFT answers without a thought, which leaves GRPO to find when to think. To find
-        # transformations, the model needs all the thoughts that there are to learn from.
-        data.thought_dropout = 0.0 if config.task == TRANSFORMATION else 0.5
+        # transformations, the model needs more of the thoughts that there are to learn from.
+        data.thought_dropout = 0.3 if config.task == TRANSFORMATION else 0.5
         sampling.temperature = 1.0
         sampling.top_k = 0
         sampling.top_p = 1.0

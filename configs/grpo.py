@@ -62,6 +62,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     if chosen["model"] == "tiny":
         grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)
+        if chosen["paradigm"] == "reason_rft_zero":
+            grpo.steps = 100  # it has further to go, and no SFT has taken its time
         if chosen["task"] != common.COUNTING:
             grpo.batch_size = 32  # what a group's rewards say differs more from prompt to prompt
         if chosen["task"] == "structure_perception":

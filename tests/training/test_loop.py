@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,7 +47,8 @@ def train(workdir, processor):
     text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
     vision = dataclasses.replace(tiny.CONFIG.vision, depth=1)
     model = Qwen2VL(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
-    params = jax.device_put(model.init(jax.random.key(0)), sharding.replicated(mesh))
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
+    params = jax.device_put(params, sharding.replicated(mesh))
     reference = states.frozen_copy(model, params, config.grpo.reference_dtype)
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
     sources = [  # a random model has no format; how often it repeats itself varies
