@@ -65,7 +65,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         if chosen["paradigm"] == "reason_rft_zero":
             grpo.steps = 100  # it has further to go, and no SFT has taken its time
         if chosen["task"] != common.COUNTING:
-            grpo.batch_size = 32  # what a group's rewards say differs more from prompt to prompt
-        if chosen["task"] == "structure_perception":
+            # What a group's rewards say differs more from prompt to prompt: larger batches,
+            # smaller steps.
+            grpo.batch_size = 32
             grpo.learning_rate = 1e-4
+        if chosen["task"] == common.TRANSFORMATION and chosen["paradigm"] == "reason_rft":
+            grpo.freeze = r"vision/.*"  # as in SFT; the noise of rewards would blur what it sees
     return config
