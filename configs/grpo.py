@@ -62,13 +62,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     if chosen["model"] == "tiny":
         grpo.update(steps=40, batch_size=16, micro_batches=1, learning_rate=2e-4)
-        if chosen["paradigm"] == "reason_rft_zero":
-            grpo.steps = 100  # it has further to go, and no SFT has taken its time
         if chosen["task"] != common.COUNTING:
-            # What a group's rewards say differs more from prompt to prompt: larger batches,
-            # smaller steps.
-            grpo.batch_size = 32
+            grpo.batch_size = 32  # what a group's rewards say differs more from prompt to prompt
+        if chosen["task"] == "structure_perception":
             grpo.learning_rate = 1e-4
-        if chosen["task"] == common.TRANSFORMATION and chosen["paradigm"] == "reason_rft":
-            grpo.freeze = r"vision/.*"  # as in SFT; the noise of rewards would blur what it sees
+        if chosen["task"] != common.TRANSFORMATION:
+            if chosen["paradigm"] == "reason_rft_zero":
+                grpo.steps = 100  # short ones: its completions are a number, or a letter
+        elif chosen["paradigm"] == "reason_rft":
+            # As in SFT; the noise of rewards would blur what it sees.
+            grpo.update(learning_rate=1e-4, freeze=r"vision/.*")
     return config
