@@ -31,8 +31,8 @@ PLAIN = SamplingParams()
 # each length of cache that it meets: where completions may be LONG (tokens), finer steps pay.
 FINE, COARSE = (2**-0.5, 4), (0.5, 8)
 LONG = 256
-# Where rows are at most this many times the prompts, each has a copy of its own, so that the other
-# rows that a prompt once had aren't computed with it. Rows that are gone have left the room.
+# From so few rows a prompt on, each has a copy of its prompt, so that rows that are gone aren't
+# computed with it: from one, or from this many where what the others took leaves room for copies.
 OWN_PROMPT = 2
 
 
@@ -153,10 +153,11 @@ def generate(
             rows, place, of_prompt, results = _compact(
                 model, rows, place, results, min(fitting), None if own else group
             )
-            if place.size > OWN_PROMPT * batch:
-                prompts = prompts.replace(slots=Slots(place, group))
-            else:
+            room = (batch * group - place.size) * length >= place.size * prompts.mask.shape[1]
+            if place.size <= (OWN_PROMPT if room else 1) * batch:
                 prompts = _take_prompts(model, prompts, of_prompt)
+            else:
+                prompts = prompts.replace(slots=Slots(place, group))
         else:
             length = min(length + cache_chunk, max_new_tokens)
             rows = _grow(model, rows, length)
