@@ -66,10 +66,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             grpo.batch_size = 32  # what a group's rewards say differs more from prompt to prompt
         if chosen["task"] == "structure_perception":
             grpo.learning_rate = 1e-4
-        if chosen["task"] != common.TRANSFORMATION:
-            if chosen["paradigm"] == "reason_rft_zero":
-                grpo.steps = 100  # short ones: its completions are a number, or a letter
-        elif chosen["paradigm"] == "reason_rft":
-            # As in SFT; the noise of rewards would blur what it sees.
+        zero = chosen["paradigm"] == "reason_rft_zero"
+        transforms = chosen["task"] == common.TRANSFORMATION
+        if zero and not transforms:
+            grpo.steps = 100  # short ones: its completions are a number, or a letter
+        if transforms and not zero:  # as in SFT; the noise of rewards would blur what it sees
             grpo.update(learning_rate=1e-4, freeze=r"vision/.*")
     return config

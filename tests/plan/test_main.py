@@ -165,7 +165,7 @@ def test_the_search_changes_least_first():
 
 
 def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
-    """Of seven whose weights and caches fit, it compiles one for each dtype of the weights, then
+    """Of eight whose weights and caches fit, it compiles one for each dtype of the weights, then
     what is smaller by as much as that one missed."""
     sizes, made = RELEASED["7b"], []
     config, args = command.read(["--config=configs/grpo.py:model=7b", "--topology=v5e:2x4"])
@@ -185,8 +185,12 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     shapes, limits = Shapes(2448, 1024, 512), devices.limits(found[0])
     best = search.search(config, sizes, found, shapes, limits, 4, lambda text: None)[0]
     assert best[1].fits and best[0]["model.dtype"] == "bfloat16"
-    assert made[0][0] == "float32" and len([x for x in made if x[0] == "float32"]) == 1
-    assert len(made) <= 4
+    assert made == [
+        ("float32", "bfloat16", 4),
+        ("bfloat16", "float32", 4),
+        ("bfloat16", "bfloat16", 4),
+        ("bfloat16", "bfloat16", 4),  # the reference in eight bits
+    ]
 
 
 def test_the_search_says_where_no_mesh_divides():
