@@ -158,13 +158,13 @@ def sampling(
 ) -> Iterator[Program]:
     """The sampler's: prompts, weights, the loop over tokens in its longest cache, the way there."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
-    chunk = min(config.sampling.cache_chunk, length)
+    lengths = sampler.cache_lengths(config.sampling.cache_chunk, length)
     budget = jax.ShapeDtypeStruct((batch, config.grpo.num_samples), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     prefill = Program(
         "prefill",
         lambda: sampler._begin.lower(
-            model, params, prompt, key, np.int32(0), budget, length, chunk, pad_token=0
+            model, params, prompt, key, np.int32(0), budget, length, lengths[0], pad_token=0
         ),
         {"parameters": params, "batch": prompt},
         held,
@@ -190,8 +190,8 @@ def sampling(
         )
         return rows.replace(cache=cache)
 
-    if chunk < length:
-        before = longer((length - 1) // chunk * chunk)
+    if len(lengths) > 1:
+        before = longer(lengths[-2])
         yield Program(
             "grow",
             lambda: sampler._grow.lower(model, before, length),

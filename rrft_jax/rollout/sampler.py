@@ -6,7 +6,7 @@ full (it grows in chunks, so that short completions never pay for the room of lo
 many rows are finished that the others fit a smaller batch (so that a hundred short completions
 don't wait for a long one at full cost). Shapes are few and each compiles once; what is drawn
 doesn't depend on them. Of 14 x 8 completions of up to 512 tokens, in caches that grow by 256, there
-are eleven sizes: at most 22 programs of the loop.
+are fifteen sizes and three lengths: at most 45 programs of the loop, of which a batch meets 17.
 """
 
 import dataclasses
@@ -27,10 +27,13 @@ from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
 PLAIN = SamplingParams()
-# By what batches shrink, and the fewest rows of a device. Every size is a program to compile for
-# each length of cache that it meets: where completions may be LONG (tokens), finer steps pay.
-FINE, COARSE = (2**-0.5, 4), (0.5, 8)
+# Steps by which batches shrink, as powers of 2, while more than a quarter of the rows is left and
+# below that, and the fewest rows of a device. Every size is a program to compile for each length
+# of cache that it meets: where completions may be LONG (tokens), finer steps pay.
+FINE, COARSE = (0.25, 0.5, 4), (1, 1, 8)
 LONG = 256
+# Tokens that the first cache has room for at most: TPUs keep fewer in as much memory.
+FIRST = 128
 # From so few rows a prompt on, each has a copy of its prompt, so that rows that are gone aren't
 # computed with it: from one, or from this many where what the others took leaves room for copies.
 OWN_PROMPT = 2
@@ -113,8 +116,8 @@ def generate(
       first_row: index of the first prompt where a data set comes in several batches: what a
         sample draws then doesn't depend on the size of the batches.
       budget: [B,G] int, tokens (at least 1) that each completion may have; None gives T to all.
-      cache_chunk: tokens by which the cache grows. A step reads the whole cache, so smaller chunks
-        are faster, once each of their programs is compiled.
+      cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
+        so smaller chunks are faster, once each of their programs is compiled.
     """
     batch, group = len(prompt.tokens), num_samples
     if budget is None:
@@ -125,7 +128,7 @@ def generate(
     # Rows stand on `parts` devices (one, where the prompts aren't split), as many on each.
     parts = 1 if model.mesh is None else sharding.parts(model.mesh, "B", batch)
     place = np.tile(np.arange(batch * group // parts, dtype=np.int32), (parts, 1))
-    length = min(cache_chunk, max_new_tokens)
+    length, *longer = cache_lengths(cache_chunk, max_new_tokens)
     prompts, rows = _begin(
         model, params, prompt, key, np.int32(first_row), budget, max_new_tokens, length, pad_token
     )
@@ -159,18 +162,25 @@ def generate(
             else:
                 prompts = prompts.replace(slots=Slots(place, group))
         else:
-            length = min(length + cache_chunk, max_new_tokens)
+            length, *longer = longer
             rows = _grow(model, rows, length)
+
+
+def cache_lengths(chunk: int, max_new_tokens: int) -> list[int]:
+    """Tokens that the caches have room for, one after the other: `FIRST` at most, then chunks."""
+    lengths = [min(FIRST, chunk), *range(chunk, max_new_tokens, chunk), max_new_tokens]
+    return sorted({length for length in lengths if length <= max_new_tokens})
 
 
 def _sizes(rows: int, max_new_tokens: int) -> list[int]:
     """Rows of a device that there are programs for: all, and ever smaller batches."""
-    factor, fewest = FINE if max_new_tokens >= LONG else COARSE
-    sizes = [rows]
+    many, few, fewest = FINE if max_new_tokens >= LONG else COARSE
+    sizes, octave = {rows}, 0.0
     # Each from the first, and what is whole but for rounding stays so: B is one of B x 2^n.
-    while fewest <= (size := math.ceil(rows * factor ** len(sizes) - 1e-6)) < sizes[-1]:
-        sizes.append(size)
-    return sizes
+    while (size := math.ceil(rows * 2**-octave - 1e-6)) >= fewest:
+        sizes.add(size)
+        octave += many if octave < 2 else few
+    return sorted(sizes, reverse=True)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "length", "pad_token"))

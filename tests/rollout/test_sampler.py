@@ -120,6 +120,15 @@ def test_growing_the_cache_in_chunks_changes_nothing(out):
     np.testing.assert_array_equal(run(cache_chunk=3).tokens, out.tokens)
 
 
+def test_caches_are_short_at_first_and_grow_in_chunks():
+    assert sampler.cache_lengths(256, 512) == [128, 256, 512]
+    assert sampler.cache_lengths(256, 600) == [128, 256, 512, 600]
+    assert sampler.cache_lengths(256, 200) == [128, 200]
+    assert sampler.cache_lengths(256, 64) == [64]
+    assert sampler.cache_lengths(128, 512) == [128, 256, 384, 512]
+    assert sampler.cache_lengths(3, 7) == [3, 6, 7]
+
+
 def assert_same(got, want):
     """All of two `Completions`; log-probabilities to rounding."""
     for name in ("tokens", "mask", "finished"):
@@ -147,7 +156,7 @@ def uncompacted():
     ids=lambda axes: "-".join(axes) or "one device",
 )
 def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
-    monkeypatch.setattr(sampler, "COARSE", (0.5, 1))
+    monkeypatch.setattr(sampler, "COARSE", (1, 1, 1))
     shapes = []
     compact = sampler._compact
     monkeypatch.setattr(
@@ -232,6 +241,9 @@ def test_the_loop_gathers_no_logits_where_the_vocabulary_is_split():
 
 
 def test_batches_shrink_finely_where_completions_may_be_long_and_else_by_halves():
-    assert sampler._sizes(112, 512) == [112, 80, 56, 40, 28, 20, 14, 10, 7, 5, 4]
+    assert sampler._sizes(112, 512) == [
+        *(112, 95, 80, 67, 56, 48, 40, 34),  # by quarters of an octave
+        *(28, 20, 14, 10, 7, 5, 4),  # by halves
+    ]
     assert sampler._sizes(112, 80) == [112, 56, 28, 14]
     assert sampler._sizes(3, 512) == sampler._sizes(3, 80) == [3]
