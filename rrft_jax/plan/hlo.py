@@ -1,7 +1,8 @@
 """What a compiled program does, read off its optimised HLO: operations, bytes, collectives.
 
 XLA's own analysis counts the body of a loop once. Here a loop counts as often as its condition lets
-it run, and of a conditional the dearer branch. All numbers are those of one device.
+it run, and of a conditional the branch that the caller names, or the dearest. All numbers are those
+of one device.
 
   operations   of matrix products and of splash attention's kernels (the blocks that they visit)
   bytes        read from and written to the device's main memory by each instruction; of a slice of
@@ -68,16 +69,22 @@ class Instruction:
 Computation = dict[str, Instruction]
 
 
-def cost(text: str) -> Cost:
-    """Of a module as `jax.stages.Compiled.as_text()` gives it."""
-    return _Module(text).cost
+def cost(text: str, branch: int | None = None) -> Cost:
+    """Of a module as `jax.stages.Compiled.as_text()` gives it.
+
+    Args:
+      text: the module.
+      branch: the one that every `jax.lax.switch` takes; None: the one that costs most.
+    """
+    return _Module(text, branch).cost
 
 
 class _Module:
     """Computations by name, and what each costs."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, branch: int | None = None):
         self.computations, self.entry = _parse(text)
+        self.branch = branch
         # A collective that goes on beside other work stands in each fusion that it passes through.
         self.started = {
             _channel(x): name
@@ -110,7 +117,9 @@ class _Module:
             loop = self.of(body).times(trips or 1)
             return loop if trips else loop + Cost(unknown_loops=1)
         if x.opcode == "conditional":
-            branches = [self.of(branch) for branch in _called(x, "branch_computations")]
+            branches = [self.of(n) for n in _called(x, "branch_computations")]
+            if branches and self.branch is not None:
+                return branches[self.branch]
             branches += [
                 self.of(n) for k in ("true", "false") for n in _called(x, f"{k}_computation")
             ]

@@ -20,6 +20,7 @@ from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.language import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, sampler
+from rrft_jax.rollout.sampling import way
 from rrft_jax.training import grpo, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -45,6 +46,7 @@ class Program:
       arguments: its arguments, by what they are: trees of shapes.
       held: what else lies on the devices meanwhile.
       times: how often it runs in a step.
+      branch: the one that its `jax.lax.switch` takes, where it has one.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Program:
     arguments: dict[str, Any]
     held: dict[str, Any]
     times: int = 1
+    branch: int | None = None
 
     @functools.cached_property
     def lowered(self) -> jax.stages.Lowered:
@@ -200,6 +203,9 @@ def sampling(
         )
     del held["prompts' cache"]
     rows, choice = longer(length), config.sampling
+    choice = SamplingParams(
+        np.float32(choice.temperature), np.int32(choice.top_k), np.float32(choice.top_p)
+    )
     yield Program(
         "decode",
         lambda: sampler._advance.lower(
@@ -207,9 +213,7 @@ def sampling(
             weights,
             prompts,
             rows,
-            SamplingParams(
-                np.float32(choice.temperature), np.int32(choice.top_k), np.float32(choice.top_p)
-            ),
+            choice,
             np.int32(0),
             parts=sharding.parts(model.mesh, "B", batch),
             stop_tokens=STOP_TOKENS,
@@ -218,6 +222,7 @@ def sampling(
         ),
         {"sampler's weights": weights, "caches": (prompts, rows)},
         held,
+        branch=int(way(choice, model.config.text.vocab_size)),
     )
 
 

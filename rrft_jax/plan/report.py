@@ -155,7 +155,7 @@ def _measure(program: Program) -> Part:
         "temporaries": used.temp_size_in_bytes,
     }
     needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
-    cost = hlo.cost(compiled.as_text()).times(program.times)
+    cost = hlo.cost(compiled.as_text(), program.branch).times(program.times)
     return Part(program.name, memory, arguments, held, needed, cost, seconds)
 
 

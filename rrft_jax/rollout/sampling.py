@@ -65,10 +65,8 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     greedy = params.temperature <= 0
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
     few = min(MOST_CANDIDATES, logits.shape[-1])
-    truncating = (params.top_k > 0) | (params.top_p < 1.0)
-    way = jnp.where((params.top_k > 0) & (params.top_k <= few), 1, jnp.where(truncating, 2, 0))
     lowest = jax.lax.switch(
-        jnp.where(greedy, 0, way),
+        way(params, logits.shape[-1]),
         (
             lambda x: jnp.full(len(x), EXCLUDED),
             lambda x: _lowest_kept(jax.lax.top_k(_all(_largest(x, few), axis), few)[0], params),
@@ -83,6 +81,16 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     # Of several likeliest tokens the greedy choice takes the first.
     uniform = jnp.where(greedy, 0.0, uniform)
     return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
+
+
+def way(params: SamplingParams, vocabulary: int) -> jax.Array:
+    """What finds the threshold: nothing (0), a few candidates (1), or the whole vocabulary (2).
+
+    Of the vocabulary it is the number of tokens that lie on a device.
+    """
+    few = (params.top_k > 0) & (params.top_k <= min(MOST_CANDIDATES, vocabulary))
+    truncating = (params.top_k > 0) | (params.top_p < 1.0)
+    return jnp.where(params.temperature <= 0, 0, jnp.where(few, 1, jnp.where(truncating, 2, 0)))
 
 
 def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str | None):

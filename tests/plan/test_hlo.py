@@ -58,6 +58,19 @@ def test_products_of_a_tpu_count_as_their_sums(product):
     assert got.flops == number
 
 
+def test_of_a_switch_the_named_branch_counts_or_the_dearest():
+    def switch(x, index):
+        once, twice = (lambda x: x @ x), (lambda x: x @ x @ x)
+        return jax.lax.switch(index, (jnp.sin, twice, once), x)
+
+    place = where("tpu")
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16, sharding=place)
+    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=place)
+    text = jax.jit(switch).lower(x, index).compile().as_text()
+    products = [hlo.cost(text, branch).flops / (2 * 256**3) for branch in (None, 0, 1, 2)]
+    assert products == [2, 0, 2, 1]
+
+
 def test_of_stacked_weights_a_loop_reads_each_once():
     def layers(x, weights):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, weights)[0]

@@ -80,7 +80,7 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     assert max(weights) <= SIZES.text.vocab_size * SIZES.text.width / mesh.shape["tensor"]
 
 
-@pytest.mark.parametrize("compiled", [("v5e:2x4", 1), ("v6e:2x4", 1)], indirect=True, ids=NAMES)
+@pytest.mark.parametrize("compiled", [("v5e:2x4", 1), ("v6e:2x4", 2)], indirect=True, ids=NAMES)
 def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compiled):
     config, _, by_name = compiled
     program = by_name["decode"]
@@ -88,7 +88,7 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
     weights, caches = (
         bytes_a_device(program.arguments[name]) for name in ("sampler's weights", "caches")
     )
-    cost = hlo.cost(text)
+    cost = hlo.cost(text, branch=0)  # without what top-k and top-p look for among the logits
     assert weights < cost.bytes / length < 1.2 * (weights + caches)
     # Of the cache a token is written, in place.
     inside = list(hlo.in_loops(text))
