@@ -118,7 +118,7 @@ class _Module:
             return loop if trips else loop + Cost(unknown_loops=1)
         if x.opcode == "conditional":
             branches = [self.of(n) for n in _called(x, "branch_computations")]
-            if branches and self.branch is not None:
+            if self.branch is not None and self.branch < len(branches):
                 return branches[self.branch]
             branches += [
                 self.of(n) for k in ("true", "false") for n in _called(x, f"{k}_computation")
