@@ -74,7 +74,8 @@ def cost(text: str, branch: int | None = None) -> Cost:
 
     Args:
       text: the module.
-      branch: the one that every `jax.lax.switch` takes; None: the one that costs most.
+      branch: the one that every `jax.lax.switch` takes; None: the one that costs most, as it is
+        where there are fewer.
     """
     return _Module(text, branch).cost
 

@@ -202,9 +202,9 @@ def sampling(
             {"sampler's weights": weights, **held},
         )
     del held["prompts' cache"]
-    rows, choice = longer(length), config.sampling
+    rows, chosen = longer(length), config.sampling
     choice = SamplingParams(
-        np.float32(choice.temperature), np.int32(choice.top_k), np.float32(choice.top_p)
+        np.float32(chosen.temperature), np.int32(chosen.top_k), np.float32(chosen.top_p)
     )
     yield Program(
         "decode",
@@ -222,7 +222,7 @@ def sampling(
         ),
         {"sampler's weights": weights, "caches": (prompts, rows)},
         held,
-        branch=int(way(choice, model.config.text.vocab_size)),
+        branch=int(way(choice)),
     )
 
 

@@ -66,7 +66,7 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
     few = min(MOST_CANDIDATES, logits.shape[-1])
     lowest = jax.lax.switch(
-        way(params, logits.shape[-1]),
+        way(params, few),
         (
             lambda x: jnp.full(len(x), EXCLUDED),
             lambda x: _lowest_kept(jax.lax.top_k(_all(_largest(x, few), axis), few)[0], params),
@@ -83,14 +83,11 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
 
 
-def way(params: SamplingParams, vocabulary: int) -> jax.Array:
-    """What finds the threshold: nothing (0), a few candidates (1), or the whole vocabulary (2).
-
-    Of the vocabulary it is the number of tokens that lie on a device.
-    """
-    few = (params.top_k > 0) & (params.top_k <= min(MOST_CANDIDATES, vocabulary))
+def way(params: SamplingParams, few: int = MOST_CANDIDATES) -> jax.Array:
+    """What finds the threshold: nothing (0), `few` candidates (1), or the whole vocabulary (2)."""
+    enough = (params.top_k > 0) & (params.top_k <= few)
     truncating = (params.top_k > 0) | (params.top_p < 1.0)
-    return jnp.where(params.temperature <= 0, 0, jnp.where(few, 1, jnp.where(truncating, 2, 0)))
+    return jnp.where(params.temperature <= 0, 0, jnp.where(enough, 1, jnp.where(truncating, 2, 0)))
 
 
 def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str | None):

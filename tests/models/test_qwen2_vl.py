@@ -40,9 +40,8 @@ def test_score_equals_the_repeated_form(case):
     model, params, prompt, tokens, _ = case
     shared = jax.jit(model.score)(params, prompt, tokens)
     repeated = jax.jit(lambda *a: repeated_log_probs(model, *a))(params, prompt, tokens)
-    largest = np.abs(np.asarray(repeated)).max()
-    np.testing.assert_allclose(shared, repeated, rtol=0, atol=1e-6 * largest)
-    assert largest > 1  # not a comparison of flat distributions
+    np.testing.assert_allclose(shared, repeated, atol=1e-5)
+    assert np.abs(np.asarray(shared)).max() > 1  # not a comparison of flat distributions
 
 
 def test_gradient_equals_that_of_the_repeated_form(case):
