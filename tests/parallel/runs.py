@@ -134,11 +134,16 @@ def launch(
     return processes
 
 
-def said(processes: list[subprocess.Popen], logs: Path, timeout: float = 120) -> list[str]:
-    """What each of them has said, once all have ended; ends what hasn't by then."""
+def said(
+    processes: list[subprocess.Popen],
+    logs: Path,
+    ending: list[subprocess.Popen] | None = None,
+    timeout: float = 120,
+) -> list[str]:
+    """What each of them has said, once those of `ending` have ended (None: all); ends the others."""
     deadline = time.monotonic() + timeout
     try:
-        for one in processes:
+        for one in processes if ending is None else ending:
             one.wait(max(0.0, deadline - time.monotonic()))
     finally:
         for one in processes:
