@@ -13,6 +13,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 import traceback
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from jaxlib import _jax
 from rrft_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from a process before the others give up
+MEETING_SECONDS = 300  # until all processes have come
 
 # Bytes of a process that travel at once: what is short takes one exchange, and what is long never
 # takes much of a device's memory, which holds those of all processes.
@@ -57,7 +59,10 @@ def initialize(
     """
     if (num_processes or _found()) == 1:
         return
-    options: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat_seconds}
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": heartbeat_seconds,
+        "initialization_timeout": 2 * MEETING_SECONDS,
+    }
     if coordinator:
         options |= {
             "coordinator_address": coordinator,
@@ -69,14 +74,15 @@ def initialize(
         options["local_device_ids"] = devices
     if coordinator:
         _meet_as(_address_towards(coordinator))
+    alarm = threading.Timer(MEETING_SECONDS, _leave_alone)
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(**options)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"the other processes weren't found ({reason}); name them by --coordinator=HOST:PORT "
-            "--num_processes=N --process_id=I, or say --num_processes=1 for a run of one"
-        ) from error
+        raise UserError(_not_found(" ".join(str(error).split())[:300])) from error
+    finally:
+        alarm.cancel()
 
 
 def is_first() -> bool:
@@ -164,6 +170,20 @@ def _abandon(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)  # no other way past the wait for the others at the interpreter's end
+
+
+def _not_found(reason: str) -> str:
+    return (
+        f"the other processes weren't found ({reason}); name them by --coordinator=HOST:PORT "
+        "--num_processes=N --process_id=I, or say --num_processes=1 for a run of one"
+    )
+
+
+def _leave_alone() -> NoReturn:
+    """Ends a process that waits in vain, before JAX would abort it with a stack of its own."""
+    reason = f"not all of them came in {MEETING_SECONDS} s"
+    print(f"error: {_not_found(reason)}", file=sys.stderr, flush=True)
+    os._exit(1)  # the thread that waits can't be woken
 
 
 def _address_towards(coordinator: str) -> str | None:

@@ -140,7 +140,7 @@ def said(
     ending: list[subprocess.Popen] | None = None,
     timeout: float = 120,
 ) -> list[str]:
-    """What each of them has said, once those of `ending` have ended (None: all); ends the others."""
+    """What each of them has said, once those of `ending` (None: all) have ended; ends the rest."""
     deadline = time.monotonic() + timeout
     try:
         for one in processes if ending is None else ending:

@@ -7,6 +7,7 @@ import pytest
 from rrft_jax import main
 from rrft_jax.errors import UserError
 from rrft_jax.parallel import distributed
+from tests.parallel import runs
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 GKE = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
@@ -90,6 +91,21 @@ def test_mistakes_end_in_one_line(arguments, message, capsys):
     assert main.main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("process_id", [0, 1])
+def test_one_that_waits_for_the_others_in_vain_ends_in_one_line(process_id, tmp_path):
+    """The first of three, which would hold the meeting, and the second, with nobody to hold it."""
+    program = (
+        "from rrft_jax.parallel import distributed\n"
+        "distributed.MEETING_SECONDS = 2\n"
+        f"distributed.initialize('127.0.0.1:{runs.free_port()}', 3, {process_id})\n"
+    )
+    (process,) = processes = runs.launch(1, ["-c", program], tmp_path)
+    (output,) = runs.said(processes, tmp_path)
+    assert process.returncode == 1, output
+    assert output.startswith("error: the other processes weren't found (not all of them came in 2")
+    assert output.count("\n") == 1
 
 
 def test_in_one_process_nothing_is_exchanged():
