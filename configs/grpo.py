@@ -70,6 +70,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         transforms = chosen["task"] == common.TRANSFORMATION
         if zero and not transforms:
             grpo.steps = 100  # short ones: its completions are a number, or a letter
+        if zero and chosen["task"] == "structure_perception":  # what it finds is spread thin
+            grpo.steps = 250
+            config.sampling.max_new_tokens = 24
         if transforms and not zero:  # as in SFT; the noise of rewards would blur what it sees
             grpo.update(learning_rate=1e-4, freeze=r"vision/.*")
     return config

@@ -4,7 +4,7 @@
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=128]
-        [--temperature=1 --top_k=0 --top_p=1] [--repeats=5]
+        [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
     python -m rrft_jax.bench data [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
 
@@ -67,7 +67,7 @@ def main() -> None:
     command.add_argument("--top_k", type=int, default=0)
     command.add_argument("--top_p", type=float, default=1.0)
     command.add_argument("--seed", type=int, default=0, help="of the order of the lengths")
-    command.add_argument("--repeats", type=int, default=5)
+    command.add_argument("--repeats", type=int, default=9)
     command = commands.add_parser("data", help="the loader, beside transformers' image processor")
     command.add_argument("--samples", type=int, default=128)
     command.add_argument("--repeats", type=int, default=5)

@@ -26,7 +26,8 @@ def bench_sampler(
     """Times `generate` with forced lengths, in turns: all equal to the mean, and a long tail.
 
     Also with one token, which is the prompts alone: what is left of the equal lengths is their
-    decoding steps. Medians in seconds after one warming run.
+    decoding steps. Medians in seconds after one warming run; of the long tail's share of the equal
+    lengths' time the median over the turns, because a machine's speed changes between them.
     """
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
@@ -58,13 +59,14 @@ def bench_sampler(
                 times[name].append(time.perf_counter() - began)
             assert int(completions.mask.sum()) == lengths.sum()
     medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [tail / equal for tail, equal in zip(times["long_tail"], times["equal"])]
     step = (medians["equal"] - medians["prompts"]) / (mean - 1)
     read = step_bytes(model.config.text, workload, model.dtype, mean / 2)
     device = jax.devices()[0].device_kind
     bandwidth = LIMITS[device].bandwidth if device in LIMITS else None
     return {
         "seconds": {name: round(value, 3) for name, value in medians.items()},
-        "long_tail_to_equal": round(medians["long_tail"] / medians["equal"], 2),
+        "long_tail_to_equal": round(statistics.median(ratios), 2),
         "lengths": {"mean": round(float(tail.mean()), 1), "max": int(tail.max())},
         "tokens_per_second": round(workload.prompts * workload.samples * mean / medians["equal"]),
         "step_milliseconds": round(1e3 * step, 3),
