@@ -54,6 +54,8 @@ def initialize(
       heartbeat_seconds: when a process gives no sign of life for so long, all others end with an
         error.
 
+    Where they don't come in MEETING_SECONDS, the process ends.
+
     Raises:
       UserError: the others weren't found.
     """

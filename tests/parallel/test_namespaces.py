@@ -1,4 +1,4 @@
-"""Hosts with networks of their own: they meet, and end when one of them is killed or cut off."""
+"""Hosts with networks of their own: they meet, and end when one is killed, cut off or frozen."""
 
 import os
 import signal
