@@ -68,9 +68,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             grpo.learning_rate = 1e-4
         zero = chosen["paradigm"] == "reason_rft_zero"
         transforms = chosen["task"] == common.TRANSFORMATION
-        if zero and not transforms:
+        if zero and chosen["task"] == common.COUNTING:
             grpo.steps = 100  # short ones: its completions are a number, or a letter
-        if zero and chosen["task"] == "structure_perception":  # what it finds is spread thin
+        if zero and chosen["task"] == "structure_perception":  # the same, and slower to learn
             grpo.steps = 250
             config.sampling.max_new_tokens = 24
         if transforms and not zero:  # as in SFT; the noise of rewards would blur what it sees
