@@ -130,7 +130,8 @@ def test_arguments_are_not_commands(up):
 def test_a_preempted_run_goes_on_on_new_machines(cloud, queue):
     kind = ("--spot",) if queue else ("--preemptible", "--now")
     cloud.succeed("create", "mine", *TYPE, *kind)
-    cloud.write("preempt", str(cloud.folder / "buckets/shelf/runs/a b/mine-w-1/3"))
+    shared = cloud.folder / "buckets/shelf/runs/a b"  # both have begun when they are taken away
+    cloud.write("preempt", "\n".join(str(shared / f"mine-w-{n}/3") for n in (0, 1)))
     cloud.succeed("status", "mine")  # the queue has come to it
     cloud.succeed("setup", "mine", "--bucket=shelf")
     if not queue:

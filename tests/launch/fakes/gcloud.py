@@ -3,7 +3,7 @@
 Its machines are folders, in which it really runs what is sent to them. `node` and `request` hold
 the states of the two resources, `calls` every command line. A file `fail-VERB` holds what that
 command says while it fails, once a line; `unreachable` the number of a worker that the next ssh
-doesn't reach; `preempt` a file whose appearance has the machines taken away.
+doesn't reach; `preempt` files, one a line: once all are there the machines are taken away.
 """
 
 import json
@@ -67,7 +67,8 @@ def ssh(name: str, options: list[str]) -> int:
             running.append(subprocess.Popen(command, env=machine, cwd=home(worker)))
     preempt = CLOUD / "preempt"
     if preempt.exists() and "rrft_jax.main" in given["command"]:
-        while not pathlib.Path(preempt.read_text()).exists():
+        files = [pathlib.Path(line) for line in preempt.read_text().splitlines()]
+        while not all(file.exists() for file in files):
             time.sleep(0.02)
         take_away()
         preempt.unlink()
