@@ -73,6 +73,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         if zero and chosen["task"] == "structure_perception":  # the same, and slower to learn
             grpo.steps = 250
             config.sampling.max_new_tokens = 24
-        if transforms and not zero:  # as in SFT; the noise of rewards would blur what it sees
+        if transforms and not zero:
+            # As in SFT: the noise of rewards would blur what it sees.
             grpo.update(learning_rate=1e-4, freeze=r"vision/.*")
+            grpo.micro_batches = 0  # two cores take 3.4 s an update; all 32 prompts at once, 6 s
     return config
