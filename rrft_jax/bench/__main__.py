@@ -3,7 +3,7 @@
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
-    python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=128]
+    python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=256]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
     python -m rrft_jax.bench data [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
@@ -62,7 +62,7 @@ def main() -> None:
     command = commands.add_parser("sampler", help="sampling, and what a long tail of lengths costs")
     command.add_argument("--preset", choices=PRESETS, default="long_tail")
     command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
-    command.add_argument("--cache_chunk", type=int, default=128)
+    command.add_argument("--cache_chunk", type=int, default=256, help="as in the configs")
     command.add_argument("--temperature", type=float, default=1.0)
     command.add_argument("--top_k", type=int, default=0)
     command.add_argument("--top_p", type=float, default=1.0)
