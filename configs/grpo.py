@@ -75,8 +75,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             config.sampling.max_new_tokens = 24
         if transforms and not zero:
             # As in SFT: the noise of rewards would blur what it sees.
-            grpo.update(steps=80, freeze=r"vision/.*")
-            # Its answer is many choices, and at temperature 1 its samples err in one of them where
-            # the greedy answer does not: then it pays to leave a call out, in greedy answers too.
+            grpo.update(steps=60, freeze=r"vision/.*")
+            # An answer is many choices, and at temperature 1 samples err in one of them where the
+            # greedy answer does not: then it pays to leave a call out, and greedy answers learn it.
             config.sampling.temperature = 0.8
     return config
