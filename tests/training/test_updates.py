@@ -21,12 +21,15 @@ from tests import tiny
 
 B, G, T = 8, 4, 6
 # Adam's first steps would blow rounding up to the size of an update, but for a large epsilon.
-HYPER = {**program.get_config().grpo.to_dict(), "learning_rate": 1e-2, "eps": 1e-3}
+HYPER = program.get_config().grpo.to_dict()
+HYPER |= {"micro_batches": 1, "learning_rate": 1e-2, "eps": 1e-3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bigrams:
     """A policy in which a token's distribution depends on the token before."""
+
+    mesh = None
 
     def score_with_entropy(self, params, prompt, completions):
         first = jnp.broadcast_to(prompt.tokens[:, -1:, None], (*completions.shape[:2], 1))
@@ -85,7 +88,7 @@ def test_any_number_of_micro_batches_gives_the_same_parameters(aggregation, trun
     config = {"aggregation": aggregation, "mask_truncated": truncated, "clip_norm": 1e9}
     whole, (metrics,) = updated(config, [batch])
     assert np.abs(whole - table()["table"]).max() > 1e-4
-    for number in (2, 4):
+    for number in (0, 2, 4):
         parts, (of_parts,) = updated({**config, "micro_batches": number}, [batch])
         np.testing.assert_allclose(parts, whole, atol=1e-6)
         for name, value in metrics.items():
