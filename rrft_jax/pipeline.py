@@ -153,7 +153,7 @@ class _Stages:
 
     def _print_trend(self, rewards: Sequence[float]) -> None:
         """Whether what GRPO sampled became better on its way."""
-        if len(rewards) > 1:
+        if len(rewards) >= scores.TREND_VALUES:
             first, last, error, steps = scores.trend(rewards)
             print(
                 f"grpo, mean reward of its own samples: {first:.3f} in the first {steps} steps, "

@@ -45,14 +45,22 @@ def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float,
     return _mean_and_error([b - a for a, b in zip(before, after, strict=True)])
 
 
+TREND_VALUES = 8  # at least: one at an end would have no spread to tell an error from
+
+
 def trend(values: Sequence[float]) -> tuple[float, float, float, int]:
-    """How a series of at least two values, one a step, ends compared with how it begins.
+    """How a series, one value a step, ends compared with how it begins.
 
     Returns:
       (mean of the first steps, mean of the last ones, standard error of their difference by the
       spread between steps, how many steps are at each end: a quarter of all).
+
+    Raises:
+      ValueError: fewer than TREND_VALUES.
     """
-    steps = max(1, len(values) // 4)
+    if len(values) < TREND_VALUES:
+        raise ValueError(f"{len(values)} values; a trend takes {TREND_VALUES}")
+    steps = len(values) // 4
     (first, error), (last, other) = map(_mean_and_error, (values[:steps], values[-steps:]))
     return first, last, math.hypot(error, other), steps
 
