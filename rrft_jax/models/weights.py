@@ -242,6 +242,9 @@ def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
     """A tensor of which these rows and columns (None: all) are read; the rest is undefined.
 
     What is undefined takes no memory where it is whole pages.
+
+    Raises:
+      UserError: the file ends before, or holds numbers there that aren't finite.
     """
     dtype = jnp.dtype(DTYPES[tensor.dtype])
     width = math.prod(tensor.shape[1:]) * dtype.itemsize
@@ -260,7 +263,21 @@ def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
                     tensor.file.read_into(array[row, left:right], place)
     except (EOFError, FileNotFoundError, OSError) as error:
         raise _torn(tensor.file, error) from None
-    return array.view(dtype).reshape(tensor.shape)
+    values = array.view(dtype)
+    for begin, end in rows:
+        for left, right in columns or ((0, values.shape[1]),):
+            if not _all_finite(values[begin:end, left:right]):
+                raise UserError(
+                    f"{tensor.file.path}: weight {tensor.name} holds NaN or infinity; take a "
+                    "checkpoint from before its training broke"
+                )
+    return values.reshape(tensor.shape)
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Looks at some rows at a time: what NumPy makes of them takes memory."""
+    some = max(1, 2**22 // max(1, values.shape[1]))
+    return all(np.isfinite(values[i : i + some]).all() for i in range(0, len(values), some))
 
 
 def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from rrft_jax.errors import UserError
@@ -235,3 +236,19 @@ def test_saving_wants_a_folder_and_a_source(checkpoint, tmp_path):
     homeless = type(model)(model.config)
     with pytest.raises(UserError, match="source"):
         pretrained.save_pretrained(tmp_path / "out", homeless, params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("preset", ["small", "wide"])  # float32; bfloat16, in several files
+def test_a_weight_that_is_no_finite_number_is_refused_by_name(checkpoint, copy, preset, value):
+    name = "model.layers.1.mlp.down_proj.weight"
+    folder = copy(preset)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as handle:
+            found = {key: handle.get_tensor(key) for key in handle.keys()}
+        if name in found:
+            found[name][-1, -1] = float(value)
+            save_torch(found, file, metadata={"format": "pt"})
+    for mesh in (None, make_mesh(fsdp=2, tensor=2)):
+        with pytest.raises(UserError, match=rf"weight {name} holds NaN or infinity"):
+            pretrained.load_pretrained(folder, mesh=mesh)
