@@ -164,6 +164,25 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_run_and_the_checkpoint_before_it_stays(tmp_path, capsys):
+    too_large = ["--config.sft.learning_rate=1e38", "--config.sft.warmup_steps=0"]
+    often = ["--config.checkpoint_every=1", "--config.sft.steps=4"]
+    assert main.main([GRPO, f"--workdir={tmp_path}", *SHORT, *too_large, *often]) == 1
+    kept = tmp_path / "checkpoints" / "sft" / "1"
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: sft, step 2: loss is nan; ") and str(kept) in error
+    assert [step.name for step in kept.parent.iterdir()] == ["1"]
+    assert [m["loss"] is None for m in lines(tmp_path / "metrics.jsonl")] == [False, True]
+    # A single step has a loss that is a number; what it leaves answers with none.
+    once = [*SHORT, *too_large, "--config.sft.steps=1", f"--workdir={tmp_path / 'once'}"]
+    assert main.main([GRPO, *once]) == 1
+    assert "error: sft: id: a log-probability of sample" in capsys.readouterr().err
+    for run in (tmp_path, tmp_path / "once"):
+        assert list(json.loads((run / "results.json").read_text())) == ["start"]
+        assert not (run / "export").exists()
+
+
+@pytest.mark.slow
 def test_a_shortened_demo_improves_on_its_start(tmp_path):
     arguments = [
         "--config.grpo.steps=2",

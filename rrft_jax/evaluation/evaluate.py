@@ -1,12 +1,14 @@
 """Runs a model over a split: completions, scores, and a file with all of them."""
 
 import itertools
+import math
 import pathlib
 from typing import Any
 
 import jax
 
 from rrft_jax.data import Batch, Example, Loader, Processor, prefetch
+from rrft_jax.errors import UserError
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, score_all
 from rrft_jax.models import prompt as prompts
@@ -66,6 +68,7 @@ def evaluate(
 
     Raises:
       Interrupted: a signal came; the next call goes on from here.
+      UserError: a log-probability is not a finite number.
     """
     key = jax.random.fold_in(jax.random.key(seed), SAMPLING_STREAM)
     partial = Partial(file, passes) if distributed.is_first() else None
@@ -97,6 +100,7 @@ def evaluate(
                 places = [batch.places[b] for b in batch.rows]
                 own = _rows(processor, batch, sharding.fetch(completions))
                 rows = list(itertools.chain.from_iterable(distributed.gather_rows(places, own)))
+                _check_finite(rows, name)
                 if partial:
                     partial.append(rows)
             done += len(batch.ids)
@@ -105,6 +109,15 @@ def evaluate(
                 progress.update(min(done, total), {"accuracy": sum(scores) / len(scores)})
     if partial:
         partial.finish()
+
+
+def _check_finite(rows: list[dict], name: str) -> None:
+    for row in rows:
+        if not all(map(math.isfinite, row["log_probs"])):
+            raise UserError(
+                f"{name}: a log-probability of sample {row['id']} is not a finite number, so the "
+                "weights are broken; take those of an earlier checkpoint"
+            )
 
 
 def _rows(processor: Processor, batch: Batch, completions: Completions) -> list[list[dict]]:

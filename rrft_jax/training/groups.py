@@ -14,6 +14,7 @@ from rrft_jax.models import prompt as prompts
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions
+from rrft_jax.training import objectives
 
 ROLLOUTS_KEPT = 2  # prompts of a step whose completions go to rollouts.jsonl
 LETTERS = {"completions": "BGT", "mask": "BGT", "finished": "BG", "sampler_log_probs": "BGT"}
@@ -109,7 +110,7 @@ class Groups:
     @property
     def spread(self) -> np.ndarray:
         """[B] bool: whether rewards differ. A group where they don't has no advantage to learn."""
-        return np.ptp(self.rewards, axis=-1) > 0
+        return ~objectives.is_flat(self.rewards)
 
     def metrics(self) -> dict[str, float]:
         """Means for `metrics.jsonl`."""

@@ -16,6 +16,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import sharding
 from rrft_jax.training import objectives
+from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState
 
@@ -33,7 +34,7 @@ class GRPOBatch:
       sampler_log_probs: [B,G,T] of the distribution that the tokens were drawn from.
       old_log_probs: [B,G,T] of the policy that sampled, as `score` has them; None where the batch
         is used for one update alone, and the policy is still the one that sampled.
-      reference_log_probs: [B,G,T]; None without a penalty.
+      reference_log_probs: [B,G,T] of the policy that the stage began with; None without a penalty.
     """
 
     prompt: Prompt
@@ -90,6 +91,7 @@ def loss(
     params: dict,
     batch: GRPOBatch,
     weights: Weights,
+    moved: jax.Array | bool = True,
 ) -> tuple[jax.Array, dict]:
     """The loss of a (micro-)batch, to be minimised.
 
@@ -99,22 +101,33 @@ def loss(
       params: the policy's parameters.
       batch: see `GRPOBatch`.
       weights: of its tokens in the whole batch.
+      moved: as `objective` has it.
 
     Returns:
       (loss, metrics; both add up over micro-batches).
     """
     log_probs, entropy = model.score_with_entropy(params, batch.prompt, batch.completions)
-    value, of_tokens = objective(config, log_probs, entropy, batch)
+    value, of_tokens = objective(config, log_probs, entropy, batch, moved)
     metrics = {name: jnp.sum(x * weights.metrics) for name, x in of_tokens.items()}
     return -jnp.sum(value * weights.loss), metrics
 
 
 def objective(
-    config: ml_collections.ConfigDict, log_probs: jax.Array, entropy: jax.Array, batch: GRPOBatch
+    config: ml_collections.ConfigDict,
+    log_probs: jax.Array,
+    entropy: jax.Array,
+    batch: GRPOBatch,
+    moved: jax.Array | bool = True,
 ) -> tuple[jax.Array, dict]:
     """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T]).
 
     correction x surrogate + entropy_bonus x entropy - beta x KL, each as `config` names it.
+
+    `moved` [] bool says whether any update has moved the policy. Until then it is the reference,
+    and the KL and its gradient are exactly 0. The log-probabilities alone would not say so: the
+    reference's come from another program, perhaps from weights in fewer bits, and differ by
+    rounding. Where the advantages are 0 as well, that rounding would be the whole gradient, and
+    Adam would scale it up to a full step.
     """
     old = batch.old_log_probs
     if old is None:
@@ -144,7 +157,8 @@ def objective(
     if config.entropy_bonus:  # against settling early (https://arxiv.org/abs/1602.01783)
         value += config.entropy_bonus * entropy
     if batch.reference_log_probs is not None:
-        metrics["kl"] = objectives.KLS[config.kl](log_probs, batch.reference_log_probs)
+        kl = objectives.KLS[config.kl](log_probs, batch.reference_log_probs)
+        metrics["kl"] = jnp.where(moved, kl, 0.0)
         if config.kl_in == "loss":  # otherwise the advantages have it
             value -= config.beta * metrics["kl"]
     return value, metrics
@@ -186,7 +200,7 @@ def make_step(
 
     It updates on one of the batch's `config.mini_batches` parts, as if that were all: row i belongs
     to part i % mini_batches. `layout` is a tree of shardings like the state (`state.layout`), which
-    the new state keeps.
+    the new state keeps. A state that had no update yet must hold the weights of the reference.
     """
 
     def step(state: TrainState, batch: GRPOBatch, part: jax.Array | int = 0):
@@ -196,11 +210,12 @@ def make_step(
         weighted = (batch, weights(config, batch))
         number = config.micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
         micro = sharding.micro_batches(weighted, (letters(batch), WEIGHT_LETTERS), number)
+        moved = optimizers.updates(state.opt_state) > 0
         return states.update(
             state,
             optimizer,
             config.freeze,
-            lambda params, part: loss(model, config, params, *part),
+            lambda params, part: loss(model, config, params, *part, moved),
             micro,
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import Batch, Loader, Processor, prefetch
+from rrft_jax.errors import UserError
 from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.qwen2_vl import Qwen2VL
@@ -156,7 +157,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             batch = score(place(groups.batch) if replaced else prompt, groups.own_arrays)
         with _timed(seconds, "update"):
             rewards, places = groups.rewards, groups.batch.places
-            if penalized:
+            # Until the first update the policy is the reference; what differs is rounding.
+            if penalized and optimizers.updates(state.opt_state):
                 kl = grpo.completion_kl(config.kl, batch)
                 kl = sharding.fetch(sharding.constrain(kl, "BG", run.mesh))
                 rewards = rewards - config.beta * np.stack(distributed.gather_rows(places, kl))
@@ -166,12 +168,15 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             for part in config.inner_updates * list(range(config.mini_batches)):
                 state, values = update(state, batch, part)
                 metrics.append(values)
-            metrics = jax.tree.map(lambda *x: np.mean(x), *jax.device_get(metrics))
+            metrics = jax.device_get(metrics)
+            skipped = sum(values["skipped_updates"] for values in metrics)
+            metrics = jax.tree.map(lambda *x: np.mean(x), *metrics)
         if (number - 1) % run.config.rollouts_every == 0:
             groups.write(rollouts, number, advantages)
         # What the policy does is read off the first groups: those that replaced some were chosen.
         return state, {
             **metrics,
+            "skipped_updates": skipped,
             **first.metrics(),
             "replaced_groups": replaced,
             "sampled_batches": 1 + rounds,
@@ -209,6 +214,7 @@ def _loop(
 
     Raises:
       Interrupted: a signal came to a process; the state after the current step is saved.
+      UserError: a step came to numbers that aren't finite; the checkpoint before it is kept.
     """
     config, folder = run.config, stage_folder(run.workdir, stage)
     checkpoints = Checkpoints(folder, lambda: run.best_step(stage))
@@ -241,7 +247,9 @@ def _loop(
                 "skipped_samples": sum(position["skipped"].values()),
                 "compilations": compilations.total(),
             }
+            finite_weights = values.pop("finite_weights") == 1
             run.metrics.write(stage, number, values)
+            _check_finite(stage, number, values, finite_weights, folder, checkpoints.latest)
             progress.update(number, {k: values[k] for k in SHOWN if k in values})
             stop = distributed.agree(interrupts.requested())
             due = number % config.checkpoint_every == 0 or evaluation_due(number)
@@ -256,6 +264,32 @@ def _loop(
     if done < steps:
         say(f"{stage}: step programs compiled: {compilations.total('step') - compiled_before}")
     return state.params
+
+
+def _check_finite(
+    stage: str,
+    number: int,
+    values: dict[str, Any],
+    finite_weights: bool,
+    folder: pathlib.Path,
+    saved: int | None,
+) -> None:
+    """Ends the run at the first step with a number that isn't finite, before it is saved."""
+    names = dict.fromkeys(("loss", "gradient_norm", *values))  # what tells the most comes first
+    broken = [name for name in names if not np.isfinite(values[name])]
+    if broken:
+        problem = f"{broken[0]} is {float(values[broken[0]])}"
+    elif not finite_weights:
+        problem = "the updated weights are not all finite numbers"
+    else:
+        return
+    kept = "no checkpoint of this stage was saved before"
+    if saved is not None:
+        kept = f"the last good checkpoint is {folder / str(saved)}"
+    raise UserError(
+        f"{stage}, step {number}: {problem}; {kept}. Lower {stage}.learning_rate or "
+        f"{stage}.clip_norm, raise {stage}.warmup_steps, and give another --workdir"
+    )
 
 
 def _sample(run: Run, params: dict, prompt: Prompt, key: jax.Array, first_row: int) -> Completions:

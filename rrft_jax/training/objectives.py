@@ -14,9 +14,25 @@ import jax
 import jax.numpy as jnp
 
 EPSILON = 1e-4  # what a standard deviation of 0 is divided by
+ROUNDING = 1e-6  # rewards of a group that differ by less than this share of their size are equal
+# Bounds of what goes through an exponential, and of k3, as verl has them in `core_algos.py`
+# (https://arxiv.org/abs/2409.19256). exp(89) is already infinite in float32. Beyond a bound a token
+# has no gradient.
+MAX_LOG_RATIO = 20.0
+MAX_K3 = 10.0
 
 
 # Advantages: rewards [B,G] -> [B,G]. They work on NumPy's arrays as well as on JAX's.
+
+
+def is_flat(rewards: jax.Array) -> jax.Array:
+    """Groups [B] whose rewards [B,G] are equal up to float32's rounding: nothing to learn from.
+
+    Sums of the same terms in another order differ by rounding. Divided by a standard deviation
+    that is rounding too, they would make advantages out of nothing.
+    """
+    size = abs(rewards).max(axis=-1)
+    return rewards.max(axis=-1) - rewards.min(axis=-1) <= ROUNDING * (1 + size)
 
 
 def group_std_advantages(rewards: jax.Array) -> jax.Array:
@@ -26,8 +42,8 @@ def group_std_advantages(rewards: jax.Array) -> jax.Array:
 
 def group_advantages(rewards: jax.Array) -> jax.Array:
     """Dr. GRPO (https://arxiv.org/abs/2503.20783): reward - mean, so that groups that are nearly
-    all right or all wrong weigh no more than others."""
-    return rewards - rewards.mean(axis=-1, keepdims=True)
+    all right or all wrong weigh no more than others. Exactly 0 in a flat group."""
+    return (rewards - rewards.mean(axis=-1, keepdims=True)) * ~is_flat(rewards)[..., None]
 
 
 def batch_std_advantages(rewards: jax.Array) -> jax.Array:
@@ -84,7 +100,7 @@ def surrogate(
     Returns:
       (surrogate [B,G,T]; clipped [B,G,T], True where the clip decided).
     """
-    log_ratio, advantages = log_probs - old_log_probs, advantages[..., None]
+    log_ratio, advantages = _log_ratio(log_probs, old_log_probs), advantages[..., None]
     if kind == "sequence":
         lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
         mean = jnp.sum(log_ratio * mask, axis=-1, keepdims=True) / lengths
@@ -99,6 +115,10 @@ def surrogate(
         floor = jnp.where(advantages < 0, clip_dual * advantages, -jnp.inf)
         value, decided = jnp.maximum(value, floor), decided | (value < floor)
     return value, decided
+
+
+def _log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.clip(a - b, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 # Between the sampler, whose arithmetic, temperature and truncation are its own, and the trainer.
@@ -150,9 +170,9 @@ def k2(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
 
 
 def k3(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-    """Unbiased and never negative: GRPO's."""
-    delta = reference_log_probs - log_probs
-    return jnp.exp(delta) - delta - 1
+    """Unbiased and never negative: GRPO's. At most `MAX_K3`, without a gradient from there on."""
+    delta = _log_ratio(reference_log_probs, log_probs)
+    return jnp.minimum(jnp.exp(delta) - delta - 1, MAX_K3)
 
 
 KLS = {"k1": k1, "k2": k2, "k3": k3}

@@ -26,17 +26,40 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
 
     It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of
     both moments.
+
+    A gradient that is 0 everywhere says nothing: neither weights nor moments move, by momentum or
+    by weight decay, and only the schedule goes on. So does one that isn't finite.
     """
 
     def decayed(params: dict) -> dict:
         return {path: path.endswith(DECAYED) for path in params}
 
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         scale_by_adam(config.b1, config.b2, config.eps, jnp.dtype(config.moment_dtype)),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+    def update(grads: dict, state: optax.OptState, params: dict):
+        signal = has_signal(grads)
+        updates, (clip, adam, decay, schedule) = chain.update(grads, state, params)
+        adam = jax.tree.map(lambda new, old: jnp.where(signal, new, old), adam, state[1])
+        updates = jax.tree.map(lambda x: jnp.where(signal, x, 0), updates)
+        return updates, (clip, adam, decay, schedule)
+
+    return optax.GradientTransformation(chain.init, update)
+
+
+def has_signal(grads: dict) -> jax.Array:
+    """Whether gradients are finite and not 0 everywhere, by their norm."""
+    norm = optax.tree.norm(grads)
+    return (norm > 0) & (norm < jnp.inf)
+
+
+def updates(state: optax.OptState) -> jax.Array:
+    """How many steps have moved the weights, of an optimizer of `make_optimizer`."""
+    return optax.tree.get(state, "ScaleByAdamState").count
 
 
 def scale_by_adam(

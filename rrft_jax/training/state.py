@@ -138,7 +138,8 @@ def update(
       micro_batches: the batch, split along a new first axis of every array.
 
     Returns:
-      (the state after, metrics summed over micro-batches, with `loss` and `gradient_norm`).
+      (the state after, metrics summed over micro-batches, with `loss`, `gradient_norm`, and
+      `finite_weights`: whether all trained weights are finite numbers after the update).
     """
     trained, frozen = split(state.params, freeze)
 
@@ -165,6 +166,11 @@ def update(
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    params = merge(optimizers.apply_updates(trained, updates, state.step), frozen)
+    trained = optimizers.apply_updates(trained, updates, state.step)
     metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["skipped_updates"] = 1 - optimizers.has_signal(grads)
+    # Of what the update has just written, while it is at hand.
+    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trained)]
+    metrics["finite_weights"] = jnp.all(jnp.stack(finite))
+    params = merge(trained, frozen)
     return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics

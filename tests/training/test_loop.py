@@ -35,10 +35,10 @@ def processor():
     return Processor.from_pretrained(TINY)
 
 
-def train(workdir, processor):
-    """Parameters after all steps, and the loader's state."""
+def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
+    """Parameters after all steps, and the loader's state; `repetition` weighs a reward."""
     config = program.get_config()
-    config.grpo.update(FIELDS)
+    config.grpo.update(FIELDS | fields)
     config.checkpoint_every = 1
     config.rollouts_every = 1
     config.sampling.max_new_tokens = 8
@@ -53,7 +53,7 @@ def train(workdir, processor):
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
     sources = [  # a random model has no format; how often it repeats itself varies
         Source(examples[:12], rewards={"format": 1.0}),
-        Source(examples[12:], rewards={"repetition": {"weight": 1.0, "size": 1}}),
+        Source(examples[12:], rewards={"repetition": {"weight": repetition, "size": 1}}),
     ]
     loader = make_loader(
         sources, processor, paradigm=config.paradigm, batch_size=4, seed=0, shuffle=True,
@@ -63,7 +63,7 @@ def train(workdir, processor):
         config, model, processor, mesh, workdir, MetricsWriter(workdir / "metrics.jsonl"),
         evaluate=None, best_step=lambda stage: None,
     )  # fmt: skip
-    params = loop.train_grpo(run, params, reference, loader, STEPS)
+    params = loop.train_grpo(run, params, reference, loader, steps)
     position = loader.get_state()
     loader.close()
     return params, position
@@ -120,3 +120,14 @@ def test_a_resumed_run_samples_replaces_and_learns_the_same(finished, processor,
             for d in (tmp_path / "run", workdir)
         )
         assert got == want and len(got) >= STEPS
+
+
+def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_path):
+    """A bfloat16 policy, an int8 reference, the penalty in the reward: all of it is rounding."""
+    with_none = {"repetition": 0.0, "dynamic_sampling": 0}
+    start, _ = train(tmp_path / "none", processor, steps=0, **with_none)
+    params, _ = train(tmp_path / "some", processor, steps=1, **with_none)
+    jax.tree.map(np.testing.assert_array_equal, params, start)
+    (metrics,) = lines(tmp_path / "some" / "metrics.jsonl")
+    assert metrics["flat_groups"] == 1 and metrics["skipped_updates"] == 4
+    assert metrics["kl"] == metrics["gradient_norm"] == 0

@@ -254,3 +254,39 @@ def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(clip_dual):
     config.grpo.clip_dual, config.grpo.ratio = 3.0, "cispo"
     with pytest.raises(UserError, match="clip_dual=3.0: grpo.ratio=cispo bounds the ratio"):
         check(config)
+
+
+@pytest.mark.parametrize("low", [-89.0, -200.0, -1e4, -3e38])
+@pytest.mark.parametrize("kind", objectives.KLS)
+def test_a_kl_is_finite_however_far_policy_and_reference_are_apart(kind, low):
+    if kind == "k2" and low < -1e10:
+        pytest.skip("the square of the distance itself has no place in float32")
+    for log_probs, reference in ((low, -0.01), (-0.01, low)):
+        value, slope = jax.value_and_grad(objectives.KLS[kind])(log_probs, reference)
+        assert np.isfinite([value, slope]).all()
+
+
+def test_k3_is_exact_up_to_its_bound():
+    for delta in np.linspace(-9, 2.5, 24, dtype=np.float32):
+        value, slope = jax.value_and_grad(objectives.k3)(np.float32(0), delta)
+        assert value == pytest.approx(np.exp(delta) - delta - 1, rel=1e-5, abs=1e-6)
+        assert slope == pytest.approx(1 - np.exp(delta), rel=1e-5, abs=1e-6)
+    assert objectives.k3(-89.0, -0.01) == objectives.MAX_K3
+
+
+@pytest.mark.parametrize("advantage", [-2.0, 2.0])
+@pytest.mark.parametrize("kind", objectives.RATIOS)
+def test_a_surrogate_is_finite_however_far_the_policy_has_moved(kind, advantage):
+    mask, advantages = np.ones((1, 1, 2), bool), np.array([[advantage]], np.float32)
+
+    def total(log_probs, old):
+        value, _ = objectives.surrogate(
+            kind, log_probs, old, advantages, mask, clip_low=0.2, clip_high=0.2
+        )
+        return value.sum()
+
+    for far in (-89.0, -1e4):
+        here, there = np.full((1, 1, 2), -0.01, np.float32), np.full((1, 1, 2), far, np.float32)
+        for log_probs, old in ((here, there), (there, here)):
+            value, slope = jax.value_and_grad(total)(log_probs, old)
+            assert np.isfinite(value) and np.isfinite(slope).all()

@@ -112,3 +112,19 @@ def test_a_second_pass_counts_from_the_policy_that_sampled():
     _, (first, second) = updated({"learning_rate": 0.5}, [batch, batch])
     assert first["clip_fraction"] == 0 < second["clip_fraction"]
     assert first["mismatch_kl"] == pytest.approx(second["mismatch_kl"])
+
+
+def test_an_update_says_whether_all_weights_are_numbers_after_it():
+    """Those of a finite loss and gradient may still be none."""
+    mesh = make_mesh()
+    for start, finite in ((0.0, True), (2e38, False)):
+        config = ml_collections.ConfigDict({**HYPER, "learning_rate": 3e38})
+        params = {"a": jnp.ones(2), "b": jnp.array([1.0, start])}
+        params = jax.device_put(params, sharding.replicated(mesh))
+        optimizer = optimizers.make_optimizer(config, 100)
+        state = states.create(params, optimizer, "", mesh)
+        _, metrics = states.update(
+            state, optimizer, "", lambda p, x: (-x * p["b"].sum(), {}), jnp.full(1, 1e-2)
+        )
+        assert np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all()
+        assert metrics["finite_weights"] == finite
