@@ -19,6 +19,7 @@ import ml_collections
 from rrft_jax.data import BadRow, Loader, Processor, Source
 from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, open_processor, stage_loader
+from rrft_jax.data.targets import check_targets
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
@@ -53,6 +54,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     layout.check(sizes, mesh)
     data = Data.open(config)
     _check_best_split(config, data)
+    check_targets(config, data.training.get("sft", ()))
     processor = open_processor(config)
     for line in layout.table(sizes, mesh):
         say(line)

@@ -21,6 +21,9 @@ class Example:
 
     A data set is anything with `__len__` and `__getitem__` that yields these: a list that was read
     from a file, or an object that makes them up when asked for them.
+
+    A picture may stand inside of the question. `problem` is then the text without a placeholder,
+    and `image_offsets` says where each picture belongs, so that no text can be taken for one.
     """
 
     id: str
@@ -30,6 +33,17 @@ class Example:
     cot: str | None  # the worked-out thought, where the data set has one
     task: str  # one of prompts.TASKS
     part: str = ""  # of its split, as its row in a file tells it: "level 2", "type both"
+    # Of each picture, in characters of the problem; none: all pictures stand before it.
+    image_offsets: tuple[int, ...] = ()
+    system: str = ""  # the row's own system prompt
+    preface: str = ""  # its <summary> and <caption> blocks, which a reply may begin with
+
+    @property
+    def question(self) -> str:
+        """The problem for people: `<image>` where a picture stands inside of it."""
+        ends = (*self.image_offsets, len(self.problem))
+        starts = (0, *self.image_offsets) if self.image_offsets else (0,)
+        return "<image>".join(self.problem[a:b] for a, b in zip(starts, ends))
 
 
 @dataclasses.dataclass(frozen=True)

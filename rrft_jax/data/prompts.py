@@ -7,17 +7,24 @@ that has learnt neither is evaluated zero-shot: it is told to give the bare answ
 A checkpoint that was trained elsewhere knows other words. `data.prompts` names a JSON or YAML file
 that replaces any of the instructions, by these keys:
 
-    visual_counting
-    structure_perception.letter      a question whose answer is A, B, C or D
-    structure_perception.value       any other
+    visual_counting                  a question whose answer is a number
+    structure_perception.value       the same of this task
+    structure_perception.letter      the answer is the letter of an option
+    structure_perception.letters     the letters of several options
+    structure_perception.word        any other text, such as "Yes"
+    visual_counting.letter, visual_counting.letters, visual_counting.word
     spatial_transformation
     spatial_transformation.caption   under data.variant=caption: a summary and a caption come first
     spatial_transformation.brief     under data.variant=brief: without the list of calls
 
 and by each of them but .caption with .zero_shot at its end, as `visual_counting.zero_shot`, for the
-zero-shot evaluation.
+zero-shot evaluation. Where a file has no text for a kind of answer, that for the nearest kind is
+taken: `.letter` for `.letters`, `.value` for `.word`, `visual_counting` for all of its task.
 
 A text follows the question on a new line; one with {problem} in it has the question there instead.
+
+A row may have a system prompt of its own. It is the system turn of that row, behind the one of
+`data.system_prompt` if there is any. It adds to the instruction, which is asked for all the same.
 """
 
 import dataclasses
@@ -25,6 +32,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrft_jax.data.example import Example
+from rrft_jax.data.kinds import is_of_four, kind_of
+from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import TASKS
@@ -55,11 +65,28 @@ _TRANSFORMATION = (
     "Then give only the sequence of calls, separated by commas, inside <answer> </answer>."
 )
 
+_OF_FOUR = " (A, B, C or D)"  # left out of a question with other options
+_LETTER, _LETTERS = f"the letter of an option{_OF_FOUR}", "the letters of one or more options"
+_WORD = "a word or a few words"
 _KINDS = {
     "visual_counting": "a number",
-    "structure_perception.letter": "the letter of an option (A, B, C or D)",
+    "structure_perception.letter": _LETTER,
+    "structure_perception.letters": _LETTERS,
     "structure_perception.value": "an integer or a decimal number",
+    "structure_perception.word": _WORD,
     "spatial_transformation.brief": "a sequence of calls",
+    "visual_counting.letter": _LETTER,
+    "visual_counting.letters": _LETTERS,
+    "visual_counting.word": _WORD,
+}
+
+# Whose text a file's own words have for a kind of answer that they don't name.
+_NEAREST = {
+    "structure_perception.letters": "structure_perception.letter",
+    "structure_perception.word": "structure_perception.value",
+    "visual_counting.letter": "visual_counting",
+    "visual_counting.letters": "visual_counting",
+    "visual_counting.word": "visual_counting",
 }
 
 _INSTRUCTIONS = {
@@ -96,15 +123,18 @@ class Prompts:
           UserError: the example's task is unknown.
         """
         key = _known(example.task, TASKS, "task")
-        if key == "structure_perception":
-            # The options are in the question already: that a letter is wanted gives nothing away.
-            is_letter = example.answer.strip() in ("A", "B", "C", "D")
-            key += ".letter" if is_letter else ".value"
-        elif self.variant:
-            key += f".{self.variant}"
-        if paradigm == ZERO_SHOT:
-            key += f".{ZERO_SHOT}"
-        return self.replaced.get(key, _INSTRUCTIONS[key])
+        # The options are in the question already: that a letter is wanted gives nothing away.
+        kind = kind_of(example.answer) if key != "spatial_transformation" else self.variant
+        if kind and f"{key}.{kind}" in _KINDS or kind == "caption":
+            key += f".{kind}"
+        ending = f".{ZERO_SHOT}" if paradigm == ZERO_SHOT else ""
+        for own in (key, _NEAREST.get(key, key)):
+            if own + ending in self.replaced:
+                return self.replaced[own + ending]
+        text = _INSTRUCTIONS[key + ending]
+        if kind == "letter" and not is_of_four(example.problem, example.answer):
+            text = text.replace(_OF_FOUR, "")
+        return text
 
 
 OWN = Prompts()
@@ -158,7 +188,7 @@ def _kind(value: Any) -> str:
 def messages(
     example: Example, paradigm: str, prompts: Prompts = OWN
 ) -> list[dict[str, str | list[dict[str, Any]]]]:
-    """The chat that asks `example`'s question: its pictures first, then the text.
+    """The chat that asks `example`'s question: each picture where it stands, by default in front.
 
     Args:
       example: its pictures appear as placeholders only; the processor is handed them apart.
@@ -167,27 +197,63 @@ def messages(
 
     Returns:
       The messages, in the form that chat templates of Hugging Face tokenizers take.
+
+    Raises:
+      UserError: an instruction repeats a question that has pictures inside of it.
     """
-    text = example.problem
+    before = after = ""
     asks = _known(paradigm, (*PARADIGMS, ZERO_SHOT), "paradigm") != "ans_sft"
     if asks and not prompts.system:
         instruction = prompts.instruction(example, paradigm)
-        inside = "{problem}" in instruction
-        text = instruction.replace("{problem}", text) if inside else f"{text}\n{instruction}"
-    content = [{"type": "image"} for _ in example.images] + [{"type": "text", "text": text}]
+        before, here, after = instruction.partition("{problem}")
+        if not here:
+            before, after = "", f"\n{instruction}"
+        if "{problem}" in after and example.image_offsets:
+            raise UserError(
+                f"data.prompts: {{problem}} stands more than once in {instruction!r:.60}, but "
+                f"sample {example.id} has pictures inside of its question; use it once"
+            )
+        after = after.replace("{problem}", example.problem)
+    content = _content(example, before, after)
     chat = [{"role": "user", "content": content}]
-    if prompts.system:
-        part = {"type": "text", "text": prompts.system}
-        chat.insert(0, {"role": "system", "content": [part]})
+    if system := "\n\n".join(filter(None, (prompts.system, example.system))):
+        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     return chat
 
 
-def target(example: Example, paradigm: str, *, think: bool = True) -> str:
-    """What a model of this paradigm should reply; `think=False` leaves the thought empty."""
+def _content(example: Example, before: str, after: str) -> list[dict[str, Any]]:
+    """The parts of a question between two texts."""
+    picture = {"type": "image"}
+    if not example.image_offsets:
+        text = before + example.problem + after
+        return [picture for _ in example.images] + [{"type": "text", "text": text}]
+    ends = (*example.image_offsets, len(example.problem))
+    texts = [example.problem[a:b] for a, b in zip((0, *ends), ends)]
+    texts[0], texts[-1] = before + texts[0], texts[-1] + after
+    parts = [{"type": "text", "text": texts[0]}]
+    for text in texts[1:]:
+        parts += [picture, {"type": "text", "text": text}]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def target(example: Example, paradigm: str, *, think: bool = True, prompts: Prompts = OWN) -> str:
+    """What a model of this paradigm should reply; `think=False` leaves the thought empty.
+
+    Raises:
+      BadRow: the reply has a summary and a caption that this variant doesn't ask for, or a tag
+        inside of its parts.
+    """
     if _known(paradigm, PARADIGMS, "paradigm") == "ans_sft":
         return example.answer
     thought = (example.cot or "").strip() if think else ""
-    return f"<think>\n{thought}\n</think>\n<answer>\n{example.answer}\n</answer>"
+    if example.preface and prompts.variant != "caption":
+        raise BadRow(
+            "malformed", "its reply has a summary and a caption; only data.variant=caption asks so"
+        )
+    if prompts.variant == "caption" and CAPTION_TAG.search(thought + example.answer):
+        raise BadRow("malformed", "a tag of a summary or a caption inside of its thought or answer")
+    preface = f"{example.preface}\n" if example.preface else ""
+    return f"{preface}<think>\n{thought}\n</think>\n<answer>\n{example.answer}\n</answer>"
 
 
 def _known(name: str, choices: tuple[str, ...], what: str) -> str:

@@ -12,7 +12,8 @@ and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory rea
     {"image": "a.png", "conversations": [
         {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "2"}]}
 
-A "level" or a "type" of a row names the part of its split that it is reported with.
+`rows.py` says what else a row may have. A "level" or a "type" of a row names the part of its split
+that it is reported with.
 
 Everything about a row but its pictures is checked here, at once. A malformed one is a `BadRow` in
 its place, so that the others keep theirs; the loader leaves it out and counts it, as it does a row
@@ -22,18 +23,20 @@ whose picture is broken. A file without a single well-formed row is an error.
 import collections
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 from rrft_jax.data.example import Example
+from rrft_jax.data.media import is_base64
+from rrft_jax.data.options import index_base
 from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.rows import read_row
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
-from rrft_jax.rewards.transformation import parse_calls
 
 SPLITS = ("train", "id", "ood", "ood-left", "ood-right")
 
@@ -45,11 +48,11 @@ _IMAGE_FOLDERS = tuple(
     for up in ("", "..")
 )
 
-# The two spellings of a chat: who speaks, what is said, and the names of the two who do.
-_CHATS = {
-    "messages": ("role", "content", "user", "assistant"),
-    "conversations": ("from", "value", "human", "gpt"),
-}
+
+# A scheme of two letters or more: one letter is a drive of Windows.
+_ADDRESS = re.compile(r"(data:|file:|[a-z][a-z0-9+.-]+://)(.*)", re.IGNORECASE | re.DOTALL)
+_FAR = "an address on the network, which is not read; download the picture and give its path"
+_INSIDE = "a picture inside of the row, which is not read; give the path of a file"
 
 
 def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
@@ -143,9 +146,11 @@ def read_examples(
         raise UserError(f"{image_root}: no such folder; data.image_root holds the pictures")
     find_image = _ImageFinder(source, image_root)
     examples: list[Example | BadRow] = []
-    for index, row in enumerate(_rows(source)):
+    rows = list(_rows(source))
+    base = index_base(rows)
+    for index, row in enumerate(rows):
         try:
-            examples.append(_example(row, f"{source.stem}-{index}", task, find_image))
+            examples.append(read_row(row, f"{source.stem}-{index}", task, find_image, base))
         except BadRow as error:
             examples.append(BadRow(error.cause, f"{source}: sample {index}: {error}"))
     if not examples:
@@ -163,7 +168,8 @@ class _ImageFinder:
     A data set that came from elsewhere must not choose what is read on this machine: "../../x" is
     refused, and so is an absolute path that does not lie under image_root. Without image_root the
     fence is the folder above the JSON file's, where pictures are looked for too, and an absolute
-    path is taken for the user's own. A symbolic link inside the fence may lead anywhere.
+    path is taken for the user's own. A symbolic link inside the fence may lead anywhere. `file://`
+    begins a path like any other; an address on the network is refused.
     """
 
     def __init__(self, file: pathlib.Path, image_root: str):
@@ -179,6 +185,14 @@ class _ImageFinder:
 
     def __call__(self, name: str) -> str | BadRow:
         """The picture's path, whether there is such a file or not; a `BadRow` if it's refused."""
+        scheme, rest = address.groups() if (address := _ADDRESS.match(name)) else ("", "")
+        if scheme.lower() == "data:" or is_base64(name):
+            return BadRow("picture", f"{name:.40}...: {_INSIDE}")
+        if scheme.lower() == "file:":
+            host, slash, path = urllib.parse.unquote(rest).removeprefix("//").partition("/")
+            name = ("" if host == "localhost" else host) + slash + path.lstrip("/")
+        elif scheme:
+            return BadRow("picture", f"{name:.200}: {_FAR}")
         if os.path.isabs(name) and self._may_be_absolute:
             return name
         paths = []
@@ -256,122 +270,6 @@ def _parse(text: str, first_line: int) -> Any:
         return BadRow("malformed", f"line {line}: not JSON: {error.msg}")
     except (RecursionError, ValueError) as error:  # Nested without end, or a number without end.
         return BadRow("malformed", f"line {first_line}: not JSON: {error}")
-
-
-def _example(row: Any, default_id: str, task: str, find_image: _ImageFinder) -> Example:
-    if isinstance(row, BadRow):
-        raise row
-    if not isinstance(row, dict):
-        raise _malformed(f"expected an object, found {type(row).__name__}")
-    names = _image_names(row)
-    form = next((key for key in _CHATS if row.get(key) is not None), None)
-    if form and row.get("problem") is None:
-        row = row | _read_chat(row, form, len(names))
-    problem = row.get("problem")
-    if not isinstance(problem, str) or not problem.strip():
-        raise _malformed(
-            "no question; expected a text as 'problem', or a chat as 'messages' or 'conversations'"
-        )
-    answer = row.get("answer") if row.get("answer") is not None else row.get("solution")
-    if not isinstance(answer, str) and not _is_number(answer):
-        raise _malformed("no answer; expected a text as 'answer' or 'solution'")
-    answer = str(answer).strip()
-    if tagged := re.fullmatch(r"<answer>(.*)</answer>", answer, re.DOTALL):
-        answer = tagged[1].strip()
-    if not answer:
-        raise _malformed("the answer is empty; expected a text as 'answer' or 'solution'")
-    if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
-        raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
-    cot = row.get("cot")
-    if cot is not None and not isinstance(cot, str):
-        raise _malformed(f"'cot' is {type(cot).__name__}; expected a text")
-    name = default_id if row.get("id") in (None, "") else row["id"]
-    if not isinstance(name, str) and not _is_number(name):
-        raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
-    part = _part(row)
-    for text in (str(name), problem, answer, cot or "", part):
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
-            raise _malformed(f"a text that is not Unicode: {text!r:.60}") from None
-    return Example(
-        id=str(name),
-        images=tuple(find_image(picture) for picture in names),
-        problem=problem,
-        answer=answer,
-        cot=cot or None,
-        task=task,
-        part=part,
-    )
-
-
-def _part(row: dict[str, Any]) -> str:
-    """What a row is grouped by in the results: its "level" or "type", if it has one."""
-    for key in ("level", "type"):
-        value = row.get(key)
-        if _is_number(value) or (isinstance(value, str) and value.strip()):
-            return " ".join([key, *str(value).split()])
-    return ""
-
-
-def _read_chat(row: dict[str, Any], form: str, pictures: int) -> dict[str, Any]:
-    """The question, the thought and the answer of a chat. What its system prompt says is not used.
-
-    Without tags the whole reply is the answer. A text outside of the tags is an error, and so are
-    further turns: nothing here learns from them, and to leave them out would change the sample.
-    """
-    speaker, said, asks, replies = _CHATS[form]
-    turns = row[form] if isinstance(row[form], list) else []
-    well_formed = all(isinstance(t, dict) and isinstance(t.get(said), str) for t in turns)
-    turns = [turn for turn in turns if well_formed and turn.get(speaker) != "system"]
-    if [turn.get(speaker) for turn in turns] != [asks, replies]:
-        raise _malformed(
-            f"{form!r} is no chat of two; expected a list of "
-            f"{{{speaker!r}: {asks!r}, {said!r}: text}} and then the same of {replies!r}"
-        )
-    question, reply = (turn[said].strip() for turn in turns)
-    placeholders = question.count("<image>")
-    if placeholders not in (0, pictures):
-        raise _malformed(
-            f"{placeholders} <image> in the question for {pictures} pictures; expected "
-            "as many, or none"
-        )
-    thought, answer = "", reply
-    if reply.startswith("<think>"):
-        thought, _, answer = reply.removeprefix("<think>").partition("</think>")
-    answer = answer.strip()
-    if answer.startswith("<answer>") and answer.endswith("</answer>"):
-        answer = answer.removeprefix("<answer>").removesuffix("</answer>").strip()
-    if not answer or re.search("</?(think|answer)>", thought + answer):
-        raise _malformed(
-            f"the reply of {replies!r} is {reply!r:.60}; expected "
-            "<think>thought</think><answer>answer</answer>, or the answer alone"
-        )
-    problem = question.replace("<image>", "").strip()
-    return {"problem": problem, "cot": thought.strip(), "answer": answer}
-
-
-def _malformed(message: str) -> BadRow:
-    return BadRow("malformed", message)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether JSON meant a number: not true, and not the NaN that other tools write for nothing."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _image_names(row: dict[str, Any]) -> list[str]:
-    given = [row.get(key) for key in ("image", "images")]
-    images = next((value for value in given if value not in (None, "", [])), [])
-    names = []
-    for image in images if isinstance(images, list) else [images]:
-        name = image.get("path") if isinstance(image, dict) else image
-        if not isinstance(name, str) or not name:
-            raise _malformed(f"a picture is {image!r:.60}; expected a path")
-        names.append(name)
-    return names
 
 
 def _training_file(root: pathlib.Path, files: list[pathlib.Path], name: str) -> pathlib.Path:

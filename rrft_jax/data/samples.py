@@ -77,12 +77,13 @@ class Samples:
 
     def _ask(self, source: int, example: Example) -> tuple[list[dict[str, Any]], list[int]]:
         """The chat, and the tokens of the reply to learn."""
-        prompts, reply = self.sources[source].prompts, []
+        prompts, reply = self.sources[source].prompts or OWN, []
         if self.targets:
             think = uniform(self.seed, example.id) >= self.thought_dropout
-            reply = self.processor.encode_target(target(example, self.paradigm, think=think))
+            text = target(example, self.paradigm, think=think, prompts=prompts)
+            reply = self.processor.encode_target(text)
             _check_length("target", len(reply), self.limits.target)
-        return messages(example, self.paradigm, OWN if prompts is None else prompts), reply
+        return messages(example, self.paradigm, prompts), reply
 
 
 def _check_length(what: str, length: int, limit: int) -> None:

@@ -203,11 +203,10 @@ def _reuses(config, place: _Place) -> bool:
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
     """Says what SFT's targets will lack."""
-    if place.variant == "caption":
+    listed = isinstance(examples, list)  # To ask a TFDS build would read all pictures as well.
+    samples = [row for row in examples if not isinstance(row, BadRow)] if listed else []
+    if place.variant == "caption" and not all(row.preface for row in samples or examples[:1]):
         say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
-    if not isinstance(examples, list):  # To ask a TFDS build would read all pictures as well.
-        return
-    samples = [row for row in examples if not isinstance(row, BadRow)]
     if bare := sum(not example.cot for example in samples):
         say(
             f"{place.label}{bare} of the {len(samples)} samples of SFT have no chain of thought; "
@@ -291,6 +290,7 @@ def _read(place: _Place, split: str) -> Sequence[Any]:
     if place.source:
         say(f"{place.label}{split} from {place.source}")
         examples = tfds_builder.open_source(place.folder, split)
+        _warn_about_pictures(place, split, examples[:1000])
         if examples[0].task != place.task:
             raise UserError(
                 f"{place.source}: samples of {examples[0].task}, expected {place.task}; the task "
@@ -303,7 +303,18 @@ def _read(place: _Place, split: str) -> Sequence[Any]:
     say(f"{place.label}{split} from {files[split]}")
     if split != "train" and files[split] == files.get("train"):
         say(f"{place.label}it trains too: the accuracy of {split} is not that of held-out data")
-    return read_examples(place.path, place.task, split, place.image_root, place.file)
+    examples = read_examples(place.path, place.task, split, place.image_root, place.file)
+    _warn_about_pictures(place, split, examples)
+    return examples
+
+
+def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> None:
+    """Says that a split has no pictures: their key may be one that isn't read."""
+    if not any(example.images for example in examples if not isinstance(example, BadRow)):
+        say(
+            f"{place.label}warning: none of {len(examples):,} samples of {split} has a picture; "
+            "a row names its pictures as 'image' or 'images'"
+        )
 
 
 def _read_mixture(file: str, base: _Place) -> list[_Place]:

@@ -43,6 +43,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
+_LATER = ("part", "system", "preface", "image_offsets")  # texts that older builds lack
 _MAX_ROW_BYTES = 1 << 30  # a record can't hold 2 GiB
 
 
@@ -126,9 +127,10 @@ class RecordSource(Sequence[Example]):
         if isinstance(index, slice):
             return dataclasses.replace(self, rows=self.rows[index])
         row = self.records[self.rows[index]]
-        texts = {name: row[name].decode() for name in _TEXTS}
-        texts["cot"] = texts["cot"] or None
-        return Example(images=tuple(row["images"]), **texts)
+        fields = {name: row[name].decode() for name in (*_TEXTS, *_LATER) if name in row}
+        fields["cot"] = fields["cot"] or None
+        fields["image_offsets"] = tuple(map(int, fields.get("image_offsets", "").split()))
+        return Example(images=tuple(row["images"]), **fields)
 
     def __reduce__(self) -> tuple:
         return _reopen, (self.path, self.split, self.rows)
@@ -183,7 +185,7 @@ def _open(path: str) -> Any:
         raise UserError(
             f"{path}: TFDS can't read it ({' '.join(str(error).split()):.200}); build it again"
         ) from None
-    if theirs != ours:
+    if not ours - set(_LATER) <= theirs <= ours:
         raise UserError(
             f"{path}: rows of {', '.join(sorted(theirs))}; expected a data set that tfds_builder "
             f"wrote, with rows of {', '.join(sorted(ours))}"
@@ -212,7 +214,7 @@ def _features() -> Any:
 
     # As plain bytes, because TFDS's own type of a picture asks TensorFlow to decode it.
     pictures = tfds.features.Tensor(shape=(None,), dtype=np.object_)
-    texts = {name: tfds.features.Text() for name in _TEXTS}
+    texts = {name: tfds.features.Text() for name in (*_TEXTS, *_LATER)}
     return tfds.features.FeaturesDict({"images": pictures, **texts})
 
 
@@ -245,7 +247,9 @@ def _write(
 
 def _row(example: Example) -> dict[str, Any]:
     try:
-        row: dict[str, Any] = {name: (getattr(example, name) or "").encode() for name in _TEXTS}
+        fields = {name: getattr(example, name) or "" for name in (*_TEXTS, *_LATER)}
+        fields["image_offsets"] = " ".join(map(str, example.image_offsets))
+        row: dict[str, Any] = {name: text.encode() for name, text in fields.items()}
     except UnicodeEncodeError as error:  # Half a surrogate pair, which JSON can spell.
         raise BadRow("malformed", f"a text that is not Unicode: {error.object!r:.60}") from None
     row["images"] = [_file_bytes(picture) for picture in example.images]

@@ -144,7 +144,7 @@ def _row(
         **({"pass": g} if len(group.tokens) > 1 else {}),
         "task": example.task,
         **({"part": example.part} if example.part else {}),
-        "problem": example.problem,
+        "problem": example.question,
         "answer": example.answer,
         "prompt": prompt_text,
         "completion": text,

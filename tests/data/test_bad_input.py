@@ -112,22 +112,26 @@ def test_names_that_no_file_can_have(processor, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name",
+    "name, message",
     [
-        "http://example.org/a.png",
-        "file:///etc/passwd",
-        "data:image/png;base64," + "iVBORw0KGgo" * 100_000,
-        "a\nerror: all is lost.png",
-        "\x1b[2J\x1b]0;title\x07.png",
-        "\u202egnp.a",
+        ("http://example.org/a.png", "http://example.org/a.png: an address on the network"),
+        ("S3://bucket/a.png", "S3://bucket/a.png: an address on the network"),
+        ("file:///etc/passwd", "/etc/passwd: cannot identify image"),
+        ("file:///lost.png", "/lost.png: no such picture file"),
+        ("data:image/png;base64," + "iVBORw0KGgo" * 100_000, "a picture inside of the row"),
+        ("iVBORw0KGgo" * 100_000, "a picture inside of the row"),
+        ("/9j/4AAQSkZJRgABAQEAYABgAAD/2wBDAAgGBgcGBQgHBwc", "a picture inside of the row"),
+        ("a\nerror: all is lost.png", "no such picture file"),
+        ("\x1b[2J\x1b]0;title\x07.png", "no such picture file"),
+        ("\u202egnp.a", "no such picture file"),
     ],
 )
-def test_messages_are_a_line_whatever_the_name(processor, tmp_path, name):
+def test_messages_are_a_line_whatever_the_name(processor, tmp_path, name, message):
     _write(tmp_path / "data.json", [ROW | {"image": name, "id": name}])
     examples = read_examples(tmp_path / "data.json", TASK, "train")
     for reason in _refusals(processor, examples[0].images[0]):
-        assert "no such picture file" in reason
-    with pytest.raises(UserError, match="no such picture file") as error:
+        assert message in reason
+    with pytest.raises(UserError, match=message) as error:
         list(_loader(examples, processor))
     assert _one_line(str(error.value))
 

@@ -287,7 +287,7 @@ def test_folders_of_something_else_are_named(tmp_path, monkeypatch):
     info, features = (tmp_path / "set" / f"{name}.json" for name in ("dataset_info", "features"))
     text = features.read_text()
     features.write_text(text.replace('"problem"', '"question"'))
-    assert "rows of answer, cot, id, images, question, task; expected" in fails(tmp_path / "set")
+    assert "preface, question, system, task; expected" in fails(tmp_path / "set")
     features.write_text(text)
     assert len(open_source(tmp_path / "set", "train")) == 3
 

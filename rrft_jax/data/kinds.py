@@ -1,0 +1,67 @@
+"""The kind of an answer, which an instruction has to fit: a letter, a word, a value."""
+
+import re
+
+# Around an answer, and in front of one: "\boxed{B}", "**B**", "Option B".
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
+_NAMED = re.compile(
+    r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b\s*(?:is\b)?\s*[:：]?\s*", re.I
+)
+
+_OPEN, _CLOSE = r"[(\[（]?", r"[)\]）．.、:：]"
+_LETTER = re.compile(rf"{_OPEN}[A-Za-z]{_CLOSE}{{0,2}}")
+_LETTER_AND_TEXT = re.compile(  # "B. 12", "(B) red"; not "U.S."
+    rf"{_OPEN}[A-Za-z](?:[)\]）．、:：]|\.(?=\s|(?![A-Za-z]\b)))\s*\S.*", re.DOTALL
+)
+_BETWEEN = re.compile(r"\s*(?:[,，、;/&]|\band\b)\s*|\s+|(?<=[)\]）])(?=[(\[（])")
+
+_VALUE = re.compile(
+    r"[\W_]*(?:"
+    r"[\d½⅓⅔¼¾π∞].*"  # a number before any letter, with whatever unit
+    r"|\\[A-Za-z]+.*|√.*"  # a formula
+    r"|[^\W\d_]{1,4}\s*=.*|[^\W\d_]\s*[-+*/^]\s*\d.*"  # "x = 5", "ABC = 60°", "x + 2"
+    r")",
+    re.DOTALL,
+)
+
+
+def kind_of(answer: str) -> str:
+    """The kind of an answer: "letter" of an option, "letters" of several, "value", or "word"."""
+    text = _bare(answer)
+    if _LETTER.fullmatch(text):
+        return "letter"
+    parts = [part for part in _BETWEEN.split(text) if part]
+    if len(parts) > 1 and all(map(_LETTER.fullmatch, parts)):
+        return "letters"
+    if re.fullmatch("[A-H]{2,8}", text) and list(text) == sorted(set(text)):
+        return "letters"
+    if _LETTER_AND_TEXT.fullmatch(text):
+        return "letter"
+    return "value" if _VALUE.fullmatch(text) else "word"
+
+
+def is_of_four(question: str, answer: str) -> bool:
+    """Whether an answer that is a letter is A, B, C or D, and the question has no option E."""
+    if re.findall("[A-Za-z]", _bare(answer))[0] not in "ABCD":
+        return False
+    return not any(
+        _has_five(question, *signs) for signs in (("(", ")"), ("", "."), ("", ")"), ("", ":"))
+    )
+
+
+def _has_five(question: str, before: str, after: str) -> bool:
+    """Whether options from A to E stand in a question, in order and between these signs."""
+    place = 0
+    for letter in "ABCDE":
+        option = re.compile(rf"(?<![A-Za-z]){re.escape(f'{before}{letter}{after}')}\s*\S")
+        found = option.search(question, place)
+        if not found:
+            return False
+        place = found.end()
+    return True
+
+
+def _bare(answer: str) -> str:
+    """The answer without marks of LaTeX and Markdown around it."""
+    text = _WRAPPED.sub(r"\1", answer).strip().strip("*$").strip()
+    return _NAMED.sub("", text) or text

@@ -1,0 +1,65 @@
+"""What a reply of a data set consists of: its tags are taken off, and none may be left inside.
+
+    <summary>...</summary><caption>...</caption><think>One, two.</think><answer>2</answer>
+
+The first two stand together or not at all; each of the others may be missing. `target` writes the
+tags anew, so a tag that stayed in a text would stand there twice.
+"""
+
+import dataclasses
+import re
+
+TAG = re.compile("</?(?:think|answer)>")
+CAPTION_TAG = re.compile("</?(?:summary|caption)>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """The parts of a reply without their tags; None is a part that isn't there."""
+
+    preface: str = ""  # the summary and the caption, with their tags
+    thought: str | None = None
+    answer: str | None = None
+
+
+def read_reply(text: str, untagged: str) -> Reply:
+    """Takes a reply, or a part of one, apart.
+
+    Args:
+      text: from a row.
+      untagged: "thought" or "answer", the meaning of a text without any tags. A text behind a
+        tagged thought is the answer.
+
+    Raises:
+      ValueError: tags are left inside, or one of a pair is missing.
+    """
+    summary, rest = _block(text.strip(), "summary")
+    caption, rest = _block(rest, "caption")
+    thought, rest = _block(rest, "think")
+    preface = ""
+    if summary is not None and caption is not None:
+        preface = f"<summary>\n{summary}\n</summary>\n<caption>\n{caption}\n</caption>"
+    elif summary is not None or caption is not None:
+        raise ValueError("a <summary> and a <caption> belong together")
+    answer = None
+    if rest.startswith("<answer>") and rest.endswith("</answer>"):
+        answer = rest.removeprefix("<answer>").removesuffix("</answer>").strip()
+    elif untagged == "thought" and thought is None and not preface:
+        thought = rest
+    elif rest:
+        answer = rest
+    parts = (thought or "", answer or "")
+    if any(TAG.search(part) for part in parts) or TAG.search(preface):
+        raise ValueError("tags inside of a part, or one of a pair of tags alone")
+    if preface and any(CAPTION_TAG.search(part) for part in (*parts, summary, caption)):
+        raise ValueError("tags inside of a part, or one of a pair of tags alone")
+    return Reply(preface, thought, answer)
+
+
+def _block(text: str, name: str) -> tuple[str | None, str]:
+    """The inside of the block that `text` begins with, if it does, and what follows."""
+    if text.startswith(f"<{name}>"):
+        inside, end, rest = text.removeprefix(f"<{name}>").partition(f"</{name}>")
+        if end:
+            return inside.strip(), rest.strip()
+    return None, text

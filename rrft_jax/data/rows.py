@@ -1,0 +1,270 @@
+"""One row of a data set -> `Example`: what belongs to its question is used, or refused by name.
+
+* The question is `problem`, or what the user says in a chat. `<image>` stands in it for a picture.
+* Pictures: `media.PICTURES` lists the keys. Videos and sounds are refused.
+* `options` or `choices` are written under the question, and the answer becomes the letter of one.
+* `system` or `system_prompt`, or a chat's turn of that name, is the system prompt of the row.
+* The thought is `cot` or another of `THOUGHTS`, the answer `answer` or `solution`. Either may be a
+  whole reply with tags, as in a chat. Where several keys hold one of them, they must agree.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rrft_jax.data import media, options
+from rrft_jax.data.example import Example
+from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.replies import Reply, read_reply
+from rrft_jax.rewards.transformation import parse_calls
+
+THOUGHTS = (
+    *("cot", "reasoning_content", "reasoning", "thought", "thoughts", "thinking", "rationale"),
+    *("chain_of_thought", "think"),
+)
+ANSWERS = ("answer", "solution")
+SYSTEM = ("system", "system_prompt")
+
+# Keys that other readers take a part of the question from, and this one doesn't.
+_UNREAD = (
+    *("question", "query", "prompt", "instruction", "input", "context", "hint", "passage"),
+    *("history", "tools"),
+)
+
+# The two spellings of a chat: who speaks, what is said, and the names of the two who do.
+_CHATS = {
+    "messages": ("role", "content", "user", "assistant"),
+    "conversations": ("from", "value", "human", "gpt"),
+}
+_EXPECTED = "expected <think>thought</think><answer>answer</answer>"
+_TEXTS = ("problem", *THOUGHTS, *ANSWERS, *SYSTEM, *options.KEYS, *options.LETTERS, *_CHATS)
+
+
+def read_row(
+    row: Any,
+    default_id: str,
+    task: str,
+    find_image: Callable[[str], Any],
+    index_base: int | None = None,
+) -> Example:
+    """The example of a row.
+
+    Args:
+      row: a JSON value, or the `BadRow` in its place.
+      default_id: of a row that has none.
+      task: such as "visual_counting".
+      find_image: path in a row -> what `open_image` opens.
+      index_base: of answers that are an option's index, as of `options.index_base`.
+
+    Raises:
+      BadRow: it can't be used; says why.
+    """
+    if isinstance(row, BadRow):
+        raise row
+    if not isinstance(row, dict):
+        raise _malformed(f"expected an object, found {type(row).__name__}")
+    names = media.image_names(row)
+    media.check_media(row, names, _TEXTS)
+    question, chat = _question(row, names)
+    choices = options.read_options(row)
+    question = options.with_options(question, choices)
+    problem, offsets = media.place_pictures(question, len(names))
+    if not problem.strip():
+        raise _malformed("no question; expected a text beside the pictures")
+    system = _system(row, chat)
+    preface, thought, answer = _reply(row, chat)
+    if choices:
+        number = any(_is_number(row.get(key)) for key in ANSWERS)
+        answer = options.letter_of(answer, choices, number=number, base=index_base)
+    if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
+        raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
+    name = default_id if row.get("id") in (None, "") else row["id"]
+    if not isinstance(name, str) and not _is_number(name):
+        raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
+    part = _part(row)
+    for text in (str(name), problem, system, preface, answer, thought, part):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
+            raise _malformed(f"a text that is not Unicode: {text!r:.60}") from None
+    return Example(
+        id=str(name),
+        images=tuple(find_image(picture) for picture in names),
+        problem=problem,
+        answer=answer,
+        cot=thought or None,
+        task=task,
+        part=part,
+        image_offsets=offsets,
+        system=system,
+        preface=preface,
+    )
+
+
+def _question(row: Mapping[str, Any], names: list[str]) -> tuple[str, dict[str, Any]]:
+    """What is asked, its placeholders included; and the chat's other parts, if there is one."""
+    asked, chat = row.get("problem"), {}
+    forms = list(_held(row, _CHATS))
+    if not _is_missing(asked):
+        forms = [key for key in forms if row[key]]  # beside a question an empty chat says nothing
+    if len(holding := ["problem"] * (not _is_missing(asked)) + forms) > 1:
+        raise _malformed(
+            f"{' and '.join(map(repr, holding))} both hold a question; expected one of them"
+        )
+    if forms:
+        chat = _read_chat(row, forms[0], names)
+        asked = chat["question"]
+    if not isinstance(asked, str) or not asked.strip():
+        held = ", ".join(row) or "nothing"
+        raise _malformed(
+            "no question; expected a text as 'problem', or a chat as 'messages' or "
+            f"'conversations', found {held:.100}"
+        )
+    for key in _UNREAD:
+        if not media.is_nothing(row.get(key)) and row[key] not in (asked, {}):
+            raise _malformed(
+                f"{key!r} is not read beside the question; put its text into the question, or "
+                "remove the key"
+            )
+    return asked, chat
+
+
+def _read_chat(row: Mapping[str, Any], form: str, names: list[str]) -> dict[str, Any]:
+    """The question, the system prompt and the reply of a chat, the reply's thought apart.
+
+    Further turns are an error: nothing here learns from them, and to leave them out would change
+    the sample.
+    """
+    speaker, said, asks, replies = _CHATS[form]
+    turns = row[form] if isinstance(row[form], list) else []
+    found = "nothing of this kind"
+    for number, turn in enumerate(turns, 1):
+        content = turn.get(said) if isinstance(turn, dict) else turn
+        for part in content if isinstance(content, list) else ():
+            kind = str(part.get("type")) if isinstance(part, dict) else ""
+            if kind.startswith(("video", "audio", "input_audio")):
+                raise _malformed(f"turn {number} has a part of type {kind!r}: it is not read")
+        if not isinstance(turn, dict) or not isinstance(content, str):
+            found = f"{said!r} of turn {number} is {type(content).__name__}"
+            turns = []
+            break
+    told = []
+    while turns and turns[0].get(speaker) == "system":
+        told.append(turns[0][said])
+        turns = turns[1:]
+    speakers = [turn.get(speaker) for turn in turns]
+    if speakers != [asks, replies]:
+        found = f"turns of {', '.join(map(repr, speakers))}" if speakers else found
+        raise _malformed(
+            f"{form!r} is no chat of two; expected a list of "
+            f"{{{speaker!r}: {asks!r}, {said!r}: text}} and then the same of {replies!r}, found "
+            f"{found:.120}"
+        )
+    for turn in turns:
+        media.check_media(turn, names, (speaker, said, *THOUGHTS))
+        if turn.get("tool_calls"):
+            raise _malformed("'tool_calls' of a turn are not read; leave such rows out")
+    ask, reply = turns
+    if _held(ask, THOUGHTS):
+        raise _malformed(f"a thought in the turn of {asks!r}; expected it in that of {replies!r}")
+    return {
+        "question": ask[said].strip(),
+        "system": told,
+        "reply": {f"the reply of {replies!r}": reply[said]},
+        "thoughts": {f"{key!r} of the reply": text for key, text in _held(reply, THOUGHTS).items()},
+    }
+
+
+def _system(row: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
+    """The system prompt of a row; empty without one."""
+    found = {repr(key): text for key, text in _held(row, SYSTEM).items()}
+    found |= {f"turn {number}": text for number, text in enumerate(chat.get("system", []), 1)}
+    for where, text in found.items():
+        if not isinstance(text, str):
+            raise _malformed(f"{where} is {type(text).__name__}; expected a text")
+        media.check_text(text, "system prompt")
+    return _agreed({where: text.strip() for where, text in found.items()}, "system prompts")
+
+
+def _reply(row: Mapping[str, Any], chat: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Preface, thought and answer of a row."""
+    thoughts = {repr(key): text for key, text in _held(row, THOUGHTS).items()}
+    answers = {repr(key): text for key, text in _held(row, ANSWERS).items()}
+    replies = {}
+    for where, text in (thoughts | chat.get("thoughts", {})).items():
+        if not isinstance(text, str):
+            raise _malformed(f"{where} is {type(text).__name__}; expected a text")
+        replies[where] = _parts(where, text, "thought")
+    for where, text in (answers | chat.get("reply", {})).items():
+        if not isinstance(text, str) and not _is_number(text):
+            raise _malformed(
+                f"{where} is {type(text).__name__}, {text!r:.60}; expected a text or a number"
+            )
+        replies[where] = _parts(where, str(text), "answer")
+    answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
+    if not answer and chat:
+        ((where, text),) = chat["reply"].items()
+        raise _malformed(f"{where} is {text!r:.60}; {_EXPECTED}, or the answer alone")
+    if not answer:
+        found = "the answer is empty" if answers else "no answer"
+        raise _malformed(f"{found}; expected a text as 'answer' or 'solution'")
+    return (
+        _agreed({where: reply.preface for where, reply in replies.items()}, "captions"),
+        _agreed({where: reply.thought for where, reply in replies.items()}, "thoughts"),
+        answer,
+    )
+
+
+def _parts(where: str, text: str, untagged: str) -> Reply:
+    try:
+        reply = read_reply(text, untagged)
+    except ValueError as error:
+        raise _malformed(
+            f"{where} is {text!r:.60}: {error}; {_EXPECTED}, or the {untagged} alone"
+        ) from None
+    for part in (reply.preface, reply.thought, reply.answer):
+        if part and (placeholder := media.PLACEHOLDER.search(part)):
+            raise _malformed(f"{placeholder[0]} in {where}: pictures stand in questions alone")
+    return reply
+
+
+def _agreed(texts: Mapping[str, str | None], what: str) -> str:
+    """The one text that several keys hold; empty if none has any."""
+    found = {where: text for where, text in texts.items() if text}
+    first = next(iter(found), "")
+    for where, text in found.items():
+        if text.split() != found[first].split():
+            raise _malformed(
+                f"{first} and {where} hold different {what}, {found[first]!r:.60} and "
+                f"{text!r:.60}; keep one of them"
+            )
+    return found.get(first, "")
+
+
+def _part(row: Mapping[str, Any]) -> str:
+    """What a row is grouped by in the results: its "level" or "type", if it has one."""
+    for key in ("level", "type"):
+        value = row.get(key)
+        if _is_number(value) or (isinstance(value, str) and value.strip()):
+            return " ".join([key, *str(value).split()])
+    return ""
+
+
+def _malformed(message: str) -> BadRow:
+    return BadRow("malformed", message)
+
+
+def _held(row: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """What a row has under some keys, in their order."""
+    return {key: row[key] for key in keys if not _is_missing(row.get(key))}
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether JSON meant a number: not true, and not the NaN that other tools write for nothing."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
