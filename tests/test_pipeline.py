@@ -312,6 +312,15 @@ def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_targets_that_the_runs_rewards_refuse_end_it_at_once(dataset, tmp_path, capfd):
+    rewards = [f"--config.grpo.rewards.{term}" for term in ("accuracy=0", "transformation=1")]
+    arguments = [GRPO, f"--workdir={tmp_path / 'run'}", f"--config.data.path={dataset}", *rewards]
+    assert main.main(arguments) == 1
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: the targets of SFT get 0 for the answer by the run's own transf")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_without_a_well_formed_row_is_an_error(dataset, tmp_path, capsys):
     file = dataset / "Visual-Counting-train-cot.json"
     rows = [{**row, "answer": None} for row in json.loads(file.read_text())]

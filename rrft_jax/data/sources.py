@@ -205,7 +205,8 @@ def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
     """Says what SFT's targets will lack."""
     listed = isinstance(examples, list)  # To ask a TFDS build would read all pictures as well.
     samples = [row for row in examples if not isinstance(row, BadRow)] if listed else []
-    if place.variant == "caption" and not all(row.preface for row in samples or examples[:1]):
+    looked_at = samples or [examples[0]] if place.variant == "caption" else []
+    if any(not example.preface for example in looked_at):
         say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
     if bare := sum(not example.cot for example in samples):
         say(

@@ -41,21 +41,32 @@ def check_targets(config: ml_collections.ConfigDict, sources: Sequence[Source]) 
       sources: what SFT reads.
 
     Raises:
-      UserError: every target of a source gets 0 for its layout, or for its answer.
+      UserError: every target gets 0 for its layout, or for its answer. Of one source among others
+        that is said.
     """
     if config.paradigm == "ans_sft":
         return
     scored: dict[str, list[float]] = {}
+    refusals: dict[str, list[str]] = {what: [] for what in _GROUPS}
     number = 0
     for source in sources:
         pairs = _first_targets(config.paradigm, source)
         number += len(pairs)
         terms = rewards.read_terms(_rewards(config, source))
         values = {term.name: _scores(term, pairs) for term in terms if term.weight}
-        _refuse_zeros({term.name for term in terms if term.weight > 0}, values, pairs)
+        wanted = {term.name for term in terms if term.weight > 0}
+        for what, names in _GROUPS.items():
+            judges = [name for name in names if name in wanted and values[name]]
+            if judges:
+                refusals[what].append(_refusal(what, judges, values, pairs))
         for name, numbers in values.items():
             scored.setdefault(name, []).extend(numbers)
     means = [f"{name} {np.mean(numbers):.2f}" for name, numbers in scored.items() if numbers]
+    for messages in refusals.values():
+        if messages and all(messages):
+            raise UserError(messages[0])
+        for message in filter(None, messages):
+            say(f"sft: warning: {message}")
     if means:
         say(f"sft: the targets of the first {number} samples get {', '.join(means)}")
 
@@ -101,18 +112,20 @@ def _scores(term: rewards.Term, pairs: Sequence[tuple[Any, str]]) -> list[float]
     return scores
 
 
-def _refuse_zeros(
-    names: set[str], values: Mapping[str, list[float]], pairs: Sequence[tuple[Any, str]]
-) -> None:
-    for what, group in _GROUPS.items():
-        terms = [name for name in group if name in names and values[name]]
-        if terms and not any(score for name in terms for score in values[name]):
-            example, text = pairs[0]
-            raise UserError(
-                f"the targets of SFT get 0 for {what} by the run's own {' and '.join(terms)} "
-                f"({len(pairs)} of the first {len(pairs)} samples): sample {example.id} teaches "
-                f"{text!r:.300}; {_reason(example, terms)}"
-            )
+def _refusal(
+    what: str,
+    names: Sequence[str],
+    values: Mapping[str, list[float]],
+    pairs: Sequence[tuple[Any, str]],
+) -> str:
+    """What is wrong if no target of a source gets anything by these rewards; empty if one does."""
+    if any(score for name in names for score in values[name]):
+        return ""
+    example, text = pairs[0]
+    return (
+        f"the targets of SFT get 0 for {what} by the run's own {' and '.join(names)} (all of the "
+        f"first {len(pairs)}): sample {example.id} teaches {text!r:.300}; {_reason(example, names)}"
+    )
 
 
 def _reason(example: Any, terms: Sequence[str]) -> str:

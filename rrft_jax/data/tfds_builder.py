@@ -247,9 +247,9 @@ def _write(
 
 def _row(example: Example) -> dict[str, Any]:
     try:
-        fields = {name: getattr(example, name) or "" for name in (*_TEXTS, *_LATER)}
-        fields["image_offsets"] = " ".join(map(str, example.image_offsets))
-        row: dict[str, Any] = {name: text.encode() for name, text in fields.items()}
+        row: dict[str, Any] = {
+            name: _text(getattr(example, name)).encode() for name in (*_TEXTS, *_LATER)
+        }
     except UnicodeEncodeError as error:  # Half a surrogate pair, which JSON can spell.
         raise BadRow("malformed", f"a text that is not Unicode: {error.object!r:.60}") from None
     row["images"] = [_file_bytes(picture) for picture in example.images]
@@ -257,6 +257,11 @@ def _row(example: Example) -> dict[str, Any]:
     if size > _MAX_ROW_BYTES:
         raise BadRow("picture", f"{size:,} bytes of pictures are more than {_MAX_ROW_BYTES:,}")
     return row
+
+
+def _text(value: str | tuple[int, ...] | None) -> str:
+    """A field of an example as a text; numbers with a space between them."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value or ""
 
 
 def _file_bytes(picture: Any) -> bytes:

@@ -185,10 +185,15 @@ def _picture(random):
 def _example(random, index):
     """A sample as a reader gives it: answer and question hold something, the answer is stripped."""
     answers = ("3", "-2.5", "A", "D", "change_size(1, 'small')", _text(random).strip() or "0")
+    images, problem = tuple(_picture(random) for _ in range(index % 4)), _text(random)
+    inside = random.random() < 0.5  # of the question, or before it
+    offsets = sorted(random.integers(0, len(problem) + 1, len(images) if inside else 0))
     return Example(
         id=str(index),
-        images=tuple(_picture(random) for _ in range(index % 4)),
-        problem=_text(random),
+        images=images,
+        image_offsets=tuple(map(int, offsets)),
+        system=_text(random) if random.random() < 0.2 else "",
+        problem=problem,
         answer=str(random.choice(answers)),
         cot=_text(random, 20) if random.random() < 0.8 else None,
         task=TASKS[random.integers(len(TASKS))],

@@ -10,13 +10,13 @@ from rrft_jax.data.kinds import is_of_four, kind_of
 ANSWERS = {
     "letter": [
         "A", "E", "b", "(B)", "[B]", "B.", "C).", "B. 12", "B.12", "(C) red", "A: 3", "（B）",
-        "B、12",        "$B$", "**C**", r"\boxed{B}", r"\text{D}", "Option B", "Answer: C", "B) 5 cm",
+        "B、12", "$B$", "**C**", r"\boxed{B}", r"\text{D}", "Option B", "Answer: C", "B) 5 cm",
     ],
     "letters": ["AB", "ABD", "A, C", "A,C", "A and C", "(A)(C)", "B/D", "a, c", "A C", "A、B"],
     "value": [
         "7", "-2.5", "−7", "60°", "5 cm", "$5", "50%", "1/2", "0,500", "3:4", "(3, 4)", "½", "√3",
-        "π", r"\frac{1}{2}", r"$2\sqrt{221}$", r"\boxed{72}", "x = 5", "∠ABC = 60°", "2x + 1", "x + 2",
-        "3 red cubes", "1e5",
+        "π", r"\frac{1}{2}", r"$2\sqrt{221}$", r"\boxed{72}", "x = 5", "∠ABC = 60°", "2x + 1",
+        "x + 2", "3 red cubes", "1e5",
     ],
     "word": [
         "Yes", "No", "NO", "yes", "True", "red", "the red cube", "three", "BAD", "ac", "U.S.", "是",
@@ -64,7 +64,8 @@ def test_four_letters_are_named_where_there_are_four(question, answer, four):
 def test_own_words_stand_in_for_the_kinds_that_they_do_not_name():
     words = {
         "visual_counting": "N", "structure_perception.letter": "L",
-        "structure_perception.value": "V", "visual_counting.zero_shot": "Z", "visual_counting.word": "W",
+        "structure_perception.value": "V", "visual_counting.zero_shot": "Z",
+        "visual_counting.word": "W",
     }  # fmt: skip
     prompts = Prompts(replaced=words)
     structure = Example("a", (), "Which?", "", None, "structure_perception")

@@ -306,3 +306,38 @@ def test_folders_that_cannot_be_loaded(folder, tmp_path):
     (foreign / "tokenizer.json").write_text(tokenizer)
     (foreign / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     refused(foreign, r"no <\|image_pad\|>")
+
+
+def test_pictures_inside_of_a_text_equal_the_expanded_template(folder, processor):
+    """Tokens, positions and patches are transformers', and `measure` agrees with `encode`."""
+    pictures = [_picture((100, 60)), _picture((57, 57), seed=1), _picture((30, 90), seed=2)]
+    image = {"type": "image"}
+    texts = [{"type": "text", "text": text} for text in ("A is ", " and B <image> ", "\nWhich?")]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).model
+    for parts in (
+        [texts[0], image, texts[1], image, texts[2], image],
+        [image, texts[0], image, image, texts[1]],
+        [texts[0], texts[1], image, image, image, texts[2]],
+    ):
+        chat = [{"role": "user", "content": parts}]
+        row = processor.encode(chat, pictures)
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert processor.prompt_text(chat) == text
+        assert processor.measure(chat, pictures) == (len(row.tokens), len(row.patches))
+        pieces = text.split("<|image_pad|>")
+        for index in range(3):
+            pieces[index] += "<|image_pad|>" * (int(np.sum(row.patch_image == index)) // 4)
+        assert row.tokens.tolist() == tokenizer("".join(pieces))["input_ids"]
+        theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)(
+            images=pictures, return_tensors="np"
+        )
+        np.testing.assert_array_equal(row.patches, theirs["pixel_values"])
+        tokens = torch.tensor(row.tokens[None]).long()
+        positions, deltas = model.get_rope_index(
+            tokens,
+            (tokens == processor.image_token).int(),
+            torch.tensor(theirs["image_grid_thw"]),
+        )
+        np.testing.assert_array_equal(row.positions, positions[:, 0])
+        assert row.next_position == len(row.tokens) + int(deltas[0])

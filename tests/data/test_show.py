@@ -158,3 +158,16 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path, capsys):
     assert _show(tmp_path, *arguments) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_pictures_are_shown_where_they_stand(processor):
+    pictures = (_picture((56, 56)), _picture((112, 56)))
+    example = _example(
+        pictures, problem="Is  red, or ?", image_offsets=(3, 12), system="In French."
+    )
+    batch = _batch([example], processor)
+    runs = [run for run in show.runs(batch, 0, processor) if not run.loss]
+    texts = "".join(run.text.replace("|", "") if "<" not in run.text else "#" for run in runs)
+    assert "In French." in texts and "Is ### red, or ###?" in texts
+    said = [run.text for run in runs if run.tokens[0] == processor.image_token]
+    assert said == ["<|image_pad|> x 4 (2 x 2)", "<|image_pad|> x 8 (2 x 4)"]

@@ -148,6 +148,25 @@ def test_missing_thoughts_are_counted(tmp_path, capsys):
     assert "chain" not in capsys.readouterr().err
 
 
+def test_splits_without_a_picture_are_said(published, tmp_path, capsys):
+    Data.open(_config(path=str(published)))
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert [line.partition("; ")[0] for line in said] == [
+        f"data: warning: none of {number} samples of {split} has a picture"
+        for number, split in ((5, "train"), (4, "id"), (4, "ood"))
+    ]
+    for fields in ({"image": "lost.png"}, {"img_path": ["a.png", "b.png"]}):
+        path = _write(tmp_path / "seen.json", 3, **fields)
+        Data.open(_config(path=str(path)))
+        assert "warning" not in capsys.readouterr().err
+    path.write_text(json.dumps([*json.loads(path.read_text()), {"problem": "?", "answer": "1"}]))
+    Data.open(_config(path=str(path)))
+    assert "warning" not in capsys.readouterr().err
+    build(tmp_path / "b", {"train": [Example("a", (), "How many?", "1", "One.", COUNTING)] * 4})
+    Data.open(_config(source=f"tfds:{tmp_path}/b"))
+    assert "data: warning: none of 4 samples of train has a picture" in capsys.readouterr().err
+
+
 def test_a_named_file_is_trained_on_and_the_task_s_tests_stay(published):
     data = Data.open(_config(path=str(published), file="ai2d"))
     assert _ids(data.training["sft"]) == [_names("ai2d", 3)]
@@ -353,6 +372,18 @@ def test_a_variant_belongs_to_its_task(mixture, capsys):
     data = Data.open(mixture(entries, f"task={TRANSFORMATION}", variant="caption"))
     assert [source.prompts.variant for source in data.training["sft"]] == ["caption", "", ""]
     assert capsys.readouterr().err.count("asks for a summary and a caption") == 1
+
+
+@pytest.mark.parametrize("number, said", [(3, False), (2, True)])
+def test_targets_that_lack_a_caption_are_said(tmp_path, capsys, number, said):
+    reply = "<summary>a</summary><caption>b</caption><think>c</think>"
+    path = _write(tmp_path / "a.json", 3, answer="change_size(1, 'small')", cot=reply)
+    rows = json.loads(path.read_text())
+    for row in rows[number:]:
+        row["cot"] = "c"
+    path.write_text(json.dumps(rows))
+    Data.open(_config(f"task={TRANSFORMATION}", path=str(path), variant="caption"))
+    assert ("asks for a summary and a caption" in capsys.readouterr().err) == said
 
 
 def test_a_tfds_build_in_a_mixture(mixture, tmp_path):

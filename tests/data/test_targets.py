@@ -1,5 +1,7 @@
 """Before SFT the run's own rewards score the targets, and one that refuses all of them ends it."""
 
+import types
+
 import pytest
 
 from configs import grpo, sft
@@ -74,7 +76,7 @@ def test_empty_thoughts_are_no_fault_where_the_format_allows_them(capsys):
     [
         (
             "model=2b", None, {"cot": None},
-            "get 0 for the layout by the run's own format (3 of the first 3 samples): sample e0 "
+            "get 0 for the layout by the run's own format (all of the first 3): sample e0 "
             "teaches '<think>\\n\\n</think>\\n<answer>\\n2\\n</answer>'; its thought is empty",
         ),
         ("", {"format": 1, "accuracy": 1}, {"cot": " "}, "its thought is empty; give the samples"),
@@ -117,10 +119,22 @@ def test_each_source_has_its_own_rewards(capsys):
     assert "first 5 samples get accuracy 1.00, transformation 1.00" in capsys.readouterr().err
 
 
+def test_one_source_among_others_that_is_refused_is_said(capsys):
+    bare = Source(_examples(2, cot=None), None, {"format": 1})
+    check_targets(_config(), [Source(_examples()), bare])
+    warning, line = capsys.readouterr().err.splitlines()
+    assert warning.startswith("sft: warning: the targets of SFT get 0 for the layout by the run's")
+    assert "its thought is empty" in warning and line.endswith("accuracy 1.00, format 0.60")
+    with pytest.raises(UserError, match="its thought is empty"):
+        check_targets(_config(), [bare, bare])
+
+
 def test_own_rewards_are_scored_and_may_fail(capsys, tmp_path, monkeypatch):
     (tmp_path / "own_of_targets.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     rewards = {"format": 1, "own_of_targets.short": 1, "own_of_targets.raising": 1}
-    check_targets(_config(rewards=rewards), [Source(_examples())])
+    # Of no class of ours, which the rewards' process would take seconds to import.
+    examples = [types.SimpleNamespace(**vars(example)) for example in _examples()]
+    check_targets(_config(rewards=rewards), [Source(examples)])
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.endswith("samples get format 1.00, own_of_targets.short 1.00")

@@ -1,6 +1,7 @@
 """ArrayRecord: what goes in comes out, in order; a build is there whole or not at all."""
 
 import concurrent.futures
+import dataclasses
 import io
 import pathlib
 import pickle
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrft_jax.data import Example, open_image, read_examples
+from rrft_jax.data import Example, open_image, read_examples, tfds_builder
 from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.data.drawn import __main__ as drawn_folder
 from rrft_jax.data.processor import BadRow
@@ -350,3 +351,28 @@ def test_a_mistake_ends_in_one_line(tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ") and message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_whatever_a_row_may_hold_reads_back(tmp_path):
+    picture = _picture(tmp_path / "a.png")
+    fields = {
+        "problem": "Is  red, or ?",
+        "image_offsets": (3, 12),
+        "system": "Answer in French.\nÜ",
+        "preface": "<summary>\na\n</summary>\n<caption>\nb\n</caption>",
+        "part": "level 2",
+    }
+    examples = [_example("all", picture, picture, **fields), _example("front", picture)]
+    build(tmp_path / "set", {"train": examples})
+    for read, example in zip(open_source(tmp_path / "set", "train"), examples, strict=True):
+        images = tuple(pathlib.Path(image).read_bytes() for image in example.images)
+        assert read == dataclasses.replace(example, images=images)
+        assert read.question == example.question
+
+
+def test_a_build_of_before_there_were_more_fields_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_builder, "_LATER", ())
+    examples = _rows(3)
+    build(tmp_path / "set", {"train": examples})
+    monkeypatch.undo()
+    assert list(open_source(tmp_path / "set", "train")) == examples
