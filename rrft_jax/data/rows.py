@@ -8,6 +8,7 @@
   whole reply with tags, as in a chat. Where several keys hold one of them, they must agree.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -72,10 +73,7 @@ def read_row(
     if not problem.strip():
         raise _malformed("no question; expected a text beside the pictures")
     system = _system(row, chat)
-    preface, thought, answer = _reply(row, chat)
-    if choices:
-        number = any(_is_number(row.get(key)) for key in ANSWERS)
-        answer = options.letter_of(answer, choices, number=number, base=index_base)
+    preface, thought, answer = _reply(row, chat, choices, index_base)
     if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
     name = default_id if row.get("id") in (None, "") else row["id"]
@@ -186,8 +184,10 @@ def _system(row: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
     return _agreed({where: text.strip() for where, text in found.items()}, "system prompts")
 
 
-def _reply(row: Mapping[str, Any], chat: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Preface, thought and answer of a row."""
+def _reply(
+    row: Mapping[str, Any], chat: Mapping[str, Any], choices: Mapping[str, str], base: int | None
+) -> tuple[str, str, str]:
+    """Preface, thought and answer of a row; the answer is a letter where there are options."""
     thoughts = {repr(key): text for key, text in _held(row, THOUGHTS).items()}
     answers = {repr(key): text for key, text in _held(row, ANSWERS).items()}
     replies = {}
@@ -201,6 +201,11 @@ def _reply(row: Mapping[str, Any], chat: Mapping[str, Any]) -> tuple[str, str, s
                 f"{where} is {type(text).__name__}, {text!r:.60}; expected a text or a number"
             )
         replies[where] = _parts(where, str(text), "answer")
+    for where, reply in replies.items() if choices else ():
+        if reply.answer:
+            number = _is_number(answers.get(where))
+            letter = options.letter_of(reply.answer, choices, number=number, base=base)
+            replies[where] = dataclasses.replace(reply, answer=letter)
     answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
     if not answer and chat:
         ((where, text),) = chat["reply"].items()
@@ -233,7 +238,7 @@ def _agreed(texts: Mapping[str, str | None], what: str) -> str:
     found = {where: text for where, text in texts.items() if text}
     first = next(iter(found), "")
     for where, text in found.items():
-        if text.split() != found[first].split():
+        if text != found[first] and text.split() != found[first].split():
             raise _malformed(
                 f"{first} and {where} hold different {what}, {found[first]!r:.60} and "
                 f"{text!r:.60}; keep one of them"

@@ -154,6 +154,14 @@ def test_an_options_own_number_comes_before_an_index(tmp_path):
     assert same.answer == "B"  # by its text, and as the last of two counted from 1
 
 
+def test_answers_that_mean_the_same_option_agree(tmp_path):
+    reply = "<think>Blue.</think><answer>(B)</answer>"
+    same, other = (_row(LISTED, answer) | {"cot": reply} for answer in ("blue", "red"))
+    (example,) = _read(tmp_path, same)
+    assert (example.cot, example.answer) == ("Blue.", "B")
+    assert "hold different answers, 'B' and 'A'" in _refused(tmp_path, other)
+
+
 def test_no_options(tmp_path):
     for nothing in ([], None, {}, ""):
         (example,) = _read(tmp_path, _row(nothing, "7"))
