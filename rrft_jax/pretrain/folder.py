@@ -1,17 +1,23 @@
 """The folder that a tiny Qwen2-VL starts from: config.json, tokenizer and preprocessor files.
 
 Every word that the lessons and the tasks use often is one token; anything else is spelt in bytes.
+
+The files have the layout of the released checkpoints, with all sizes at the top of `config.json`.
+Today's transformers reads that, and so do releases 4.49 and 4.57, and vLLM; what today's writes is
+read wrongly by those.
 """
 
 import collections
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rrft_jax.data.processor import CHAT_TEMPLATE
 from rrft_jax.models.config import Qwen2VLConfig
 
 VOCABULARY = 576
+LENGTH = 4096  # tokens that a text may have
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -30,11 +36,34 @@ WORDS = (
     r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+PREPROCESSOR = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2VLProcessor",
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "min_pixels": 56 * 56,
+    "max_pixels": 480 * 480,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+TOKENIZER = {
+    "bos_token": None,
+    "chat_template": CHAT_TEMPLATE,
+    "clean_up_tokenization_spaces": False,
+    "eos_token": "<|im_end|>",
+    "model_max_length": LENGTH,
+    "pad_token": "<|endoftext|>",
+    "padding_side": "left",
+    # Not Qwen2Tokenizer: transformers 5 builds that one from the vocabulary and the merges, with a
+    # way to split words of its own, whatever tokenizer.json says.
+    "tokenizer_class": "PreTrainedTokenizerFast",
+}
+
 
 def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> Qwen2VLConfig:
     """Writes all files but the weights; returns the config. Words come from `corpus`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Sequence(
         [
@@ -55,74 +84,66 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> Qwen2VLConfig:
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
-    ends = {
+    tokenizer.save(str(folder / "tokenizer.json"))
+    raw = _config({name: tokens[name] for name in SPECIAL})
+    end, padding = tokens["<|im_end|>"], tokens["<|endoftext|>"]
+    files = {
+        "config.json": raw,
+        "generation_config.json": {
+            "bos_token_id": padding,
+            "eos_token_id": [end, padding],
+            "pad_token_id": padding,
+        },
+        "preprocessor_config.json": PREPROCESSOR,
+        "tokenizer_config.json": TOKENIZER,
+        "chat_template.json": {"chat_template": CHAT_TEMPLATE},  # where processors look for it
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return Qwen2VLConfig.from_dict(raw)
+
+
+def _config(ids: Mapping[str, int]) -> dict[str, Any]:
+    """The content of `config.json`, with the keys of the released Qwen2-VL-2B-Instruct."""
+    return {
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "attention_dropout": 0.0,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
-    }
-    raw = {
-        "architectures": ["Qwen2VLForConditionalGeneration"],
-        "model_type": "qwen2_vl",
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
         "vision_token_id": ids["<|vision_pad|>"],
+        "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"],
+        "hidden_act": "silu",
+        "hidden_size": 128,
+        "initializer_range": 0.02,
+        "intermediate_size": 384,
+        "max_position_embeddings": LENGTH,
+        "max_window_layers": 4,
+        "model_type": "qwen2_vl",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+        "sliding_window": LENGTH,
         "tie_word_embeddings": True,
-        "text_config": {
-            "model_type": "qwen2_vl_text",
-            "vocab_size": VOCABULARY,
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "hidden_act": "silu",
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [4, 6, 6],
-            },
-            **ends,
-        },
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
         "vision_config": {
-            "model_type": "qwen2_vl_vision",
             "depth": 3,
             "embed_dim": 96,
-            "num_heads": 4,
-            "mlp_ratio": 4,
             "hidden_size": 128,
-            "hidden_act": "quick_gelu",
-            "in_channels": 3,
+            "in_chans": 3,
+            "mlp_ratio": 4,
+            "num_heads": 4,
             "patch_size": 14,
-            "temporal_patch_size": 2,
             "spatial_merge_size": 2,
+            "spatial_patch_size": 14,
+            "temporal_patch_size": 2,
         },
+        "vocab_size": VOCABULARY,
     }
-    stops = {**ends, "eos_token_id": [ids["<|im_end|>"], ids["<|endoftext|>"]]}
-    preprocessor = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "min_pixels": 56 * 56,
-        "max_pixels": 480 * 480,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    for name, content in (
-        ("config.json", raw),
-        ("generation_config.json", stops),
-        ("preprocessor_config.json", preprocessor),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    return Qwen2VLConfig.from_dict(raw)
