@@ -5,8 +5,8 @@ like a control token is spelt out in ordinary tokens, so that a row holds exactl
 as it was given. Everything that depends on a picture's size is decided here.
 """
 
-import copy
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,9 @@ from PIL import Image
 from rrft_jax.data.pictures import BadRow, image_size, open_image, picture_name
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
-from rrft_jax.models import pretrained
+from rrft_jax.models import agreement, pretrained
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.rewards.format import TAGS
 
 _IMAGE = "<|image_pad|>"
 _END = "<|im_end|>"
@@ -54,7 +55,7 @@ class Processor:
         special = {
             token.content: index
             for index, token in tokenizer.added_tokens_decoder.items()
-            if token.special
+            if token.special and token.content not in TAGS
         }
         if missing := [token for token in (_IMAGE, _END) if token not in special]:
             raise UserError(
@@ -68,7 +69,7 @@ class Processor:
         self._literals = [*special, "\ue000"]
         # The backend is used directly, with settings of its own: the tokenizer around it changes
         # the shared settings on every call, which threads must not do to each other.
-        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._plain = _without_special_tags(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
         self._plain.no_padding()
@@ -96,10 +97,10 @@ class Processor:
           max_pixels: pictures of more pixels are reduced; None or 0 keeps the folder's limit.
 
         Raises:
-          UserError: a file is missing or broken, or the limits contradict each other.
+          UserError: a file is missing or broken, or contradicts another one, or the limits do.
         """
         # Here and not above: these imports take seconds, and most tests and tools need neither.
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
             Qwen2VLImageProcessorPil,
         )
@@ -109,15 +110,24 @@ class Processor:
             raise UserError(
                 f"{path}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt"
             )
+        config = None
+        if (folder / "config.json").is_file():
+            config, _ = pretrained.read_config(path)
         settings = _image_settings(folder, min_pixels, max_pixels)
+        agreement.check_pictures(path, folder, config)
+        # tokenizer.json as it stands, where there is one: of that the class that a folder names
+        # takes the vocabulary alone, and splits words in a way of its own.
+        whole = (folder / "tokenizer.json").is_file()
+        reader = PreTrainedTokenizerFast if whole else AutoTokenizer
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
             image_processor = Qwen2VLImageProcessorPil.from_dict(settings)
         except Exception as error:  # A broken file can fail anywhere inside the library.
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: the tokenizer or preprocessor is broken: {reason}") from error
         if not tokenizer.chat_template:
             tokenizer.chat_template = _chat_template(folder)
+        agreement.check_tokens(path, folder, config, tokenizer)
         return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
 
     def encode(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()) -> Prompt:
@@ -170,7 +180,7 @@ class Processor:
         return [*self._tokenize(text), self._special[_END]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`, without control tokens. Any ids are accepted."""
+        """The text of `tokens`, without control tokens but with the tags. Any ids are accepted."""
         return self._plain.decode([int(token) for token in tokens], skip_special_tokens=True)
 
     def pictures(self, prompt: Prompt) -> list[Image.Image]:
@@ -356,6 +366,18 @@ def _patch_rows_cols(rows: int, cols: int, merge: int) -> np.ndarray:
     where = np.stack(np.mgrid[:rows, :cols], axis=-1).astype(np.int32)
     blocks = where.reshape(rows // merge, merge, cols // merge, merge, 2)
     return blocks.swapaxes(1, 2).reshape(-1, 2)
+
+
+def _without_special_tags(backend: Any) -> Any:
+    """A copy of the tokenizer in which the tags of an answer are no control tokens.
+
+    Some folders have them as special tokens. Such a tag is still its one token, but it is part of a
+    text: it is read where a text spells it, and stays in what is decoded.
+    """
+    written = json.loads(backend.to_str())
+    for token in written["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in TAGS
+    return type(backend).from_str(json.dumps(written))
 
 
 def _image_settings(

@@ -86,6 +86,7 @@ class Qwen2VLConfig:
                 "give the folder of a Qwen2-VL checkpoint"
             )
         try:
+            _check_doubled(raw, where)
             config = _read(raw, where)
         except KeyError as error:
             raise UserError(f"{where}: {error.args[0]!r} is missing") from None
@@ -122,6 +123,18 @@ RELEASED = {
         ("7b", 3584, 28, 4, 18_944, 152_064, False),
     )
 }
+
+
+_DOUBLED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+)
 
 
 def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
@@ -170,6 +183,29 @@ def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
         vision_end_token=raw.get("vision_end_token_id", 151653),
         vision_pad_token=raw.get("vision_token_id"),
     )
+
+
+def _check_doubled(raw: Mapping[str, Any], where: str) -> None:
+    """Sizes that stand at the top level and in `text_config` too: readers differ in which they use.
+
+    A head that is tied in one place alone is no contradiction: some writers leave the other out.
+    """
+    stated: dict[str, dict[str, Any]] = {}
+    for place, text in (("", raw), ("text_config.", raw.get("text_config") or {})):
+        for key in _DOUBLED:
+            stated.setdefault(key, {})[place + key] = text.get(key)
+        for name in ("rope_parameters", "rope_scaling"):
+            rope = text.get(name) or {}
+            for key in ("rope_theta", "mrope_section"):
+                stated.setdefault(key, {})[f"{place}{name}.{key}"] = rope.get(key)
+    for values in stated.values():
+        (one, value), *others = [(k, v) for k, v in values.items() if v is not None] or [("", None)]
+        for other, another in others:
+            if another != value:
+                raise UserError(
+                    f"{where}: {one} is {value}, but {other} is {another}; correct the one that is "
+                    "wrong, or download the folder again"
+                )
 
 
 def _check(config: Qwen2VLConfig, where: str) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 _BLOCKS = ("think", "answer")
 _CAPTION_BLOCKS = ("summary", "caption", *_BLOCKS)
+# Every tag that a completion may be read by.
+TAGS = tuple(f"<{end}{block}>" for block in _CAPTION_BLOCKS for end in ("", "/"))
 
 
 def reward(completion: str, example: Any = None, *, empty_thought: bool = False) -> float:

@@ -74,3 +74,19 @@ def test_what_is_not_this_model_is_refused(change, message):
 def test_a_missing_size_is_named(key):
     with pytest.raises(UserError, match=f"'{key}' is missing"):
         Qwen2VLConfig.from_dict({k: v for k, v in FLAT.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 501},
+        {"rms_norm_eps": 1e-5},
+        {"rope_theta": 1e6},
+        {"rope_scaling": {"type": "mrope", "mrope_section": [4, 2, 2]}},
+    ],
+)
+def test_sizes_that_stand_at_both_levels_are_the_same(change):
+    both = {**FLAT, **NESTED}
+    assert Qwen2VLConfig.from_dict(both) == Qwen2VLConfig.from_dict(NESTED)
+    with pytest.raises(UserError, match=f"{next(iter(change))}.* is .*, but .*text_config.* is "):
+        Qwen2VLConfig.from_dict({**both, **change})

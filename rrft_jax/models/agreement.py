@@ -1,0 +1,236 @@
+"""What several files of a folder state about the same thing, compared before a model is built.
+
+A contradiction trains or samples a model that isn't the folder's, and nothing later would show it:
+a wrong id of the picture's token is a model that sees nothing.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rrft_jax.errors import UserError
+from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.pretrained import read_json
+from rrft_jax.storage import Path
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, ADDED = "vocab.json", "added_tokens.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+
+# Tokens of the template -> the field of config.json that names each, and ours for it.
+_PICTURES = {
+    "<|image_pad|>": ("image_token_id", "image_token"),
+    "<|video_pad|>": ("video_token_id", "video_token"),
+    "<|vision_start|>": ("vision_start_token_id", "vision_start_token"),
+    "<|vision_end|>": ("vision_end_token_id", "vision_end_token"),
+    "<|vision_pad|>": ("vision_token_id", "vision_pad_token"),
+}
+_TURN = "<|im_start|>"
+_ENDS = ("<|im_end|>", "<|endoftext|>")
+# Of the image processor: the field of vision_config, ours for it, the default.
+_PATCHES = {
+    "patch_size": ("patch_size", "patch_size", 14),
+    "temporal_patch_size": ("temporal_patch_size", "temporal_patch_size", 2),
+    "merge_size": ("spatial_merge_size", "merge_size", 2),
+}
+_LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+
+
+def check_tokens(
+    path: Path, folder: pathlib.Path, config: Qwen2VLConfig | None, tokenizer: Any
+) -> None:
+    """Compares the ids that files give to tokens, and those that files name.
+
+    Args:
+      path: the folder as it was given.
+      folder: where its small files lie on the disk.
+      config: of the model; None compares the tokenizer's own files alone.
+      tokenizer: transformers' own.
+
+    Raises:
+      UserError: a token has two ids or an id two tokens, or an id is another token's, or no
+        token's, or has no row in the embedding.
+    """
+    first, *others = _vocabularies(folder)
+    loaded = ("the tokenizer as it is loaded", tokenizer.get_vocab())
+    if config is not None:
+        for one in (first, *others):
+            _check_rows(path, *one, config.text.vocab_size)
+    for one in (*others, loaded):
+        _check_vocabulary(path, first, one)
+    for one in others:
+        _check_vocabulary(path, loaded, one)
+        if unknown := one[1].keys() - loaded[1].keys():
+            said = f"{one[0]} has {min(unknown)!r} as token {one[1][min(unknown)]}"
+            raise _contradiction(path, said, f"{first[0]} has no such token")
+    if config is None:
+        return
+    file, ids = first[0], loaded[1]
+    names = {index: token for token, index in ids.items()}
+    raw = read_json(folder / CONFIG)
+    for token, (key, field) in _PICTURES.items():
+        for where, value in _stated(raw, key, getattr(config, field)):
+            said = f"{CONFIG} has {where} {value}"
+            if token in ids and value != ids[token]:
+                raise _contradiction(path, said, f"{file} has {token} as token {ids[token]}")
+            if token not in ids and value in names:
+                raise _contradiction(path, said, f"that is {names[value]!r} in {file}")
+    _check_ends(path, folder, raw, tokenizer, names, file)
+
+
+def _check_vocabulary(
+    path: Path, first: tuple[str, Mapping[str, int]], second: tuple[str, Mapping[str, int]]
+) -> None:
+    """Of two files, each with the ids that it gives."""
+    (one, ids), (other, others) = first, second
+    names = {index: token for token, index in ids.items()}
+    for token, index in others.items():
+        said = f"{other} has {token!r} as token {index}"
+        if ids.get(token, index) != index:
+            raise _contradiction(path, said, f"{one} as {ids[token]}")
+        if names.get(index, token) != token:
+            raise _contradiction(path, said, f"{one} has {names[index]!r} there")
+
+
+def _check_rows(path: Path, file: str, ids: Mapping[str, int], rows: int) -> None:
+    last = max(ids, key=ids.get, default=None)
+    if last is not None and ids[last] >= rows:
+        raise UserError(
+            f"{path}: {file} has {last!r} as token {ids[last]}, but {CONFIG} gives the embedding "
+            f"{rows} rows (vocab_size), for tokens 0 to {rows - 1}; give the tokenizer of these "
+            "weights, or enlarge the embedding first (resize_token_embeddings of transformers)"
+        )
+
+
+def _check_ends(
+    path: Path,
+    folder: pathlib.Path,
+    raw: Mapping[str, Any],
+    tokenizer: Any,
+    names: Mapping[int, str],
+    file: str,
+) -> None:
+    """What ends a text, and what fills one up: control tokens, and not those of pictures or turns.
+
+    Released folders name several ends, and not in all files the same: any of them is right.
+    """
+    ends = _added(folder, tokenizer) - {*_PICTURES, _TURN}
+    own = {"eos": ends, "pad": ends | {"<|vision_pad|>"}}  # which some folders fill up with
+    for kind, tokens in own.items():
+        token = getattr(tokenizer, f"{kind}_token")
+        if token is not None and token not in tokens:
+            raise _contradiction(
+                path,
+                f"{TOKENIZER_CONFIG} has {kind}_token {token!r}",
+                f"in {file} that has another purpose (expected {' or '.join(_ENDS)})",
+            )
+    known = {
+        "eos": ends,
+        "pad": {tokenizer.pad_token, tokenizer.eos_token, *_ENDS},
+        "bos": set(names.values()),
+    }
+    for source, content in ((CONFIG, raw), (GENERATION, read_json(folder / GENERATION))):
+        for kind, tokens in known.items():
+            for where, value in _stated(content, f"{kind}_token_id"):
+                for one in value if isinstance(value, list) else [value]:
+                    said = f"{source} has {where} {one}"
+                    if one not in names:
+                        raise _contradiction(path, said, f"{file} has no such token")
+                    if names[one] not in tokens:
+                        found = f"that is {names[one]!r} in {file}, which has another purpose"
+                        raise _contradiction(path, said, found)
+
+
+def check_pictures(path: Path, folder: pathlib.Path, config: Qwen2VLConfig | None) -> None:
+    """Compares the image processor's settings with each other, and with config.json's.
+
+    Args:
+      path: the folder as it was given.
+      folder: where its small files lie on the disk.
+      config: of the model; None compares the settings alone.
+
+    Raises:
+      UserError: a size of patches, a number of channels or a limit of pixels has two values.
+    """
+    files = {
+        PROCESSOR: read_json(folder / PROCESSOR).get("image_processor"),
+        PREPROCESSOR: read_json(folder / PREPROCESSOR),
+    }
+    files = {file: settings for file, settings in files.items() if settings}
+    for key, edge in _LIMITS.items():
+        stated = {}
+        for file, settings in files.items():
+            size = settings.get("size")
+            size = size if isinstance(size, dict) else {}
+            # In one file the older name wins, in every release of transformers.
+            if value := settings.get(key) or size.get(edge) or size.get(key):
+                stated[f"{file} has {key} {value}"] = value
+        _same(path, stated)
+    for key, (field, own, default) in _PATCHES.items():
+        stated = {f"{file} has {key} {s[key]}": s[key] for file, s in files.items() if key in s}
+        if config is not None and files:
+            value = getattr(config.vision, own)
+            stated |= {} if stated else {f"{next(iter(files))} has no {key}, so {default}": default}
+            stated[f"{CONFIG} has vision_config.{field} {value}"] = value
+        _same(path, stated)
+    channels = 3 if config is None else config.vision.in_channels
+    for file, settings in files.items():
+        for key in ("image_mean", "image_std"):
+            value = settings.get(key)
+            if isinstance(value, list) and len(value) != channels:
+                raise _contradiction(
+                    path,
+                    f"{file} has {len(value)} numbers in {key}",
+                    f"{CONFIG} has {channels} channels (vision_config.in_channels)",
+                )
+
+
+def _same(path: Path, stated: Mapping[str, Any]) -> None:
+    """Raises UserError unless all these statements have one value."""
+    (said, value), *others = stated.items() or [("", None)]
+    for other, another in others:
+        if another != value:
+            raise _contradiction(path, said, other)
+
+
+def _stated(raw: Mapping[str, Any], key: str, default: Any = None) -> Iterator[tuple[str, Any]]:
+    """Where a config says something, at the top or in its text_config, and what; or the default."""
+    text = raw.get("text_config")
+    found = {key: raw.get(key)}
+    found[f"text_config.{key}"] = text.get(key) if isinstance(text, dict) else None
+    found = {where: value for where, value in found.items() if value is not None}
+    if not found and default is not None:
+        found = {f"no {key}, which then is": default}
+    yield from found.items()
+
+
+def _vocabularies(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, int]]]:
+    """The files that give tokens their ids, the one that is used first, and what each says."""
+    if (folder / TOKENIZER).is_file():
+        written = read_json(folder / TOKENIZER)
+        vocabulary = written["model"]["vocab"]
+        added = {token["content"]: token["id"] for token in written.get("added_tokens", ())}
+        yield TOKENIZER, added | (vocabulary if isinstance(vocabulary, dict) else {})
+    for name in (VOCABULARY, ADDED):
+        if (folder / name).is_file():
+            yield name, read_json(folder / name)
+    decoder = read_json(folder / TOKENIZER_CONFIG).get("added_tokens_decoder", {})
+    yield TOKENIZER_CONFIG, {token["content"]: int(index) for index, token in decoder.items()}
+
+
+def _added(folder: pathlib.Path, tokenizer: Any) -> set[str]:
+    """The tokens beside the vocabulary: of tokenizer.json, which loading must not add to."""
+    if not (folder / TOKENIZER).is_file():
+        return {token.content for token in tokenizer.added_tokens_decoder.values()}
+    files = [
+        (file, ids) for file, ids in _vocabularies(folder) if file in (ADDED, TOKENIZER_CONFIG)
+    ]
+    written = read_json(folder / TOKENIZER).get("added_tokens", ())
+    return {token["content"] for token in written}.union(*(ids for _, ids in files))
+
+
+def _contradiction(path: Path, one: str, other: str) -> UserError:
+    return UserError(
+        f"{path}: {one}, but {other}; correct the one that is wrong, or download the folder again"
+    )
