@@ -11,6 +11,7 @@ import ml_collections
 
 from rrft_jax import storage
 from rrft_jax.errors import UserError
+from rrft_jax.models import kinds
 
 EXPORT, EXPORT_BEST = "export", "export-best"
 # What `fingerprint` reads of a file of weights: enough to tell any two trainings apart.
@@ -79,21 +80,22 @@ def checkpoint(path: storage.Path) -> storage.Path:
     """The checkpoint folder that a path means: itself, or the export of the run that it is.
 
     Raises:
-      UserError: it's a run that has no export.
+      UserError: it's a run that has no export, or no folder but a name.
     """
+    kinds.check_name(path)
     try:
         settings = json.loads(storage.read(path, "config.json") or b"")
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         return path  # whoever loads it says what is wrong
-    if not (isinstance(settings, dict) and "stages" in settings):
+    if not kinds.is_run(settings):
         return path
     export = storage.join(path, EXPORT)
     if storage.read(export, "config.json") is None:
         raise UserError(
             f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
-            "expected a finished run, or the folder of a checkpoint"
+            f"finish it, or write what it has by python -m rrft_jax.export {path}, and give that"
         )
     return export
 

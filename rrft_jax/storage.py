@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import weakref
@@ -22,6 +23,8 @@ import tensorstore
 from rrft_jax.errors import UserError
 
 Path = str | os.PathLike
+
+POINTER = b"version https://git-lfs"  # how git-lfs begins what it leaves in a file's place
 
 _RANGE = 2**23  # bytes of a request; several are under way at a time
 _REQUESTS = 8
@@ -53,6 +56,11 @@ class File:
         else:
             self._descriptor = os.open(self.path, os.O_RDONLY)
             weakref.finalize(self, os.close, self._descriptor)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of a file on a disk; None of one at a URL."""
+        return None if self.remote else os.fstat(self._descriptor).st_size
 
     def read(self, begin: int, end: int) -> bytes:
         """Bytes of a range.
@@ -117,6 +125,16 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def pointer(content: bytes) -> str:
+    """What is wrong with a file that begins as `POINTER`, and what to do."""
+    size = re.search(rb"^size (\d+)$", content, re.MULTILINE)
+    return (
+        "a pointer of git-lfs in the place of the file"
+        + (f" of {int(size[1]):,} bytes" if size else "")
+        + "; run git lfs pull in its folder, or download it again"
+    )
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rrft_jax import main, rewards
+from rrft_jax import export, main, rewards
 from rrft_jax.assets import TINY
 from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE, counting
@@ -126,6 +126,20 @@ def test_the_export_is_what_the_last_stage_ended_with(finished):
     assert (
         np.abs(weight - base["language"]["layers"]["q"]["kernel"][1].astype(weight.dtype)).max() > 0
     )
+
+
+def test_the_last_checkpoint_exported_by_its_command_is_the_export(finished, tmp_path):
+    assert export.main([str(finished), f"--out={tmp_path / 'last'}"]) == 0
+    assert export.main([str(finished), "--stage=sft", f"--out={tmp_path / 'sft'}"]) == 0
+    names = {file.name for file in (finished / "export").iterdir()}
+    for folder in ("last", "sft"):
+        same = {
+            n
+            for n in names
+            if (tmp_path / folder / n).read_bytes() == (finished / "export" / n).read_bytes()
+        }
+        assert {file.name for file in (tmp_path / folder).iterdir()} == names
+        assert names - same == ({"model.safetensors"} if folder == "sft" else set())
 
 
 def test_the_same_command_again_does_nothing_twice(finished):

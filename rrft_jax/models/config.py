@@ -78,7 +78,8 @@ class Qwen2VLConfig:
         """Reads the content of a `config.json`.
 
         Raises:
-          UserError: not a Qwen2-VL, a size is missing, or a variant that the model doesn't have.
+          UserError: not a Qwen2-VL, its weights are quantised, a size is missing or has two values,
+            or a variant that the model doesn't have.
         """
         if raw.get("model_type") != "qwen2_vl":
             raise UserError(
@@ -86,6 +87,7 @@ class Qwen2VLConfig:
                 "give the folder of a Qwen2-VL checkpoint"
             )
         try:
+            _check_whole(raw, where)
             _check_doubled(raw, where)
             config = _read(raw, where)
         except KeyError as error:
@@ -183,6 +185,18 @@ def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
         vision_end_token=raw.get("vision_end_token_id", 151653),
         vision_pad_token=raw.get("vision_token_id"),
     )
+
+
+def _check_whole(raw: Mapping[str, Any], where: str) -> None:
+    """Weights in few bits can't be trained as they are."""
+    for config in (raw, raw.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config"):
+            if settings := config.get(key):
+                method = settings.get("quant_method") or "of an unknown method"
+                raise UserError(
+                    f"{where}: these weights are quantised ({key}: {method}), and only whole ones "
+                    "can be trained; give the checkpoint in float32, bfloat16 or float16"
+                )
 
 
 def _check_doubled(raw: Mapping[str, Any], where: str) -> None:

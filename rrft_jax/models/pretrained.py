@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters, saving, weights
+from rrft_jax.models import kinds, parameters, saving, weights
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import distributed
@@ -135,11 +135,13 @@ def save_pretrained(
 
 
 def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
-    """The sizes of the model in a folder, and its whole `config.json`."""
-    file = on_disk(path) / "config.json"
-    where = storage.join(path, "config.json")
-    if not file.exists():
-        raise UserError(f"{where}: no such file; expected the folder of a Qwen2-VL checkpoint")
+    """The sizes of the model in a folder, and its whole `config.json`.
+
+    Raises:
+      UserError: it's not the folder of a Qwen2-VL, and what it is instead.
+    """
+    kinds.check_folder(path, on_disk(path))
+    file, where = on_disk(path) / "config.json", storage.join(path, "config.json")
     raw = storage.json_object(file.read_bytes(), where)
     config = Qwen2VLConfig.from_dict(raw, where)
     if config.vision_pad_token is None:
@@ -155,6 +157,7 @@ def on_disk(path: Path) -> pathlib.Path:
     Raises:
       UserError: there is no such folder, or it can't be read.
     """
+    kinds.check_name(path)
     if storage.is_url(path):
         return storage.copied(str(path), ("config.json", *COPIED))
     folder = pathlib.Path(path).expanduser()

@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,6 +28,10 @@ from rrft_jax.parallel import sharding
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# Weights in files of another name or kind, not what a trainer leaves beside them.
+_OTHERS = re.compile(
+    r"(?:\w+_)?(?:model|consolidated).*\.(?:safetensors|bin|pt|pth|ckpt|h5|msgpack)|.*\.gguf"
+)
 _EMBEDDING = "model.language_model.embed_tokens.weight"
 
 # Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
@@ -155,10 +160,13 @@ def _file_names(folder: storage.Path) -> list[str]:
         return sorted(set(weight_map.values()))
     if local is None:
         return [WEIGHTS]
-    others = sorted(f.name for f in local.iterdir() if f.suffix in (".bin", ".pt", ".pth"))
+    others = sorted(f.name for f in local.iterdir() if _OTHERS.fullmatch(f.name))
+    hint = ", only safetensors are: convert it, or download the folder again"
+    if shards := [name for name in others if name.endswith(".safetensors")]:
+        others, hint = shards, f" without {INDEX}, which says what is where: download that too"
     raise UserError(
         f"{folder}: neither {WEIGHTS} nor {INDEX} is there"
-        + (f"; {others[0]} is not read, convert it to safetensors first" if others else "")
+        + (f"; {others[0]} is not read{hint}" if others else "; download the folder's weights")
     )
 
 
@@ -172,7 +180,10 @@ def _missing(path: str) -> UserError:
 def _header(file: storage.File) -> tuple[list[Tensor], int]:
     """The tensors of a file, and its size: an integer, that many bytes of JSON, then the data."""
     try:
-        length = int.from_bytes(file.read(0, 8), "little")
+        start = file.read(0, 8)
+        if storage.POINTER.startswith(start):
+            raise UserError(f"{file.path}: {storage.pointer(file.read(0, file.size or 100))}")
+        length = int.from_bytes(start, "little")
         if length > _HEADER:
             raise ValueError(f"a header of {length} bytes")
         fields = json.loads(file.read(8, 8 + length))
@@ -184,20 +195,23 @@ def _header(file: storage.File) -> tuple[list[Tensor], int]:
             if field["dtype"] in DTYPES and end - begin != _nbytes(tensors[-1]):
                 raise ValueError(f"{end - begin} bytes for {name}")
             size = max(size, 8 + length + end)
+        if file.size not in (None, size):
+            raise _torn(file, f"it has {file.size:,} bytes, but its header promises {size:,}")
         file.read(size - 1, size)  # it has an end
     except FileNotFoundError:
         raise _missing(file.path) from None
     except UserError:
         raise
     except (ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise _torn(file, error) from None
+        if isinstance(error, EOFError) and file.size is not None:
+            raise _torn(file, f"it has {file.size:,} bytes, and no whole header") from None
+        raise _torn(file, f"{type(error).__name__}: {error}") from None
     return tensors, size
 
 
-def _torn(file: storage.File, error: Exception) -> UserError:
+def _torn(file: storage.File, reason: str) -> UserError:
     return UserError(
-        f"{file.path}: not a whole safetensors file ({type(error).__name__}: {error}); copy or "
-        "download it again"
+        f"{file.path}: not a whole safetensors file ({reason}); copy or download it again"
     )
 
 
@@ -262,7 +276,7 @@ def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
                     place = tensor.begin + row * width + left
                     tensor.file.read_into(array[row, left:right], place)
     except (EOFError, FileNotFoundError, OSError) as error:
-        raise _torn(tensor.file, error) from None
+        raise _torn(tensor.file, f"{type(error).__name__}: {error}") from None
     values = array.view(dtype)
     for begin, end in rows:
         for left, right in columns or ((0, values.shape[1]),):

@@ -1,0 +1,151 @@
+"""Writes a checkpoint of a run as a Hugging Face folder.
+
+    python -m rrft_jax.export RUN [--stage=sft] [--step=N] [--out=DIR]
+
+Takes the newest checkpoint of the last stage, or that of `--stage` and `--step`, and writes it to
+RUN/export-STAGE, RUN/export-STAGE-N or `--out`: as RUN/export, which a finished run has of its last
+step. The folder of the model that the run started from is read for all but the weights.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from rrft_jax import command, storage
+from rrft_jax.data.stages import model_folder
+from rrft_jax.errors import UserError
+from rrft_jax.models import Qwen2VL, kinds, parameters, save_pretrained
+from rrft_jax.models.pretrained import read_config
+from rrft_jax.models.weights import file_sizes
+from rrft_jax.runs import EXPORT, fingerprint
+from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    command.quieten()
+    jax.config.update("jax_platforms", "cpu")  # a run may hold the accelerators
+    try:
+        args = _read(sys.argv[1:] if argv is None else argv)
+        out, stage, step = export(args.run.expanduser(), args.stage, args.step, args.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"export: {out} ({stage}, after step {step})")
+    return 0
+
+
+def export(
+    run: pathlib.Path,
+    stage: str | None = None,
+    step: int | None = None,
+    out: pathlib.Path | None = None,
+) -> tuple[pathlib.Path, str, int]:
+    """Writes one checkpoint of a run as a Hugging Face folder. Compiles no model.
+
+    Args:
+      run: its folder.
+      stage: "sft" or "grpo"; None takes the last one that has a checkpoint.
+      step: after which the checkpoint was saved; None takes the newest.
+      out: the folder to write; None takes one in `run`, named after the stage and a given step.
+
+    Returns:
+      (the folder, the stage, the step).
+
+    Raises:
+      UserError: there is no such run or checkpoint, or the model that it started from has changed.
+    """
+    config = _config(run)
+    saved = {name: steps for name in config.stages if (steps := _steps(run, name))}
+    if not saved:
+        raise UserError(f"{run}: a run without checkpoints; the first is saved as it trains")
+    listed = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in saved.items())
+    chosen = stage or list(saved)[-1]
+    if chosen not in saved:
+        raise UserError(f"{run}: no checkpoint of the stage {chosen!r}; it has {listed}")
+    if step is not None and step not in saved[chosen]:
+        raise UserError(f"{run}: no checkpoint of {chosen} after step {step}; it has {listed}")
+    if out is None:
+        out = run / f"{EXPORT}-{chosen}{'' if step is None else f'-{step}'}"
+    step = saved[chosen][-1] if step is None else step
+
+    try:
+        source = model_folder(config)
+        sizes, _ = read_config(source)
+        weights = fingerprint(source, file_sizes(source))
+    except UserError as error:
+        raise UserError(
+            f"{run}: the model that it started from is needed for all but the weights: {error}"
+        ) from None
+    if config.get("weights", weights) != weights:
+        raise UserError(
+            f"{source}: not the model that {run} started from, or it has changed since; put that "
+            "one back: its tokenizer and config belong to these weights"
+        )
+    if not storage.is_url(source) and out.expanduser().resolve() == pathlib.Path(source).resolve():
+        raise UserError(f"--out={out}: the model that the run started from; give another folder")
+    like = jax.tree.map(
+        lambda shape: jnp.zeros(shape, config.model.dtype),
+        parameters.parameter_shapes(sizes),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    checkpoints = Checkpoints(stage_folder(run, chosen))
+    try:
+        params = checkpoints.restore_params(step, like)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{run}: the checkpoint of {chosen} after step {step} can't be read ({reason}); give "
+            f"another --step, it has {listed}"
+        ) from error
+    finally:
+        checkpoints.close()
+    model = Qwen2VL(sizes, source=str(source))
+    save_pretrained(out, model, params)
+    return out, chosen, step
+
+
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    parser = command.Parser(
+        prog="python -m rrft_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=pathlib.Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--stage", help="sft or grpo; default: the last one with a checkpoint")
+    parser.add_argument("--step", type=int, help="default: the newest")
+    parser.add_argument("--out", type=pathlib.Path, help="default: RUN/export-STAGE[-STEP]")
+    return parser.parse_args(argv)
+
+
+def _config(run: pathlib.Path) -> ml_collections.ConfigDict:
+    """What the run was started with.
+
+    Raises:
+      UserError: it's no folder of a run.
+    """
+    content = storage.read(run, "config.json")
+    settings = None if content is None else storage.json_object(content, f"{run}/config.json")
+    if not kinds.is_run(settings):
+        raise UserError(
+            f"{run}: not the folder of a run; expected one with the config.json and the "
+            "checkpoints/ that rrft_jax.main writes"
+        )
+    return ml_collections.ConfigDict(settings)
+
+
+def _steps(run: pathlib.Path, stage: str) -> list[int]:
+    """The steps after which the stage was saved, in order; looks, and makes no folder."""
+    folder = stage_folder(run, stage)
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

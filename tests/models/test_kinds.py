@@ -1,0 +1,127 @@
+"""What is no checkpoint of a whole Qwen2-VL is called what it is, in one line."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from rrft_jax import runs
+from rrft_jax.assets import TINY
+from rrft_jax.errors import UserError
+from rrft_jax.models import load_pretrained
+from rrft_jax.models.pretrained import read_config
+
+WEIGHTS = "model.safetensors"
+SIZE = (TINY / WEIGHTS).stat().st_size
+POINTER = (
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 3025520\n"
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return pathlib.Path(shutil.copytree(TINY, tmp_path / "model"))
+
+
+def refused(path, *parts: str) -> None:
+    """Both ways in say what it is: a run's, and the loader's."""
+    for load in (lambda: load_pretrained(runs.checkpoint(path)), lambda: load_pretrained(path)):
+        with pytest.raises(UserError) as error:
+            load()
+        assert "\n" not in str(error.value)
+        for part in (str(path), *parts):
+            assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen/Qwen2-VL-2B-Instruct",
+        "hf://Qwen/Qwen2-VL-2B-Instruct",
+        "https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct",
+        "https://huggingface.co/Qwen/Qwen2-VL-2B-Instruct/tree/main",
+    ],
+)
+def test_a_name_on_the_hub_is_to_be_downloaded(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = "hf download Qwen/Qwen2-VL-2B-Instruct --local-dir Qwen2-VL-2B-Instruct"
+    refused(name, "no such folder", command)
+
+
+def test_a_folder_with_such_a_name_is_that_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(TINY, "Qwen/Qwen2-VL-2B-Instruct")
+    read_config("Qwen/Qwen2-VL-2B-Instruct")
+
+
+def test_a_cache_of_the_hub_names_the_snapshot(tmp_path):
+    shutil.copytree(TINY, tmp_path / "snapshots" / "abc")
+    refused(tmp_path, "config.json: no such file", "such as", "snapshots/abc")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_is_to_be_merged_into_its_base(folder, whole):
+    settings = {"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen2-VL-2B-Instruct"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
+    if not whole:
+        (folder / "config.json").unlink()
+    refused(folder, "a LORA adapter of Qwen/Qwen2-VL-2B-Instruct", "adapter_config.json", "merge")
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+        ({"quantization_config": {"load_in_4bit": True}}, "unknown method"),
+        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    ],
+)
+def test_quantised_weights_are_not_trained(folder, settings, method):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    refused(folder, "config.json: these weights are quantised", method, "bfloat16")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava", None])
+def test_another_family_is_named(folder, kind):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
+    refused(folder, f"model_type is {kind!r}, expected 'qwen2_vl'")
+
+
+@pytest.mark.parametrize("size", [0, 5, 8, 100, 20_000, SIZE - 1, SIZE + 1])
+def test_a_torn_file_is_named_with_the_size_that_it_has(folder, size):
+    os.truncate(folder / WEIGHTS, size)
+    promised = f"its header promises {SIZE:,}" if size > 15_000 else "no whole header"
+    refused(folder, WEIGHTS, f"it has {size:,} bytes", promised, "download it again")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_called_that(folder, name):
+    (folder / name).write_text(POINTER)
+    refused(folder, name, "pointer of git-lfs", "3,025,520 bytes", "git lfs pull")
+
+
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        ([], ["download the folder's weights"]),
+        (["training_args.bin", "optimizer.pt", "rng_state_0.pth"], ["download the folder's"]),
+        (["training_args.bin", "pytorch_model.bin"], ["pytorch_model.bin is not read", "convert"]),
+        (["pytorch_model-00001-of-00002.bin"], ["pytorch_model-00001-of-00002.bin is not read"]),
+        (["qwen2-vl-q4_k_m.gguf"], ["qwen2-vl-q4_k_m.gguf is not read", "only safetensors are"]),
+        (["model-00001-of-00002.safetensors"], ["without model.safetensors.index.json"]),
+    ],
+)
+def test_weights_of_another_kind_are_named(folder, names, parts):
+    (folder / WEIGHTS).unlink()
+    for name in names:
+        (folder / name).write_bytes(b"0")
+    refused(folder, "neither model.safetensors nor model.safetensors.index.json is there", *parts)
