@@ -148,6 +148,34 @@ def test_vocabularies_of_two_files_are_one(folder):
     refused(folder, "tokenizer_config.json has '<answer>' as token 560", "tokenizer")
 
 
+def test_the_files_of_a_released_folder_agree(folder):
+    written = json.loads((folder / "tokenizer.json").read_text())
+    added = {token.pop("content"): token for token in written["added_tokens"]}
+    ids = {token: fields.pop("id") for token, fields in added.items()}
+    words = {k: v for k, v in written["model"]["vocab"].items() if k not in ids}
+    change(folder, "vocab.json", **words)
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    change(folder, "added_tokens.json", **ids)
+    change(
+        folder,
+        "tokenizer_config.json",
+        added_tokens_decoder={i: {**added[t], "content": t} for t, i in ids.items()},
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        unk_token=None,
+        split_special_tokens=False,
+        tokenizer_class="Qwen2Tokenizer",
+    )
+    change(folder, "generation_config.json", do_sample=True, top_k=1, eos_token_id=[2, 0])
+    expected = Processor.from_pretrained(TINY).encode_target("How many red cubes?")
+    assert Processor.from_pretrained(folder).encode_target("How many red cubes?") == expected
+    # As transformers 4.5x saves it: the text's sizes and ids twice, some of them empty.
+    raw = json.loads((folder / "config.json").read_text())
+    text = {k: v for k, v in raw.items() if k not in ("vision_config", "model_type")}
+    text |= {"image_token_id": None, "pad_token_id": None, "model_type": "qwen2_vl_text"}
+    change(folder, "config.json", text_config=text)
+    assert Processor.from_pretrained(folder).stop_tokens == (2, 0)
+
+
 def test_words_are_split_as_tokenizer_json_says_whatever_class_is_named(folder):
     expected = Processor.from_pretrained(folder).encode_target("How many red cubes?")
     change(folder, "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer")

@@ -53,7 +53,7 @@ def write_model(folder: Path) -> Path:
         if file.suffix in (".json", ".jinja"):
             (folder / file.name).write_text(file.read_text())
     raw = json.loads((folder / "config.json").read_text())
-    raw["text_config"]["num_hidden_layers"] = raw["vision_config"]["depth"] = 1
+    raw["num_hidden_layers"] = raw["vision_config"]["depth"] = 1
     (folder / "config.json").write_text(json.dumps(raw))
     params["language"]["layers"], params["vision"]["blocks"] = (
         jax.tree.map(lambda x: x[:1], tower)
