@@ -52,10 +52,14 @@ def check_tokens(
       UserError: a token has two ids or an id two tokens, or an id is another token's, or no
         token's, or has no row in the embedding.
     """
-    first, *others = _vocabularies(folder)
+    try:
+        first, *others = _vocabularies(folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: a file of the tokenizer is broken ({reason})") from None
     loaded = ("the tokenizer as it is loaded", tokenizer.get_vocab())
     if config is not None:
-        for one in (first, *others):
+        for one in (first, *others, loaded):
             _check_rows(path, *one, config.text.vocab_size)
     for one in (*others, loaded):
         _check_vocabulary(path, first, one)
@@ -175,6 +179,9 @@ def check_pictures(path: Path, folder: pathlib.Path, config: Qwen2VLConfig | Non
             stated[f"{CONFIG} has vision_config.{field} {value}"] = value
         _same(path, stated)
     channels = 3 if config is None else config.vision.in_channels
+    if channels != 3:
+        said = f"{CONFIG} has vision_config.in_channels {channels}"
+        raise _contradiction(path, said, "pictures are read in 3 colours")
     for file, settings in files.items():
         for key in ("image_mean", "image_std"):
             value = settings.get(key)

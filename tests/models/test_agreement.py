@@ -206,6 +206,14 @@ def test_patches_are_as_large_as_the_vision_tower_takes_them(folder, field, own)
 def test_colours_are_as_many_as_the_vision_tower_takes(folder):
     change(folder, "preprocessor_config.json", image_std=[0.5])
     refused(folder, "preprocessor_config.json has 1 numbers in image_std", "config.json has 3")
+    config = json.loads((folder / "config.json").read_text())
+    change(folder, "config.json", vision_config={**config["vision_config"], "in_chans": 1})
+    refused(folder, "config.json has vision_config.in_channels 1", "3 colours")
+
+
+def test_a_broken_file_of_the_tokenizer_is_one_line(folder):
+    change(folder, "tokenizer_config.json", added_tokens_decoder={"six": {"content": "<a>"}})
+    refused(folder, "broken")
 
 
 def test_settings_of_pictures_in_two_files_are_the_same(folder):
