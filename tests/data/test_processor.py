@@ -300,7 +300,7 @@ def test_folders_that_cannot_be_loaded(folder, tmp_path):
     refused(broken, "preprocessor_config.json: not JSON")
     broken = _copy(folder, tmp_path / "d")
     (broken / "tokenizer.json").write_text('{"version": "1.0"')
-    refused(broken, "broken")
+    refused(broken, "tokenizer.json: not JSON")
     foreign = _copy(folder, tmp_path / "e")
     tokenizer = (foreign / "tokenizer.json").read_text().replace("<|image_pad|>", "<|picture|>")
     (foreign / "tokenizer.json").write_text(tokenizer)
