@@ -6,7 +6,7 @@ from typing import Any
 
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import MODES, reference
-from rrft_jax.rewards.accuracy import agree, equal
+from rrft_jax.rewards.accuracy import equal
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import partial_credit
 
@@ -27,7 +27,7 @@ def score(task: str, completion: str, answer: str, *, mode: str = "default") -> 
     extracted, answer = extract_answer(completion)[0], extract_answer(answer)[0]
     if task == "spatial_transformation":
         return partial_credit(extracted, answer)
-    return float(equal(extracted, answer) or agree([extracted], answer)[0])
+    return float(equal([(extracted, False)], answer)[0])
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:

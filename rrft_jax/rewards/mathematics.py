@@ -6,28 +6,41 @@ long is ended from outside.
 """
 
 import logging
+import re
 import warnings
 
 import math_verify
 from sympy.utilities.exceptions import SymPyDeprecationWarning
+
+from rrft_jax.rewards.expression import FUNCTIONS
+
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 
 # Its warning that the time limits are off; and its own use of SymPy.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=SymPyDeprecationWarning)
 
 
-def agree(answer: str, solution: str, swapped: bool = False) -> bool:
-    """Whether the solution's value is found in the answer.
+def same(a: str, b: str) -> bool:
+    """Whether two formulas without dollars are equal, whichever of them is the solution."""
+    first, second = map(_parse_formula, (a, b))
+    return _verify(first, second) and _verify(second, first)
 
-    `swapped` compares as the public implementation does: the other way round, and commands of a
-    solution without dollar signs are words.
+
+def agree(answer: str, solution: str) -> bool:
+    """Whether the solution's value is found in the answer, as the public implementation asks.
+
+    It hands over the two the other way round, and commands without dollar signs are words.
     """
-    if swapped:
-        return _verify(_parse(answer), _parse(solution))
-    if "\\" in solution and "$" not in solution:
-        solution = f"${solution}$"  # or its commands would be read as words
-    # The solution comes first: the comparison isn't symmetric.
-    return _verify(_parse(solution), _parse(answer))
+    return _verify(_parse(answer), _parse(solution))
+
+
+def _parse_formula(text: str) -> list:
+    def command(match: re.Match) -> str:
+        return ("\\" if match[0] in FUNCTIONS else "") + match[0]
+
+    text = re.sub(r"\^?°", r"^{\\circ}", _WORD.sub(command, text))
+    return _parse(f"${text}$")
 
 
 def _parse(text: str) -> list:
@@ -38,4 +51,4 @@ def _verify(wanted: list, found: list) -> bool:
     return bool(math_verify.verify(wanted, found, timeout_seconds=None, raise_on_error=True))
 
 
-agree("$\\frac{1}{2}$", "0.5")  # loads the grammar, which must not be on the first text's time
+same("\\frac{1}{2}", "0.5")  # loads the grammar, which must not be on the first text's time

@@ -14,13 +14,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rrft_jax.rewards.accuracy import agree
+from rrft_jax.rewards import guard, worker
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import PARTIAL, credit, distinct
 
 # All possessive or anchored, so that hostile text is read in linear time; they match what the
 # public code's expressions match.
 _CALL = re.compile(r"(?<!\w)(\w++)\((\w++),\s*+'?(\w++)'?\)")
+_PLAIN = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 _STEP = re.compile(r"Step \d+:|\A\d+\.|\n[-*]|First,|Second,|Next,|Finally,")
 
 
@@ -82,8 +83,37 @@ def evaluation_score(task: str, completion: str, answer: str) -> float:
     extracted, tagged = extract_answer(completion)
     if extracted == (answer if tagged else answer.strip()):
         return 1.0
-    (right,) = agree([extracted if tagged else completion], answer, swapped=True)
+    (right,) = agree([extracted if tagged else completion], answer)
     return float(right)
+
+
+def agree(answers: Sequence[str], solution: str) -> list[bool]:
+    """Whether math-verify finds the solution's value in each answer; no where it can't.
+
+    It runs behind the guard: what takes too long or breaks it is counted there.
+    """
+    found = [False] * len(answers)
+    asked = [i for i, text in enumerate(answers) if not _plainly_differ(text, solution)]
+    calls = [(answers[i], solution) for i in asked]
+    for i, value in zip(asked, guard.call(f"{worker.MATHEMATICS}.agree", calls)):
+        found[i] = bool(value)
+    return found
+
+
+def _plainly_differ(answer: str, solution: str) -> bool:
+    """Whether there's nothing to parse: a text is empty, or both are numbers or letters apart.
+
+    What it says is what math-verify would, to which numbers are equal up to six digits.
+    """
+    answer, solution = answer.strip(), solution.strip()
+    if not answer or not solution:
+        return True
+    if answer.isalpha() and solution.isalpha() and len(answer) == len(solution) == 1:
+        return answer != solution
+    if not (_PLAIN.fullmatch(answer) and _PLAIN.fullmatch(solution)):
+        return False
+    value, wanted = float(answer), float(solution)
+    return abs(value - wanted) > 1e-3 * max(1.0, abs(value), abs(wanted))
 
 
 def _answer(text: str) -> str:
@@ -142,6 +172,6 @@ def _or_verified(values: list[float], completions: Sequence[str], solution: str)
         for i, (value, text) in enumerate(zip(values, completions))
         if value == 0 and not extract_answer(text)[1]
     ]
-    for i, found in zip(asked, agree([completions[i] for i in asked], solution, swapped=True)):
+    for i, found in zip(asked, agree([completions[i] for i in asked], solution)):
         values[i] = float(found)
     return values

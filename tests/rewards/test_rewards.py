@@ -146,9 +146,9 @@ def test_math_accuracy(answer, solution, expected):
         assert score == pytest.approx(expected, abs=1e-12)
 
 
-def test_math_accuracy_reads_mathematics_where_there_are_no_tags():
-    completions = [r"$2\sqrt{3}$", tagged(r"2\sqrt{3}"), tagged(r"$2\sqrt{3}$ cm")]
-    assert rewards.score("math_accuracy", completions, example(r"2\sqrt{3}")) == [1, 1, 0]
+def test_math_accuracy_reads_mathematics():
+    completions = [r"$2\sqrt{3}$", tagged(r"2\sqrt{3}"), tagged(r"$2\sqrt{3}$ cm"), tagged("2")]
+    assert rewards.score("math_accuracy", completions, example(r"2\sqrt{3}")) == [1, 1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,314 @@
+r"""When two answers are the same: as text, as an option's letter, or as a value with its unit.
+
+    same(r"$60^\circ$", "60") is True;  same("5 or 6", "5") is False;  same(r"\sin x", "1") is None
+
+What holds, both ways round:
+* Spelling doesn't matter: dollars, `\boxed`, `\text`, full width, other minus signs, spaces, `**`.
+* `B`, `(B)`, `B.`, `B: 12`, `B、12` and `b` are one option. An option is no number.
+* A unit may be left out, but two different ones are not the same, and none is converted.
+* `50%` is 0.5, and 50 too, as if the sign were a unit.
+* A name in front may be left out: `x = 5` is 5, but not `y = 5`.
+* Values are compared exactly: 1/3 is not 0.333.
+"""
+
+import dataclasses
+import functools
+import re
+import unicodedata
+from fractions import Fraction
+
+from rrft_jax.rewards import expression
+from rrft_jax.rewards.expression import Beyond, Malformed, Sequence, Value
+
+_LONGEST = 2 * expression.LONGEST  # characters of an answer, dollars and all
+_END_OF_TEXT = 2000  # characters that an answer is looked for in, where it stands in prose
+
+# Before NFKC, which makes 52 of 5² and 11/2 of 1½.
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_SIGNS = str.maketrans(
+    {
+        "−": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
+        "÷": "/", "⁄": "/", "∕": "/", "∶": ":", "π": r"\pi ", "√": r"\sqrt ", "º": "°",
+        "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∠": r"\angle ",
+        "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "【": "[", "】": "]", "。": ".",
+        "\xa0": r"\,", "\u2009": r"\,", "\u202f": r"\,",
+    }
+)  # fmt: skip
+_DASH = re.compile(r"(?<![\w)}])[‐-―](?=\s*[\d.\\])")
+
+_WORDS = re.compile(
+    r"\\(?:text|mathrm|textbf|textit|textrm|mathbf|mathit|operatorname|mbox|hbox|rm|bf)"
+    r"\s*\{([^{}]{0,99})\}"
+)
+_DROPPED = re.compile(
+    r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr|displaystyle|boxed|fbox)(?![A-Za-z])"
+)
+_SPACES = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~|\s+")
+_GROUPING = re.compile(r"(?<=\d)(?:\\[,!;]|\{,\}|,\\!)(?=\d{3}(?!\d))", re.ASCII)
+_DOLLARS = re.compile(r"\\[()\[\]]|(?<!\\)\$+")
+_DEGREES = re.compile(
+    r"\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))|\^?\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])|\\degree|°)"
+)
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_PERCENT = re.compile(r"\\?%")
+
+_NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
+
+# B, b, (B), B., B), B: 12; more than the letter only behind a sign that ends it; no other option.
+_FURTHER_OPTION = re.compile(
+    r"[(\[][A-Z][)\]]|(?:\b(?:or|and)\s|[,/&、;]|(?<=[.:)\]、]))\s*[A-Z](?:[.:)\]、]|$)"
+)
+_OPTION = re.compile(
+    r"[(\[]?\s*([A-Z])\s*(?:[)\]]|[.:](?![^\W\d_])|、|$)|([a-z])$|[(\[]([a-z])[)\]]$"
+)
+
+_NAMES_OF_UNITS = """
+mm millimeter millimeters millimetre millimetres|cm centimeter centimeters centimetre centimetres
+dm decimeter decimeters decimetre decimetres|m meter meters metre metres
+km kilometer kilometers kilometre kilometres|nm|µm μm um|in inch inches|ft foot feet|yd yard yards
+mi mile miles|mg milligram milligrams|g gram grams|kg kilogram kilograms|lb lbs pound pounds
+oz ounce ounces|ms|s sec secs second seconds|min mins minute minutes|h hr hrs hour hours|day days
+week weeks|month months|year years|ml mL milliliter milliliters|l L liter liters litre litres
+deg degree degrees|rad radian radians|deg-C|deg-F|mph|N newton newtons|J joule joules|W watt watts
+kW|V volt volts|Hz|Pa|kPa|mol|usd dollar dollars|eur euro euros|cent cents|unit units
+pct percent per-cent
+"""
+_UNITS = {
+    name: names.split()[0]
+    for names in _NAMES_OF_UNITS.strip().replace("\n", "|").split("|")
+    for name in names.split()
+}
+_UNIT = "(?:" + "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True)) + ")"
+_POWER = r"(?:\s?\^\s?\{?\s?([2-4])\s?\}?|([2-4])|\s(squared|cubed))?"
+_MEASURE = rf"(?:(square|sq\.?|cubic|cu\.?)\s)?({_UNIT}){_POWER}"
+_BEHIND = re.compile(
+    rf"\{{?\s?{_MEASURE}(?:\s?/\s?({_UNIT}){_POWER}|\sper\s({_UNIT}))?\s?\}}?(?:\s?\^\s?\{{?([23])\}}?)?"
+)
+_ENDS_IN_UNIT = re.compile(rf"(?<![A-Za-z\\])\s?{_BEHIND.pattern}$")
+# What stands in prose: a formula in dollars, or signs of mathematics that no word touches.
+_ATOM = (
+    r"\\(?:text|mathrm)\{[^{}]{0,99}\}|\\[A-Za-z]+|\\[{}%,;!$]|[.,](?=\d)|(?<=\d)\."
+    r"|[-+*/^_=<>{}()\[\]!|%°√π×÷·−²³\d]|(?<=[\d^_{}+*/=-])[A-Za-z](?![A-Za-z])"
+    r"|(?<![A-Za-z])[A-Za-z](?=[\^_+*/={}-])|(?<!\d)\ (?=\d)|\ (?=\d+/\d)|\ (?!\d)"
+)
+_RUN = re.compile(
+    r"\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)"
+    rf"|(?<![A-Za-z\d_<>])(?:{_ATOM})++(?:{_BEHIND.pattern}(?![A-Za-z]))?",
+    re.ASCII,
+)
+_SAYS_SOMETHING = re.compile(r"[\d\\]", re.ASCII)
+_ALTERNATIVE = re.compile(r"\s*(?:or|and)\s*", re.IGNORECASE)
+_MARKER = re.compile(r"\b(?:answer|result)\s*(?:is|[:=])[\s:]*|答案[是为:：]*\s*", re.IGNORECASE)
+_SENTENCE = re.compile(r"[^\n]*?(?=[.。](?:\s|$)|\n|$)")
+_EXPONENTS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "cubed": "3"}
+_CURRENCY = {r"\$": "usd", "€": "eur", "£": "gbp", "¥": "cny"}
+_NAMED = re.compile(
+    r"((?:m\s?)?\\angle\s?[A-Za-z1-9]{1,3}|\\triangle\s?[A-Z]{3}|\\?[A-Za-z]{1,9}'?"
+    r"(?:_\{?\w{1,9}\}?)?(?:\s?\(\w\))?)\s?=\s?(?!=)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What an answer says. `value` is None where it's no expression that is known here.
+
+    `may_be_more`: it's one of those that only math-verify knows.
+    """
+
+    text: str
+    option: str | None = None
+    name: str | None = None
+    value: Value | Sequence | None = None
+    unit: str | None = None
+    may_be_more: bool = False
+
+
+def plain(text: str) -> str:
+    """A text without what adds no meaning, in ASCII as far as it goes."""
+    text = _RAISED.sub(lambda match: f"^{{{match[0]}}}", text)
+    text = _VULGAR.sub(lambda match: f" {match[0]}", text)
+    text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
+    text = _WORDS.sub(r" \1 ", _DROPPED.sub(" ", _DASH.sub("-", text)))
+    text = _GROUPING.sub(",", text)
+    text = _SPACES.sub(" ", _DOLLARS.sub(" ", text)).strip(" *`")
+    return _unwrapped(text.removesuffix(".").strip(" *`"))
+
+
+def read(text: str) -> Reading:
+    """What the whole text says, if it's one answer and nothing else."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):  # the most frequent ones, at once
+        return Reading(text, value=expression.constant(Fraction(text)))
+    return _read(text) if len(text) <= _LONGEST else Reading(text)
+
+
+@functools.lru_cache(1024)  # the answers of a group are few
+def _read(text: str) -> Reading:
+    text = plain(text)
+    option = _OPTION.match(text)
+    if option and not _FURTHER_OPTION.search(text, option.end()):
+        return Reading(text, option=next(filter(None, option.groups())).upper())
+    if len(text) > _LONGEST:
+        return Reading(text)
+    content = _unwrapped(_PERCENT.sub(" pct", _DEGREES.sub(" deg ", text)).strip())
+    content = re.sub(r"deg\s+([CF])$", r"deg-\1", content)
+    name = _NAMED.match(content)
+    try:
+        if name:
+            found = _measured(_unwrapped(content[name.end() :]))
+            if found and _is_constant(found[0]):
+                short = re.sub(r"^m(?=\s?\\angle)|\\angle|[\s{}]", "", name[1])
+                return Reading(text, None, short, *found)
+        found = _measured(content)
+        return Reading(text, None, None, *found) if found else Reading(text)
+    except Beyond:
+        return Reading(text, may_be_more=_is_formula(content))
+
+
+def same(a: Reading, b: Reading) -> bool | None:
+    """Whether two answers are equal; None where only math-verify can tell. Symmetric."""
+    if _squeezed(a.text) == _squeezed(b.text):
+        return bool(a.text)
+    if a.option or b.option:
+        return a.option == b.option
+    if a.value is None or b.value is None:
+        one_is_none = (a.value is None and not a.may_be_more) or (
+            b.value is None and not b.may_be_more
+        )
+        return False if one_is_none else None
+    if not _agree(a.name, b.name) or not _agree(a.unit, b.unit):
+        return False
+    if any(x.frozen == y.frozen for x, y in pairs(a, b)):
+        return True
+    return None if a.value.is_opaque or b.value.is_opaque else False
+
+
+def pairs(a: Reading, b: Reading) -> list[tuple[Value | Sequence, Value | Sequence]]:
+    """The values to compare: where one alone has a percent sign, a hundredth of it, too."""
+    found = [(a.value, b.value)]
+    if "pct" in (a.unit, b.unit) and a.unit != b.unit:
+        hundredth = [_hundredth(x) if x.unit == "pct" else x.value for x in (a, b)]
+        found.append((hundredth[0], hundredth[1]))
+    return found
+
+
+def is_prose(reading: Reading) -> bool:
+    """Whether it says nothing as a whole, so that an answer may still stand in it."""
+    return reading.option is None and reading.value is None and not reading.may_be_more
+
+
+def found_in(text: str) -> str | None:
+    r"""The answer that stands in prose: in the last `\boxed`, behind `answer is`, or at the end.
+
+    None where there's none, or where the last two are alternatives, as in `5 or 6`.
+    """
+    text = text[-_END_OF_TEXT:]
+    box = text.rfind(r"\boxed{")
+    if box >= 0:
+        end = _closing(text, box + len(r"\boxed"))
+        return text[box : end + 1] if end >= 0 else None
+    *_, marker = [None, *_MARKER.finditer(text)]
+    if marker:
+        text = text[marker.end() :]
+        rest = _SENTENCE.match(text)[0]
+        if (reading := read(rest)).option or reading.value is not None:
+            return rest
+    runs = [match for match in _RUN.finditer(text) if _SAYS_SOMETHING.search(match[0])]
+    if not runs:
+        return None
+    chosen = 0 if marker else len(runs) - 1
+    for one, other in zip(runs, runs[1:]):
+        if runs[chosen] in (one, other) and _ALTERNATIVE.fullmatch(text, one.end(), other.start()):
+            return None
+    found = runs[chosen][0].rsplit("=", 1)[-1].strip().rstrip(" .,;:+*/-")
+    return found if found.count("(") == found.count(")") else found.strip("() ")
+
+
+def comparable(a: Reading, b: Reading) -> bool:
+    """Whether both are real numbers, and of no two units or names."""
+    values = [x.value.number if x.value is not None else None for x in (a, b)]
+    return None not in values and _agree(a.name, b.name) and _agree(a.unit, b.unit)
+
+
+def _agree(a: str | None, b: str | None) -> bool:
+    return a is None or b is None or a == b
+
+
+def _squeezed(text: str) -> str:
+    """Without the spaces that part no two words or numbers."""
+    return re.sub(r"(?<![\w,.])\s|\s(?![\w,.])", "", text)
+
+
+def _hundredth(reading: Reading) -> Value | Sequence:
+    value = reading.value
+    if not isinstance(value, Value):
+        return value
+    return Value({powers: factor / 100 for powers, factor in value.terms.items()})
+
+
+def _is_constant(value: Value | Sequence) -> bool:
+    if isinstance(value, Sequence):
+        return all(map(_is_constant, value.values))
+    return value.number is not None
+
+
+def _is_formula(text: str) -> bool:
+    """Whether there are no words in it, but for those of mathematics."""
+    words = _LETTERS.findall(_COMMAND.sub(" ", text))
+    return all(len(word) == 1 or word in expression.FUNCTIONS or word in _UNITS for word in words)
+
+
+def _unwrapped(text: str) -> str:
+    """Without braces around all of it."""
+    text = text.strip()
+    while text.startswith("{") and text.endswith("}") and _closing(text, 0) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def _closing(text: str, start: int) -> int:
+    """Where the brace that opens at `start` is closed, or -1."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return place
+    return -1
+
+
+def _measured(text: str) -> tuple[Value | Sequence, str | None] | None:
+    """Value and unit of a text; None if it has none."""
+    for sign, unit in _CURRENCY.items():
+        if text.startswith(sign):
+            found = _value(text.removeprefix(sign))
+            return (found, unit) if found else None
+    unit = _ENDS_IN_UNIT.search(text)
+    if unit:
+        try:
+            value = _value(_unwrapped(text[: unit.start()]))
+        except Beyond:
+            value = None
+        if value and _is_constant(value):
+            return value, _unit(unit)
+    value = _value(text)
+    return (value, None) if value else None
+
+
+def _value(text: str) -> Value | Sequence | None:
+    try:
+        return expression.read(text)
+    except Malformed:
+        return None
+
+
+def _unit(match: re.Match) -> str | None:
+    """Its canonical name; None for `units`, which say nothing."""
+    before, name, *powers, below, b1, b2, b3, per, outer = match.groups()
+    power = next(filter(None, (before, *powers, outer)), "1").removesuffix(".")
+    unit = _UNITS[name] + _EXPONENTS.get(power, power).replace("1", "")
+    if below or per:
+        power = next(filter(None, (b1, b2, b3)), "1")
+        unit += "/" + _UNITS[below or per] + _EXPONENTS.get(power, power).replace("1", "")
+    return None if _UNITS[name] == "unit" else unit
