@@ -89,13 +89,13 @@ _BEHIND = re.compile(
 _ENDS_IN_UNIT = re.compile(rf"(?<![A-Za-z\\])\s?{_BEHIND.pattern}$")
 # What stands in prose: a formula in dollars, or signs of mathematics that no word touches.
 _ATOM = (
-    r"\\(?:text|mathrm)\{[^{}]{0,99}\}|\\[A-Za-z]+|\\[{}%,;!$]|[.,](?=\d)|(?<=\d)\."
+    r"\\(?:text|mathrm)\{[^{}]{0,99}\}|\\[A-Za-z]+|\\[{}%,;!$]|[.,](?=\d)"
     r"|[-+*/^_=<>{}()\[\]!|%°√π×÷·−²³\d]|(?<=[\d^_{}+*/=-])[A-Za-z](?![A-Za-z])"
-    r"|(?<![A-Za-z])[A-Za-z](?=[\^_+*/={}-])|(?<!\d)\ (?=\d)|\ (?=\d+/\d)|\ (?!\d)"
+    r"|(?<![A-Za-z])[A-Za-z](?=[\^_+*/={}-])|(?<=[-+*/=^(×÷·−}])\ (?=\d)|\ (?=\d+/\d)|\ (?!\d)"
 )
 _RUN = re.compile(
     r"\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)"
-    rf"|(?<![A-Za-z\d_<>])(?:{_ATOM})++(?:{_BEHIND.pattern}(?![A-Za-z]))?",
+    rf"|(?<![A-Za-z\d_<>.,])(?:{_ATOM})++(?:{_BEHIND.pattern}(?![A-Za-z]))?",
     re.ASCII,
 )
 _SAYS_SOMETHING = re.compile(r"[\d\\]", re.ASCII)
