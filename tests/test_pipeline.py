@@ -356,7 +356,7 @@ def test_each_row_has_the_rewards_of_its_source():
         terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2))
     )
     np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])
-    assert failed == [0, 0]
+    assert failed == [{"accuracy": [], "format": []}, {"accuracy": [], "math_accuracy": []}]
     nan = np.nan
     for name, values in {
         "accuracy": [[1, 0], [1, 0]],

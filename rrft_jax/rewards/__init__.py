@@ -10,19 +10,20 @@ A reward of your own is any function that a dotted path leads to, with the same 
     def short(completions, example, *, mode="default", step=None, limit=40):
         return [float(len(text) < limit) for text in completions]
 
-Its name is then `mypackage.rewards.short`, and `limit` is an option. It runs behind the guard.
+Its name is then `mypackage.rewards.short`, and `limit` is an option. It runs behind the guard: a
+completion that it fails on is worth 0 (`own.py`).
 """
 
 import dataclasses
 import functools
 import inspect
 import math
-import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy, format, guard, reference, style, transformation, worker
+from rrft_jax.rewards import accuracy, format, guard, own, reference, style, transformation, worker
+from rrft_jax.rewards.worker import Failure
 
 MODES = ("default", "reference")
 _GIVEN = ("mode", "step", "lengths")  # what a caller hands over; all other keywords are options
@@ -89,12 +90,24 @@ class Term:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class Scores(NamedTuple):
+    """A value for each completion, 0 where the reward failed, and how it did, in no order."""
+
+    values: list[float]
+    failures: list[Failure]
+
+
 def names() -> tuple[str, ...]:
     """The project's own rewards; any function has a dotted path beside them."""
     return tuple(_REWARDS)
 
 
-def score(
+def score(name: str, completions: Sequence[str], example: Any, **given) -> list[float]:
+    """The values of `scores`, which takes the same."""
+    return scores(name, completions, example, **given).values
+
+
+def scores(
     name: str,
     completions: Sequence[str],
     example: Any,
@@ -103,7 +116,7 @@ def score(
     step: int | None = None,
     lengths: Sequence[int] | None = None,
     **options,
-) -> list[float]:
+) -> Scores:
     """The named reward of every completion of one example's group.
 
     Args:
@@ -116,7 +129,7 @@ def score(
       options: the reward's own keywords.
 
     Returns:
-      One number a completion. Where a call took too long or broke, it's 0 and `failures` grows.
+      One number a completion. Where a call took too long or broke, it's 0 and counts as a failure.
 
     Raises:
       UserError: there's no reward of that name, mode, or option.
@@ -126,13 +139,22 @@ def score(
     _check(name, options)
     completions = list(completions)
     given = {"step": step, "lengths": lengths, **options}
+    before = guard.failures()
     if name in _REWARDS:
-        return _REWARDS[name](completions, example, mode, **given)
-    return _own(name, completions, example, {"mode": mode, **given})
+        values = _REWARDS[name](completions, example, mode, **given)
+    else:
+        given |= {"mode": mode}
+        given = {key: given[key] for key in given if key in _keywords(_find(name))}
+        found = own.call(name, completions, example, given)
+        values = [0.0 if isinstance(value, Failure) else value for value in found]
+        for text, value in zip(completions, found):
+            if isinstance(value, Failure):
+                guard.count(value._replace(text=text))
+    return Scores(values, guard.recent(guard.failures() - before))
 
 
 def failures() -> int:
-    """How many calls the guard has ended so far, for whatever reason."""
+    """How many completions a reward has failed on so far, for whatever reason."""
     return guard.failures()
 
 
@@ -178,8 +200,12 @@ def _find(name: str) -> Callable:
         function = worker.find(name) if "." in name else None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"reward {name!r}: {error}; {expected}") from None
+    except Exception as error:  # a module runs when it's imported
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"reward {name!r}: its module can't be imported: {reason}") from error
     if not callable(function):
         raise UserError(f"reward {name!r}: {expected}")
+    own.check(name, function)
     return function
 
 
@@ -191,20 +217,3 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
                 f"reward {name!r} has no option {option!r}: "
                 f"expected one of {', '.join(sorted(allowed)) or 'none'}"
             )
-
-
-def _own(name: str, completions: list[str], example: Any, given: dict[str, Any]) -> list[float]:
-    """A user's reward, called for the whole group at once; a result of no use is a failure."""
-    given = {key: given[key] for key in given if key in _keywords(_find(name))}
-    arguments = (name, completions, _portable(example), given)
-    (values,) = guard.call(f"{worker.__name__}.own", [arguments], completions=len(completions))
-    return [0.0] * len(completions) if values is None else values
-
-
-def _portable(example: Any) -> Any:
-    """The example, or its attributes alone where no other process can know its class."""
-    kind = type(example)
-    if kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
-        return example
-    public = {name: getattr(example, name) for name in dir(example) if not name.startswith("_")}
-    return types.SimpleNamespace(**{k: v for k, v in public.items() if not callable(v)})

@@ -3,13 +3,14 @@
     call("package.module.function", [(text, "4"), (other, "4")]) -> [True, None]
 
 A call that raises, hangs, dies or eats memory gives None and is counted (`failures`); its worker is
-replaced. Nothing else can end a long multiplication or a regular expression inside C code, neither
-a thread nor a signal.
+replaced. `run` says how it failed, and counts nothing. Nothing else can end a long multiplication
+or a regular expression inside C code, neither a thread nor a signal.
 
 What needs no guard is written to take linear time, and runs at once where it's called.
 """
 
 import atexit
+import collections
 import contextlib
 import os
 import signal
@@ -23,14 +24,17 @@ from multiprocessing import connection
 from typing import Any
 
 from rrft_jax.rewards import worker
+from rrft_jax.rewards.worker import Failure
 
 SECONDS = 2.0  # that a completion may take, unless `limit` says otherwise
 _START = 60.0  # and that a worker may take to start and import what it's to call
 _MOST_WORKERS = 4
+_LONGEST_TEXT = 200  # characters that are kept of a completion that failed
 
 _lock = threading.RLock()
 _idle: list["_Worker"] = []
 _failures = 0
+_recent: collections.deque[Failure] = collections.deque(maxlen=1024)
 _seconds = SECONDS
 
 
@@ -67,16 +71,24 @@ class _Worker:
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
-            return worker.Answer("gone")
+            return worker.Answer("gone", Failure("its process ended, or couldn't start"))
         if answer.state == "started":
             self._running, self.deadline = answer.value, time.monotonic() + self._seconds
             return None
-        return answer if answer.state == "lost" or not self._late else None
+        if answer.state == "lost":
+            return worker.Answer("lost", self._end())
+        return None if self._late else answer
+
+    def _end(self) -> Failure:
+        """Why the process of the call is no more."""
+        if self._late:
+            return Failure(f"took longer than its time limit, {self._seconds:g} s", timed_out=True)
+        return Failure("its process died: it crashed, or was killed for its memory")
 
     def end(self) -> worker.Answer | None:
         """Ends the call, for its time is up; what has become of it is still to be read."""
         if self._late or not self._running:  # it can't even start
-            return worker.Answer("gone")
+            return worker.Answer("gone", Failure(f"couldn't start within {_START:g} s"))
         self._late, self.deadline = True, time.monotonic() + _START
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._running, signal.SIGKILL)
@@ -95,7 +107,25 @@ def limit(seconds: float) -> None:
     _seconds = seconds
 
 
-def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> list[Any]:
+def seconds() -> float:
+    """How long each completion may take."""
+    return _seconds
+
+
+def call(function: str, arguments: Sequence[tuple]) -> list[Any]:
+    """The results of `run`, each about the text that its arguments begin with.
+
+    None for a call that failed, and is counted.
+    """
+    results = run(function, arguments)
+    for place, result in enumerate(results):
+        if isinstance(result, Failure):
+            count(result._replace(text=str(arguments[place][0])))
+            results[place] = None
+    return results
+
+
+def run(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> list[Any]:
     """Calls a function, named by its dotted path, with each tuple of arguments.
 
     Args:
@@ -104,14 +134,13 @@ def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> 
       completions: that one call is about, each of which has its time.
 
     Returns:
-      The results in order; None for a call that failed.
+      The results in order; a `Failure` for a call that failed.
     """
-    global _failures
     results: list[Any] = [None] * len(arguments)
     waiting = list(range(len(arguments)))[::-1]
     busy: list[_Worker] = []
     most = min(_MOST_WORKERS, os.cpu_count() or 1)
-    seconds = _seconds * max(1, completions)
+    time_given = _seconds * max(1, completions)
     with _lock:
         try:
             while waiting or busy:
@@ -119,7 +148,7 @@ def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> 
                     one = _idle.pop() if _idle else _Worker()
                     busy.append(one)
                     try:
-                        one.start(waiting[-1], function, arguments[waiting[-1]], seconds)
+                        one.start(waiting[-1], function, arguments[waiting[-1]], time_given)
                         waiting.pop()
                     except OSError:  # it died while it was idle: the call isn't to blame
                         busy.remove(one)
@@ -135,7 +164,6 @@ def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> 
                     if answer is None:
                         continue
                     results[one.task] = answer.value
-                    _failures += answer.state != "done"
                     busy.remove(one)
                     if answer.state == "gone":
                         one.close()
@@ -147,9 +175,21 @@ def call(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> 
     return results
 
 
+def count(failure: Failure) -> None:
+    """Counts one completion that a reward failed on."""
+    global _failures
+    _failures += 1
+    _recent.append(failure._replace(text=failure.text[:_LONGEST_TEXT]))
+
+
 def failures() -> int:
-    """How many calls have failed so far, in this process."""
+    """How many completions have failed so far, in this process."""
     return _failures
+
+
+def recent(number: int) -> list[Failure]:
+    """The last ones that were counted, as far as they are known."""
+    return list(_recent)[-number:] if number else []
 
 
 def _forget() -> None:

@@ -5,26 +5,40 @@ that does the work; when that is ended or dies, it forks the next in no time.
 """
 
 import importlib
-import math
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
 MATHEMATICS = "rrft_jax.rewards.mathematics"
 MEMORY = 4 << 30  # bytes that a worker may take; a call that wants more fails
 WORN_OUT = 1 << 20  # KiB: past them a worker makes room for a fresh one
+_FRAMES, _LONGEST_TRACEBACK, _LONGEST_REASON = 20, 4000, 300  # of an exception
 _NOBODY_ASKS, _IS_WORN_OUT = 64, 65  # exit codes
+
+
+class Failure(NamedTuple):
+    """How a call failed: in a line, with the traceback if it raised; and on which text."""
+
+    reason: str
+    traceback: str = ""
+    timed_out: bool = False
+    text: str = ""
+
+
+class Wrong(ValueError):
+    """A result of no use. The message says all; where it was raised says nothing."""
 
 
 class Answer(NamedTuple):
     """What a worker says.
 
     "started" when all is imported and the time begins, with its process id; then "done" with the
-    result, "failed" after an exception, or "lost" if it died.
+    result, "failed" after an exception, with a `Failure`, or "lost" if it died.
     """
 
     state: str
@@ -39,14 +53,6 @@ def find(function: str) -> Callable:
     """
     module, _, name = function.rpartition(".")
     return getattr(importlib.import_module(module), name)
-
-
-def own(name: str, completions: Sequence[str], example: Any, given: dict) -> list[float]:
-    """The values of a user's reward, checked: a finite number for each completion."""
-    values = [float(value) for value in find(name)(completions, example, **given)]
-    if len(values) != len(completions) or not all(map(math.isfinite, values)):
-        raise ValueError(f"{name}: expected {len(completions)} numbers, found {values}")
-    return values
 
 
 def main(descriptor: int) -> None:
@@ -69,8 +75,8 @@ def _serve(other: connection.Connection) -> int:
             sys.path[:], function, arguments, seconds = other.recv()
         except EOFError:
             return _NOBODY_ASKS
-        except Exception:  # something of a class that can't be imported here
-            other.send(Answer("failed"))
+        except Exception as error:  # something of a class that can't be imported here
+            other.send(Answer("failed", _failure(error)))
             continue
         try:
             called = find(function)
@@ -78,8 +84,21 @@ def _serve(other: connection.Connection) -> int:
             # Whoever waits ends a call that takes too long. Should they be gone, this does.
             signal.setitimer(signal.ITIMER_REAL, seconds + 10)
             answer = Answer("done", called(*arguments))
-        except BaseException:  # a parser of foreign text comes to anything
-            answer = Answer("failed")
+        except BaseException as error:  # a parser of foreign text comes to anything
+            answer = Answer("failed", _failure(error))
         signal.setitimer(signal.ITIMER_REAL, 0)
         other.send(answer)
     return _IS_WORN_OUT
+
+
+def _failure(error: BaseException) -> Failure:
+    """An exception as text: it may be of a class that can't be sent, or not even be printed."""
+    if isinstance(error, Wrong):
+        return Failure(str(error))
+    try:
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # not this file's
+        lines = traceback.format_exception(error, limit=-_FRAMES)
+        reason = " ".join(traceback.format_exception_only(error)[-1].split())
+        return Failure(reason[:_LONGEST_REASON], "".join(lines)[-_LONGEST_TRACEBACK:])
+    except BaseException:  # its own text, or memory
+        return Failure(type(error).__name__)

@@ -13,6 +13,7 @@ from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import distributed, sharding
+from rrft_jax.rewards import Failure
 from rrft_jax.rollout import Completions
 from rrft_jax.training import objectives
 
@@ -35,7 +36,7 @@ class Groups:
       by_name: the rewards [B,G] by name, NaN in rows whose source doesn't have that one.
       rewards: [B,G], their weighted sums.
       prompts: of each group "id", "prompt" (its text), "answer", and "tokens", their number.
-      failures: how many calls of a reward have failed.
+      failures: how each reward has failed on completions of these groups, by name.
     """
 
     batch: Batch
@@ -44,7 +45,7 @@ class Groups:
     by_name: dict[str, np.ndarray]
     rewards: np.ndarray
     prompts: list[dict[str, Any]]
-    failures: int = 0
+    failures: dict[str, list[Failure]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def rewarded(
@@ -94,8 +95,16 @@ class Groups:
             },
             rewards=np.stack([row["rewards"] for row in rows]),
             prompts=[row["prompt"] for row in rows],
-            failures=sum(row["failures"] for row in rows),
+            failures={
+                name: [failure for row in rows for failure in row["failures"].get(name, ())]
+                for name in names
+            },
         )
+
+    @property
+    def failed(self) -> int:
+        """How many completions a reward has failed on, each reward counted."""
+        return sum(map(len, self.failures.values()))
 
     @property
     def own_arrays(self) -> dict[str, np.ndarray]:
@@ -157,7 +166,7 @@ def rewards_of(
     *,
     step: int,
     lengths: np.ndarray,
-) -> tuple[dict[str, np.ndarray], np.ndarray, list[int]]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[dict[str, list[Failure]]]]:
     """The rewards of every completion.
 
     Args:
@@ -169,19 +178,19 @@ def rewards_of(
 
     Returns:
       by name [B,G], NaN in rows whose source doesn't have that reward; the weighted sums [B,G];
-      how many calls have failed in each row [B], which two processes may both score.
+      how each reward has failed in each row [B], which two processes may both score.
     """
     total = np.zeros((len(texts), len(texts[0])), np.float32)
     by_name: dict[str, np.ndarray] = {}
     failed = []
     for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
-        before = reward_functions.failures()
+        failed.append({})
         own, given = source.rewards, {"step": step, "lengths": lengths[b].tolist()}
         for term in terms if own is None else reward_functions.read_terms(own):
             values = by_name.setdefault(term.name, np.full_like(total, np.nan))
-            values[b] = reward_functions.score(term.name, group, example, **given, **term.options)
+            scores = reward_functions.scores(term.name, group, example, **given, **term.options)
+            values[b], failed[b][term.name] = scores
             total[b] += term.weight * values[b]
-        failed.append(reward_functions.failures() - before)
     return by_name, total, failed
 
 

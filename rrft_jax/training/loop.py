@@ -25,6 +25,7 @@ from rrft_jax.training import grpo, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+from rrft_jax.training.failing import FailingRewards
 from rrft_jax.training.groups import LETTERS, Groups, completions_of, refill
 from rrft_jax.training.state import TrainState
 
@@ -108,6 +109,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     rollouts = MetricsWriter(run.workdir / "rollouts.jsonl", distributed.is_first())
     terms = reward_functions.read_terms(config.rewards)
     reward_functions.guard.limit(config.reward_seconds)
+    failing = FailingRewards()
 
     def place(batch: Batch) -> Prompt:
         return sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
@@ -130,7 +132,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             nonlocal failures
             with _timed(seconds, "rewards"):
                 groups = Groups.rewarded(batch, arrays, terms, run.processor, number)
-                failures += groups.failures
+                failures += groups.failed
+                failing.check(groups)
                 return groups
 
         def more(before: int) -> Groups:

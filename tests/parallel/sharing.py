@@ -29,7 +29,7 @@ def main(coordinator: str, process_id: int) -> None:
         processor = types.SimpleNamespace(decode=lambda tokens: "raises")
         terms = rewards.read_terms({"tests.rewards.victims.broken": 1.0})
         groups = Groups.rewarded(batch, arrays, terms, processor, 1)
-        print(f"rows {len(groups.texts)} failures {groups.failures}", flush=True)
+        print(f"rows {len(groups.texts)} failures {groups.failed}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Functions that the guard is to survive."""
 
+import importlib
 import os
 import time
+
+import numpy as np
 
 
 def sleep(seconds):
@@ -17,7 +20,73 @@ def eat(size):
     return len(bytearray(size))
 
 
-def broken(completions, example, *, mode="default"):
-    return {"raises": lambda: 1 / 0, "short": lambda: [], "nan": lambda: [float("nan")]}[
-        completions[0]
-    ]()
+class Unspeakable(Exception):
+    def __str__(self):
+        return 1 / 0
+
+
+def raise_unspeakable():
+    raise Unspeakable
+
+
+def broken(completions, example):
+    """Of groups and single completions alike, by what one of them says."""
+    if "raises" in completions:
+        raise KeyError("no box")
+    if "hangs" in completions:
+        time.sleep(60)
+    if "dies" in completions:
+        os._exit(1)
+    special = {"nan": float("nan"), "inf": float("inf"), "none": None, "text": "1", "row": [1.0]}
+    return [special.get(text, len(completions)) for text in completions]
+
+
+def odd(completions, example, *, kind):
+    """Results of another form than a list."""
+    values = [float(len(text)) for text in completions]
+    return {
+        "list": lambda: values,
+        "tuple": lambda: tuple(values),
+        "bools": lambda: [value > 1 for value in values],
+        "numpy": lambda: np.array(values, np.float16),
+        "numpy scalars": lambda: list(np.array(values)),
+        "jax": lambda: importlib.import_module("jax.numpy").array(values),
+        "None": lambda: None,
+        "one number": lambda: 1.0,
+        "one numpy number": lambda: np.float32(1),
+        "text": lambda: "1" * len(values),
+        "short": lambda: [0.5],
+        "long": lambda: [*values, 1.0],
+        "column": lambda: np.array(values)[:, None],
+        "matrix": lambda: np.zeros((len(values), len(values))),
+        "dict": lambda: dict(zip(completions, values)),
+        "generator": lambda: (value for value in values),
+        "coroutine": lambda: waits(completions, example),
+    }[kind]()
+
+
+def relative(completions, example, *, lengths=None):
+    """Of a group: how much shorter than the longest."""
+    if "raises" in completions:
+        raise KeyError("no box")
+    return [float(max(lengths) - length) for length in lengths]
+
+
+def only_alone(completions, example):
+    return 1.0 / (len(completions) == 1)
+
+
+async def waits(completions, example):
+    return [0.0 for _ in completions]
+
+
+def yields(completions, example):
+    yield from map(len, completions)
+
+
+class Waits:
+    async def __call__(self, completions, example):
+        return [0.0 for _ in completions]
+
+
+waits_too = Waits()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ from configs import grpo as program
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor, Source, make_loader
 from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.errors import UserError
 from rrft_jax.models import Qwen2VL
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.rollout import Completions
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
 from tests import tiny
@@ -35,13 +38,25 @@ def processor():
     return Processor.from_pretrained(TINY)
 
 
-def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
-    """Parameters after all steps, and the loader's state; `repetition` weighs a reward."""
+def settings(**fields):
     config = program.get_config()
     config.grpo.update(FIELDS | fields)
     config.checkpoint_every = 1
     config.rollouts_every = 1
     config.sampling.max_new_tokens = 8
+    return config
+
+
+def loader_of(sources, processor):
+    return make_loader(
+        sources, processor, paradigm="reason_rft", batch_size=4, seed=0, shuffle=True,
+        epochs=None, targets=False, max_prompt_length=512, max_target_length=8, max_buckets=1,
+    )  # fmt: skip
+
+
+def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
+    """Parameters after all steps, and the loader's state; `repetition` weighs a reward."""
+    config = settings(**fields)
     mesh = make_mesh()
     released, _ = read_config(TINY)
     text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
@@ -55,10 +70,7 @@ def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
         Source(examples[:12], rewards={"format": 1.0}),
         Source(examples[12:], rewards={"repetition": {"weight": repetition, "size": 1}}),
     ]
-    loader = make_loader(
-        sources, processor, paradigm=config.paradigm, batch_size=4, seed=0, shuffle=True,
-        epochs=None, targets=False, max_prompt_length=512, max_target_length=8, max_buckets=1,
-    )  # fmt: skip
+    loader = loader_of(sources, processor)
     run = loop.Run(
         config, model, processor, mesh, workdir, MetricsWriter(workdir / "metrics.jsonl"),
         evaluate=None, best_step=lambda stage: None,
@@ -131,3 +143,29 @@ def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_pat
     (metrics,) = lines(tmp_path / "some" / "metrics.jsonl")
     assert metrics["flat_groups"] == 1 and metrics["skipped_updates"] == 4
     assert metrics["kl"] == metrics["gradient_norm"] == 0
+
+
+def test_a_reward_that_always_fails_ends_the_run_in_its_first_step(
+    tmp_path, processor, monkeypatch, capfd
+):
+    tokens = jnp.zeros((4, 2, 8), jnp.int32)
+    zeros = tokens.astype(jnp.float32)
+    said = Completions(tokens, tokens == 0, zeros, zeros, tokens[..., 0] == 0)
+    # Nothing is to be compiled: it doesn't come to an update.
+    monkeypatch.setattr(loop, "_sample", lambda *_: said)
+    monkeypatch.setattr(loop.states, "create", lambda *_: types.SimpleNamespace(params={}))
+    monkeypatch.setattr(loop.states, "layout", lambda _: None)
+    monkeypatch.setattr(loop.grpo, "make_step", lambda *_: None)
+    monkeypatch.setattr(loop.grpo, "make_scorer", lambda *_: None)
+    examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(4)]
+    rewards = {"tests.rewards.victims.odd": {"weight": 1, "kind": "column"}}
+    run = loop.Run(
+        settings(), None, processor, make_mesh(), tmp_path, MetricsWriter(tmp_path / "metrics"),
+        evaluate=None, best_step=lambda stage: None,
+    )  # fmt: skip
+    loader = loader_of([Source(examples, rewards=rewards)], processor)
+    with pytest.raises(UserError, match=r"victims.odd': on all 8 completions.*shape \(2, 1\)"):
+        loop.train_grpo(run, {}, None, loader, STEPS)
+    loader.close()
+    assert "victims.odd' failed on a completion" in capfd.readouterr().err
+    assert lines(tmp_path / "metrics") == []

@@ -1,0 +1,147 @@
+"""A user's reward: called for a group, and checked; a completion that it fails on is found.
+
+It's called behind the guard for a whole group, for it may compare completions. Where that fails,
+each completion is tried alone; those that fail are worth 0, and the others are a group again.
+"""
+
+import contextlib
+import inspect
+import math
+import numbers
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rrft_jax.errors import UserError
+from rrft_jax.rewards import guard, worker
+from rrft_jax.rewards.worker import Failure
+
+_LONGEST_SHOWN = 60
+
+
+def check(name: str, function: Callable) -> None:
+    """Refuses what can't give a value for each completion, whatever it's called with.
+
+    Raises:
+      UserError: the function is async, or a generator.
+    """
+    called = type(function).__call__  # of an object that can be called
+    if any(map(inspect.iscoroutinefunction, (function, called))):
+        raise UserError(
+            f"reward {name!r} is async, and nothing would wait for it: write `def`, not "
+            "`async def`, and inside it asyncio.run(...)"
+        )
+    generators = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(test(one) for test in generators for one in (function, called)):
+        raise UserError(f"reward {name!r} is a generator: return a list, and don't yield")
+
+
+def call(
+    name: str, completions: Sequence[str], example: Any, given: Mapping[str, Any]
+) -> list[float | Failure]:
+    """The reward's value of each completion, or how it failed on that one.
+
+    Args:
+      name: its dotted path.
+      completions: of one group.
+      example: what they answer.
+      given: its keywords; of them `lengths` has one value a completion.
+    """
+    completions, example = list(completions), _portable(example)
+
+    def group(places: Sequence[int]) -> tuple:
+        own = dict(given)
+        if own.get("lengths") is not None:
+            own["lengths"] = [own["lengths"][i] for i in places]
+        return name, [completions[i] for i in places], example, own
+
+    def run(groups: Sequence[Sequence[int]]) -> list[list[float | Failure] | Failure]:
+        size = max(map(len, groups))
+        return guard.run(f"{__name__}.values", list(map(group, groups)), completions=size)
+
+    everyone = list(range(len(completions)))
+    if not everyone:
+        return []
+    (found,) = run([everyone])
+    if not isinstance(found, Failure):
+        return found
+    alone = run([[i] for i in everyone]) if len(everyone) > 1 else [found]
+    alone = [one if isinstance(one, Failure) else one[0] for one in alone]
+    others = [i for i in everyone if not isinstance(alone[i], Failure)]
+    if not others:
+        return alone if found.timed_out else [found] * len(everyone)
+    rest: list[float | Failure] | Failure = found  # it fails on the group, and on no completion
+    if len(others) < len(everyone):
+        (rest,) = run([others])
+    if isinstance(rest, Failure):
+        rest = [rest] * len(others)
+    for i, value in zip(others, rest):
+        alone[i] = value
+    return alone
+
+
+def values(
+    name: str, completions: Sequence[str], example: Any, given: Mapping[str, Any]
+) -> list[float | Failure]:
+    """What a worker does: calls the reward for a group, and checks what it returns.
+
+    Raises:
+      worker.Wrong: it isn't one value for each completion.
+    """
+    returned = worker.find(name)(completions, example, **given)
+    size = len(completions)
+    found = _kind(returned, size)
+    if found:
+        raise worker.Wrong(
+            f"returned {found}; expected one number for each of the {size} completions, "
+            f"a list of length {size}"
+        )
+    if hasattr(returned, "shape"):
+        returned = np.asarray(returned)
+    return [_checked(value) for value in returned]
+
+
+def _kind(returned: Any, size: int) -> str:
+    """What is wrong with a whole result, in words; nothing if it's one value a completion."""
+    if inspect.isawaitable(returned):
+        with contextlib.suppress(AttributeError):
+            returned.close()
+        return "a coroutine that nothing waits for"
+    if returned is None:
+        return "None"
+    if isinstance(returned, (str, bytes)):
+        return f"the text {_shown(returned)}"
+    shape = getattr(returned, "shape", None)
+    if shape is not None and shape != ():
+        return "" if tuple(shape) == (size,) else f"an array of shape {tuple(shape)}"
+    if isinstance(returned, numbers.Number) or shape == ():
+        return f"the single number {_shown(returned)}"
+    if isinstance(returned, types.GeneratorType):
+        return "a generator"
+    if not isinstance(returned, Sequence):
+        return f"a {type(returned).__name__}"
+    return "" if len(returned) == size else f"a {type(returned).__name__} of length {len(returned)}"
+
+
+def _checked(value: Any) -> float | Failure:
+    is_number = isinstance(value, numbers.Number) or getattr(value, "shape", None) == ()
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if is_number and math.isfinite(number := float(value)):
+            return number
+    return Failure(f"returned {_shown(value)} for a completion; expected a finite number")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def _portable(example: Any) -> Any:
+    """The example, or its attributes alone where no other process can know its class."""
+    kind = type(example)
+    if kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
+        return example
+    public = {name: getattr(example, name) for name in dir(example) if not name.startswith("_")}
+    return types.SimpleNamespace(**{k: v for k, v in public.items() if not callable(v)})
