@@ -18,7 +18,8 @@ import unicodedata
 from fractions import Fraction
 
 from rrft_jax.rewards import expression
-from rrft_jax.rewards.expression import Beyond, Malformed, Sequence, Value
+from rrft_jax.rewards.expression import Beyond
+from rrft_jax.rewards.value import Malformed, Sequence, Value, constant
 
 _LONGEST = 2 * expression.LONGEST  # characters of an answer, dollars and all
 _END_OF_TEXT = 2000  # characters that an answer is looked for in, where it stands in prose
@@ -38,7 +39,8 @@ _SIGNS = str.maketrans(
 _DASH = re.compile(r"(?<![\w)}])[‐-―](?=\s*[\d.\\])")
 
 _WORDS = re.compile(
-    r"\\(?:text|mathrm|textbf|textit|textrm|mathbf|mathit|operatorname|mbox|hbox|rm|bf)"
+    r"\\(?:text|mathrm|textbf|textit|textrm|mathbf|mathit|mathsf|boldsymbol|underline"
+    r"|operatorname|mbox|hbox|rm|bf)"
     r"\s*\{([^{}]{0,99})\}"
 )
 _DROPPED = re.compile(
@@ -48,7 +50,8 @@ _SPACES = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~|\s+")
 _GROUPING = re.compile(r"(?<=\d)(?:\\[,!;]|\{,\}|,\\!)(?=\d{3}(?!\d))", re.ASCII)
 _DOLLARS = re.compile(r"\\[()\[\]]|(?<!\\)\$+")
 _DEGREES = re.compile(
-    r"\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))|\^?\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])|\\degree|°)"
+    r"\^\s*(?:\{\s*o\s*\}|o(?![A-Za-z]))"
+    r"|\^?\s*(?:\{\s*(?:\\circ|\\degree|°)\s*\}|\\circ(?![A-Za-z])|\\degree|°)"
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -84,7 +87,8 @@ _UNIT = "(?:" + "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True)) 
 _POWER = r"(?:\s?\^\s?\{?\s?([2-4])\s?\}?|([2-4])|\s(squared|cubed))?"
 _MEASURE = rf"(?:(square|sq\.?|cubic|cu\.?)\s)?({_UNIT}){_POWER}"
 _BEHIND = re.compile(
-    rf"\{{?\s?{_MEASURE}(?:\s?/\s?({_UNIT}){_POWER}|\sper\s({_UNIT}))?\s?\}}?(?:\s?\^\s?\{{?([23])\}}?)?"
+    rf"\{{?\s?{_MEASURE}(?:\s?/\s?({_UNIT}){_POWER}|\sper\s({_UNIT}))?\s?\}}?"
+    r"(?:\s?\^\s?\{?([23])\}?)?"
 )
 _ENDS_IN_UNIT = re.compile(rf"(?<![A-Za-z\\])\s?{_BEHIND.pattern}$")
 # What stands in prose: a formula in dollars, or signs of mathematics that no word touches.
@@ -140,7 +144,7 @@ def read(text: str) -> Reading:
     """What the whole text says, if it's one answer and nothing else."""
     text = text.strip()
     if _NUMBER.fullmatch(text):  # the most frequent ones, at once
-        return Reading(text, value=expression.constant(Fraction(text)))
+        return Reading(text, value=constant(Fraction(text)))
     return _read(text) if len(text) <= _LONGEST else Reading(text)
 
 
@@ -257,7 +261,7 @@ def _is_constant(value: Value | Sequence) -> bool:
 def _is_formula(text: str) -> bool:
     """Whether there are no words in it, but for those of mathematics."""
     words = _LETTERS.findall(_COMMAND.sub(" ", text))
-    return all(len(word) == 1 or word in expression.FUNCTIONS or word in _UNITS for word in words)
+    return all(len(word) == 1 or word in {*expression.FUNCTIONS, "deg", "pct"} for word in words)
 
 
 def _unwrapped(text: str) -> str:

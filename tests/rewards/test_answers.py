@@ -27,6 +27,9 @@ ALIKE = [
     [r"\sqrt[3]{54}", r"3\sqrt[3]{2}"],
     ["2xy + 1", "1+2yx", "2 x y+1"],
     ["(x+1)^2", "x^2+2x+1", "x²+1+2x"],
+    [r"\frac{1+\sqrt{5}}{2}", r"\frac{\sqrt{5}}{2} + 0.5"],
+    [r"\frac{1}{1+\sqrt{2}}", r"\sqrt{2} - 1"],
+    [r"\displaystyle\frac{1}{4}", "25%", r"\mathbf{0.25}", "１／４", "(0.25)"],
     ["(3,4)", "(3, 4)", r"\left(3, 4\right)", "（3，4）"],
     [r"\{1,2\}", r"\{2, 1\}", r"\left\{1, 2\right\}"],
     ["B", "(B)", "B.", "B)", "B: 12", "B、12", "（B）", "B：12", "Ｂ", "b", r"\boxed{B}", "【B】"],
@@ -64,6 +67,7 @@ PROSE = [
     "5 or 6", "5 and 6", r"5 \text{ or } 6", "$5$ or $6$", "5; 6", "5, 6", "5 6", "5 to 6", "5/6",
     "not 5", "about 5", "5 red ones", "The answer is 5", "x = 5 or x = 6", "x=5, y=6", "5 (or 6)",
     "5 cm or 6 cm", "5 = 5 + 0, so 6", "(5", "5)", r"\text{about } 5", "5?", "5!", "5 e",
+    r"5 \ldots", r"\not 5", r"\neg 5", r"5 \approx 5.01", r"5 \vee 6", r"5 \quad 6",
 ]  # fmt: skip
 
 
