@@ -73,9 +73,11 @@ def equal(given: Sequence[tuple[str, bool]], solution: str) -> list[bool]:
     unsure: dict[int, tuple[str, str]] = {}
     for place, (text, exact) in enumerate(given):
         answer = answers.read(text)
-        if not exact and answers.is_prose(answer) and (found := answers.found_in(text)):
-            answer = answers.read(found)
         right.append(answers.same(answer, wanted))
+        if not (exact or right[-1]) and answers.is_prose(answer):
+            if found := answers.found_in(text):
+                answer = answers.read(found)
+                right[-1] = answers.same(answer, wanted)
         if right[-1] is None:
             unsure[place] = (answer.text, wanted.text)
     verdicts = guard.call(f"{worker.MATHEMATICS}.same", list(unsure.values())) if unsure else []

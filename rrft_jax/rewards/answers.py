@@ -4,6 +4,7 @@ r"""When two answers are the same: as text, as an option's letter, or as a value
 
 What holds, both ways round:
 * Spelling doesn't matter: dollars, `\boxed`, `\text`, full width, other minus signs, spaces, `**`.
+  Nor do capitals of words: `yes` is `Yes`.
 * `B`, `(B)`, `B.`, `B: 12`, `B、12` and `b` are one option. An option is no number.
 * A unit may be left out, but two different ones are not the same, and none is converted.
 * `50%` is 0.5, and 50 too, as if the sign were a unit.
@@ -55,6 +56,7 @@ _DEGREES = re.compile(
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTERS = re.compile(r"[A-Za-z]+")
+_ARE_WORDS = re.compile(r"[^\W\d_]{2,}+(?:[ '-][^\W\d_]++)*+")
 _PERCENT = re.compile(r"\\?%")
 
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
@@ -241,8 +243,9 @@ def _agree(a: str | None, b: str | None) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Without the spaces that part no two words or numbers."""
-    return re.sub(r"(?<![\w,.])\s|\s(?![\w,.])", "", text)
+    """Without the spaces that part no two words or numbers, and of words without capitals."""
+    text = re.sub(r"(?<![\w,.])\s|\s(?![\w,.])", "", text)
+    return text.casefold() if _ARE_WORDS.fullmatch(text) else text
 
 
 def _hundredth(reading: Reading) -> Value | Sequence:

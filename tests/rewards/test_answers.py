@@ -33,7 +33,9 @@ ALIKE = [
     ["(3,4)", "(3, 4)", r"\left(3, 4\right)", "（3，4）"],
     [r"\{1,2\}", r"\{2, 1\}", r"\left\{1, 2\right\}"],
     ["B", "(B)", "B.", "B)", "B: 12", "B、12", "（B）", "B：12", "Ｂ", "b", r"\boxed{B}", "【B】"],
-    ["Yes", r"\text{Yes}", "**Yes**", "Yes."],
+    ["Yes", r"\text{Yes}", "**Yes**", "Yes.", "yes", "YES"],
+    ["Light blue", "light blue"],
+    ["2:3", "2 : 3", "2∶3"],
     [r"\sin 30^\circ", r"\sin{30^\circ}", "sin 30°"],
     [r"x \ge 5", "x≥5"],
 ]  # fmt: skip
