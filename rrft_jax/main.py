@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, workdir = parse(argv)
         from rrft_jax.parallel import distributed
 
-        distributed.initialize(**told)
-        interrupts.listen()  # again: JAX's runtime listens too, and would keep the signal
+        with interrupts.at_once("waiting for the other processes of the run"):
+            distributed.initialize(**told)
         if not distributed.is_first():
             progress.silence()
         from rrft_jax import pipeline

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from jaxlib import _jax
 
 from rrft_jax.errors import UserError
+from rrft_jax.parallel.rollcall import RollCall
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from a process before the others give up
 MEETING_SECONDS = 300  # until all processes have come
@@ -57,7 +58,7 @@ def initialize(
     Where they don't come in MEETING_SECONDS, the process ends.
 
     Raises:
-      UserError: the others weren't found.
+      UserError: the others weren't found, or another process has come with this one's number.
     """
     if (num_processes or _found()) == 1:
         return
@@ -74,13 +75,21 @@ def initialize(
         }
     elif devices := _devices_of_a_lone_task():
         options["local_device_ids"] = devices
+    roll = None
     if coordinator:
         _meet_as(_address_towards(coordinator))
-    alarm = threading.Timer(MEETING_SECONDS, _leave_alone)
+        roll = RollCall(coordinator, num_processes, process_id)
+    # It would take SIGTERM for itself, which `interrupts` listens to.
+    jax.config.update("jax_enable_preemption_service", False)
+    alarm = threading.Timer(MEETING_SECONDS, _leave_alone, [roll])
     alarm.daemon = True
     alarm.start()
     try:
+        if roll:
+            roll.attend()
         jax.distributed.initialize(**options)
+    except UserError:
+        raise
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(_not_found(" ".join(str(error).split())[:300])) from error
     finally:
@@ -181,9 +190,11 @@ def _not_found(reason: str) -> str:
     )
 
 
-def _leave_alone() -> NoReturn:
+def _leave_alone(roll: RollCall | None) -> NoReturn:
     """Ends a process that waits in vain, before JAX would abort it with a stack of its own."""
     reason = f"not all of them came in {MEETING_SECONDS} s"
+    if roll and roll.absent:
+        reason += f": --process_id={' and '.join(map(str, roll.absent))} did not"
     print(f"error: {_not_found(reason)}", file=sys.stderr, flush=True)
     os._exit(1)  # the thread that waits can't be woken
 
