@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from rrft_jax import lock
 from rrft_jax.data import BadRow, Loader, Processor, Source
 from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, open_processor, stage_loader
@@ -42,11 +43,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     A signal ends it after the current step, with everything saved and a line that says so.
 
     Raises:
-      UserError: what was given doesn't fit, before anything is compiled wherever it can be seen.
+      UserError: what was given doesn't fit, before anything is compiled wherever it can be seen;
+        or another run has the folder.
     """
+    workdir = pathlib.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        distributed.gather(None)  # from here on it can take long: for the first one JAX has 30 s
+        distributed.first(lambda: stack.enter_context(lock.held(workdir)))
+        _run(config, workdir)
+
+
+def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     jax.config.update("jax_threefry_partitionable", True)  # draws don't depend on the mesh
     compilations.listen()
-    workdir = pathlib.Path(workdir)
     mesh = make_mesh(**axis_sizes(config.mesh))
     _check_batches(config, mesh)
     folder = model_folder(config)
