@@ -34,7 +34,7 @@ from rrft_jax.rollout import SamplingParams
 from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
-from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -137,6 +137,7 @@ class _Stages:
             metrics,
             self.evaluate,
             self.best_step,
+            self.forget,
         )
         for stage in config.stages:
             steps, sources = self._steps(stage), self.data.training[stage]
@@ -220,6 +221,25 @@ class _Stages:
             return None
         return best.best_step(self.results, stage, self._steps(stage), self._deciding)
 
+    def forget(self, stage: str, step: int) -> None:
+        """Drops the evaluations of a stage past the step from which it goes on: they come again.
+
+        There are some where a damaged checkpoint was left out.
+        """
+        last = self._steps(stage)
+        begun = [folder.name for folder in self.workdir.glob(f"evaluations/{stage}@*")]
+        for name in sorted({stage, *self.results, *begun}):
+            own, _, number = name.partition("@")
+            if own != stage or int(number or last) <= step:
+                continue
+            if self.results.pop(name, None) is not None:
+                say(f"{stage}: the evaluation {name} is done again")
+                self._write_results()
+            if distributed.is_first():
+                whole = self._predictions(name, "*")
+                for file in whole.parent.glob(f"{whole.name}.partial"):
+                    file.unlink()
+
     @property
     def _deciding(self) -> str:
         return self.config.best_split or next(iter(self.data.splits))
@@ -239,11 +259,13 @@ class _Stages:
             )
             place = folder / str(step)
             if stage == self.config.stages[-1]:
-                checkpoints = Checkpoints(folder)
-                params = checkpoints.restore_params(step, params)
-                checkpoints.close()
-                save_pretrained(self.workdir / EXPORT_BEST, self.model, params)
-                place = f"{place}, exported to {self.workdir / EXPORT_BEST}"
+                try:
+                    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+                        params = checkpoints.restore_params(step, params)
+                    save_pretrained(self.workdir / EXPORT_BEST, self.model, params)
+                    place = f"{place}, exported to {self.workdir / EXPORT_BEST}"
+                except Damaged as error:
+                    place = f"{place}, which is not whole and not exported: {error}"
             say(
                 f"{stage}: best on {self._deciding} after step {step} of {self._steps(stage)}, "
                 f"{then:.1f} % ({last:.1f} % at its end): {place}"

@@ -168,22 +168,43 @@ def test_the_best_weights_are_kept_and_exported_beside_the_last(worsened, capsys
     assert rows[2:] == ["start", "sft", "sft, best (step 1)"] and table in out
 
 
+def test_best_weights_that_are_half_copied_are_named_and_not_exported(worsened, tmp_path, capfd):
+    make, folder = worsened
+    shutil.copytree(folder, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "export-best")
+    (tmp_path / "again" / "checkpoints" / "sft" / "1" / "state" / "_METADATA").unlink()
+    make(tmp_path / "again")
+    assert "which is not whole and not exported: state/_METADATA is" in capfd.readouterr().err
+    assert not (tmp_path / "again" / "export-best").exists()
+
+
 @pytest.mark.slow
-def test_a_resumed_run_keeps_the_same_best_weights(worsened, tmp_path):
+@pytest.mark.parametrize("how", ["crashed", "half copied"])
+def test_a_resumed_run_keeps_the_same_best_weights(how, worsened, tmp_path):
     make, folder = worsened
     shutil.copytree(folder, tmp_path / "again")
     again = tmp_path / "again"
-    # As a crash leaves it that came while the third step was evaluated.
-    shutil.rmtree(again / "checkpoints" / "sft" / "4")
-    shutil.rmtree(again / "evaluations" / "sft@3")
     for name in ("export", "export-best"):
         shutil.rmtree(again / name)
-    results = json.loads((again / "results.json").read_text())
-    del results["sft@3"], results["sft"]
-    (again / "results.json").write_text(json.dumps(results))
+    if how == "crashed":  # while the third step was evaluated
+        shutil.rmtree(again / "checkpoints" / "sft" / "4")
+        shutil.rmtree(again / "evaluations" / "sft@3")
+        results = json.loads((again / "results.json").read_text())
+        del results["sft@3"], results["sft"]
+        (again / "results.json").write_text(json.dumps(results))
+    else:  # evaluations of weights that aren't there any more, one of them under way
+        for step in ("3", "4"):
+            (again / "checkpoints" / "sft" / step / "loader" / "metadata").write_bytes(b"")
+        rows = (again / "evaluations" / "sft@3" / "predictions-ood.jsonl").read_text()
+        begun = again / "evaluations" / "sft@3" / "predictions-ood.jsonl.partial"
+        begun.write_text(rows.replace('"score": 1', '"score": 0.5'))
+        (again / "predictions-id.jsonl.partial").write_text("{}\n")
     make(again)
     for name in (
         "results.json", "table.md", "predictions-ood.jsonl", "export/model.safetensors",
         "export-best/model.safetensors", "evaluations/sft@3/predictions-id.jsonl",
     ):  # fmt: skip
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    assert not list(again.rglob("*.partial"))
+    kept = sorted(file.name for file in (again / "checkpoints" / "sft").iterdir())
+    assert kept == ["1", "3", "4"]

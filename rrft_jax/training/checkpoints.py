@@ -1,14 +1,29 @@
-"""Checkpoints of a stage, by orbax: parameters, optimizer, step, position of the data loader."""
+"""Checkpoints of a stage, by orbax: parameters, optimizer, step, position of the data loader.
 
+Orbax writes a checkpoint as a whole or not at all; a copy of a run's folder that was cut off has
+half of one. So each has a list of its files' sizes, written last. One that lacks some of them, or
+can't be read, is left out: the stage goes on from the newest that is whole.
+"""
+
+import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from rrft_jax.errors import UserError
+from rrft_jax.monitoring import say
+from rrft_jax.parallel import distributed
+from rrft_jax.runs import write_json
 from rrft_jax.training.state import TrainState
+
+_SIZES = "sizes.json"  # in a checkpoint: the bytes of each of its files
+
+
+class Damaged(Exception):
+    """A checkpoint isn't whole; says what is wrong with it."""
 
 
 def stage_folder(workdir: pathlib.Path, stage: str) -> pathlib.Path:
@@ -27,51 +42,73 @@ class Checkpoints:
           best: the step whose checkpoint is kept beside the newest, as far as it is known when
             another one is saved.
         """
+        self._damaged: set[int] = set()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(best), enable_async_checkpointing=False
+            preservation_policy=_NewestAndBest(best, self._damaged),
+            enable_async_checkpointing=False,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        # Of the first process: a disk that machines share may show another one what was there.
+        self._steps: list[int] = distributed.first(lambda: sorted(self._manager.all_steps()))
 
     @property
     def latest(self) -> int | None:
-        """The last step that is saved, None before the first."""
-        return self._manager.latest_step()
+        """The last step that is saved, None before the first; after `restore`, a whole one."""
+        return max(set(self._steps) - self._damaged, default=None)
 
     def save(self, step: int, state: TrainState, loader: dict[str, Any]) -> None:
         """Saves the state after `step` steps; does nothing where that step is saved already."""
         if self.latest == step:
             return
+        if step in self._manager.all_steps():  # a damaged one
+            self._manager.delete(step)
+        self._damaged.discard(step)
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(state), loader=ocp.args.JsonSave(loader)
         )
         self._manager.save(step, args=content, force=True)
         self._manager.wait_until_finished()
+        if distributed.is_first():
+            folder = self._folder / str(step)
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+            write_json(folder / _SIZES, sizes)
+        self._steps.append(step)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The latest (state, loader position), each array laid out as in `like`.
+        """The newest whole (state, loader position), each array laid out as in `like`.
 
+        Newer ones that are damaged are named on the console. They go when another one is saved.
         The arrays of `like` are freed first: a large state is in memory once.
 
         Raises:
-          UserError: the checkpoint is of another model or optimizer.
+          UserError: the checkpoint is of another model or optimizer, or none is whole.
         """
+        abstract = _freed(like)
         content = ocp.args.Composite(
-            state=ocp.args.StandardRestore(_freed(like)), loader=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore()
         )
-        try:
-            restored = self._manager.restore(self.latest, args=content)
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{self._manager.directory}: step {self.latest} doesn't fit this run ({reason}); "
-                "give another --workdir"
-            ) from error
-        return restored.state, restored.loader
+        while (step := self.latest) is not None:
+            try:
+                restored = self._read(step, content, abstract)
+                return restored.state, restored.loader
+            except Damaged as error:
+                say(f"{self._folder}: step {step} is not whole and left out: {error}")
+                self._damaged.add(step)
+        raise UserError(
+            f"{self._folder}: none of its checkpoints is whole (steps "
+            f"{', '.join(map(str, self._steps))}); copy one again, or delete that folder to begin "
+            "the stage anew"
+        )
 
     def restore_params(self, step: int, like: dict) -> dict:
         """The parameters alone that were saved after `step` steps, laid out as `like`.
 
         The arrays of `like` are freed first.
+
+        Raises:
+          Damaged: that checkpoint isn't whole.
         """
         abstract = {"params": _freed(like)}
         content = ocp.args.PyTreeRestore(
@@ -79,8 +116,61 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
             partial_restore=True,
         )
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=content))
-        return restored.state["params"]
+        return self._read(step, ocp.args.Composite(state=content)).state["params"]
+
+    def _read(self, step: int, content: ocp.args.Composite, like: TrainState | None = None) -> Any:
+        """What is saved of a step; all processes come to the same end.
+
+        Raises:
+          Damaged: it isn't whole.
+          UserError: it is whole, and its arrays aren't those of `like`.
+        """
+        if damage := distributed.first(lambda: self._damage(step, like)):
+            raise Damaged(damage)
+        restored = damage = None
+        try:
+            restored = self._manager.restore(step, args=content)
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise  # it has no room here
+        except Exception as error:  # orbax raises no kind of its own
+            damage = _short(error)
+        damages = distributed.gather(damage)
+        if any(damages):
+            raise Damaged(next(filter(None, damages)))
+        return restored
+
+    def _damage(self, step: int, like: TrainState | None) -> str | None:
+        """What is wrong with the files of a step, as far as it's seen without reading arrays."""
+        folder = self._folder / str(step)
+        try:
+            sizes = json.loads((folder / _SIZES).read_text())
+        except FileNotFoundError:  # of an older release, or of a copy: reading will tell
+            sizes = {}
+        except (OSError, ValueError):
+            return f"{_SIZES} can't be read"
+        for name, size in sizes.items():
+            try:
+                found = (folder / name).stat().st_size
+            except OSError:
+                return f"{name} is missing"
+            if found != size:
+                return f"{name} has {found:,} bytes of {size:,}"
+        try:
+            saved = ocp.StandardCheckpointHandler().metadata(folder / "state").tree
+            saved = _shapes(saved)
+        except Exception as error:
+            return f"state/_METADATA can't be read: {_short(error)}"
+        if like is None:
+            return None
+        wanted = _shapes(ocp.tree.serialize_tree(like, keep_empty_nodes=True))
+        for name in sorted(saved.keys() | wanted.keys()):
+            there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+            if there != here:
+                raise UserError(
+                    f"{self._folder}: step {step} doesn't fit this run ({name} is {there} there "
+                    f"and {here} here); give another --workdir"
+                )
+        return None
 
     def close(self) -> None:
         self._manager.close()
@@ -89,11 +179,12 @@ class Checkpoints:
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Which checkpoints stay when another one is saved."""
 
-    def __init__(self, best: Callable[[], int | None]):
-        self._best = best
+    def __init__(self, best: Callable[[], int | None], damaged: Set[int]):
+        self._best, self._damaged = best, damaged
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        kept = {self._best(), *(saved.step for saved in checkpoints[-2:])}
+        whole = [saved.step for saved in checkpoints if saved.step not in self._damaged]
+        kept = {self._best(), *whole[-2:]} - self._damaged
         return [saved.step in kept for saved in checkpoints]
 
 
@@ -105,3 +196,11 @@ def _freed(tree: Any) -> Any:
     for array in jax.tree.leaves(tree):
         array.delete()
     return abstract
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in ocp.tree.to_flat_dict(tree, sep="/").items()}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split())[:200]

@@ -47,6 +47,8 @@ class Run:
     metrics: MetricsWriter
     evaluate: Callable[[str, dict], None]  # (name of the evaluation, params)
     best_step: Callable[[str], int | None]  # of a stage, by the evaluations so far
+    # (stage, step): drops the evaluations of weights past the step from which the stage goes on.
+    forget: Callable[[str, int], None] = lambda stage, step: None
 
 
 def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
@@ -221,13 +223,14 @@ def _loop(
     """
     config, folder = run.config, stage_folder(run.workdir, stage)
     checkpoints = Checkpoints(folder, lambda: run.best_step(stage))
-    done = checkpoints.latest or 0
-    if done:
+    if checkpoints.latest is not None:
         state, position = checkpoints.restore(state)
         loader.set_state(position)
-        say(f"{stage}: goes on after step {done} of {steps}")
+        say(f"{stage}: goes on after step {checkpoints.latest} of {steps}")
+    done = checkpoints.latest or 0
     for lines in (run.metrics, *logs):
         lines.truncate_after(stage, done)
+    run.forget(stage, done)
 
     def evaluation_due(number: int) -> bool:
         return bool(config.eval_every) and number % config.eval_every == 0 and 0 < number < steps

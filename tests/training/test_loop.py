@@ -121,9 +121,12 @@ def test_mismatch_and_penalty_are_logged(finished):
 def test_a_resumed_run_samples_replaces_and_learns_the_same(finished, processor, tmp_path):
     workdir, params, position = finished
     shutil.copytree(workdir, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / str(STEPS))
+    # The newest checkpoint is half copied: it goes on from the one before.
+    newest = tmp_path / "run" / "checkpoints" / "grpo" / str(STEPS)
+    (newest / "state" / "manifest.ocdbt").unlink()
     again, position_again = train(tmp_path / "run", processor)
     assert position_again == position
+    assert (newest / "state" / "manifest.ocdbt").exists()
     jax.tree.map(np.testing.assert_array_equal, again, params)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         clocked = ("seconds", "tokens_per_second", "compilations")
