@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
@@ -86,13 +87,16 @@ class Checkpoints:
           UserError: the checkpoint is of another model or optimizer, or none is whole.
         """
         abstract = _freed(like)
-        content = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore()
-        )
+
+        def read(folder: pathlib.Path) -> tuple[TrainState, dict[str, Any]]:
+            position = ocp.JsonCheckpointHandler().restore(folder / "loader")
+            content = ocp.args.StandardRestore(abstract)
+            state = ocp.StandardCheckpointHandler().restore(folder / "state", args=content)
+            return state, position
+
         while (step := self.latest) is not None:
             try:
-                restored = self._read(step, content, abstract)
-                return restored.state, restored.loader
+                return self._read(step, read, abstract)
             except Damaged as error:
                 say(f"{self._folder}: step {step} is not whole and left out: {error}")
                 self._damaged.add(step)
@@ -116,10 +120,18 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
             partial_restore=True,
         )
-        return self._read(step, ocp.args.Composite(state=content)).state["params"]
 
-    def _read(self, step: int, content: ocp.args.Composite, like: TrainState | None = None) -> Any:
-        """What is saved of a step; all processes come to the same end.
+        def read(folder: pathlib.Path) -> dict:
+            return ocp.PyTreeCheckpointHandler().restore(folder / "state", args=content)["params"]
+
+        return self._read(step, read)
+
+    def _read(
+        self, step: int, read: Callable[[pathlib.Path], Any], like: TrainState | None = None
+    ) -> Any:
+        """What `read` gives of a step's folder; all processes come to the same end.
+
+        It goes past orbax's manager, whose processes wait for one that has found damage.
 
         Raises:
           Damaged: it isn't whole.
@@ -129,7 +141,7 @@ class Checkpoints:
             raise Damaged(damage)
         restored = damage = None
         try:
-            restored = self._manager.restore(step, args=content)
+            restored = read(epath.Path(self._folder / str(step)))
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise  # it has no room here
         except Exception as error:  # orbax raises no kind of its own
