@@ -49,6 +49,14 @@ def test_a_reward_that_fails_in_a_row_of_two_processes_is_counted_once(tmp_path)
     assert all("rows 3 failures 3\n" in output for output in outputs), outputs
 
 
+def test_what_one_of_two_processes_can_not_read_both_leave_out(tmp_path):
+    folder = str(tmp_path / "sft")
+    program = ["-m", "tests.parallel.restoring", f"127.0.0.1:{runs.free_port()}", "{}", folder]
+    outputs = runs.said(runs.launch(2, program, tmp_path), tmp_path)
+    told = "after {'batches': 1} same True kept ['1', '2']\n"
+    assert all("step 2 is not whole" in one and told in one for one in outputs), outputs
+
+
 @pytest.mark.slow
 def test_a_run_goes_through_two_processes_and_four_to_the_numbers_of_one(tmp_path):
     settings = [
