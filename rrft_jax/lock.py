@@ -9,6 +9,7 @@ every few seconds.
 import contextlib
 import datetime
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -81,11 +82,12 @@ class _Lock:
     def _take(self) -> tuple[int, bool]:
         """The file, opened, and whether it could be locked; another run's is refused."""
         dead = b""  # what was in it when its run gave no sign of life
-        while True:
+        for attempt in itertools.count():
             descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 flock = _flock(descriptor)
-                if not self._is(descriptor):  # its run has just ended
+                # Its run has just ended; or it's a disk where files have no lasting number.
+                if attempt < 10 and not self._is(descriptor):
                     os.close(descriptor)
                     continue
                 text = os.pread(descriptor, 4096, 0)

@@ -6,7 +6,9 @@ The hosts of a TPU slice, of a Slurm step or of a Kubernetes job find each other
 
   python -m rrft_jax.main ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
 
-A mistake in what was given ends in one line on stderr and exit code 1, before any compilation.
+A mistake in what was given ends in one line on stderr and exit code 1, before any compilation. A
+signal saves and ends with 0. While the hosts meet there's nothing to save: it ends at once, with
+128 + its number (130, 143); and so does a second signal at any time.
 """
 
 import sys

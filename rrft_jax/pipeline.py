@@ -232,8 +232,9 @@ class _Stages:
             own, _, number = name.partition("@")
             if own != stage or int(number or last) <= step:
                 continue
-            if self.results.pop(name, None) is not None:
+            if self.results.get(name):
                 say(f"{stage}: the evaluation {name} is done again")
+                self.results[name] = {}  # it keeps its place
                 self._write_results()
             if distributed.is_first():
                 whole = self._predictions(name, "*")

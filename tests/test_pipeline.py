@@ -155,6 +155,27 @@ def test_another_config_in_the_same_folder_is_refused(finished, capsys):
 
 
 @pytest.mark.slow
+def test_a_finished_stage_with_a_half_copied_end_goes_on_from_the_one_before(
+    finished, tmp_path, capfd
+):
+    """The next stage, whose checkpoints are whole, stays as it is."""
+    again = tmp_path / "again"
+    shutil.copytree(finished, again)
+    (again / "checkpoints" / "sft" / "4" / "state" / "manifest.ocdbt").write_bytes(b"")
+    run(again, "--config.sft.steps=4")
+    said = capfd.readouterr().err
+    assert "sft: goes on after step 2 of 4" in said and "the evaluation sft is done again" in said
+    assert "grpo: goes on after step 2 of 2" in said
+
+    def key(line):
+        return line["stage"], line["step"]
+
+    assert sorted(numbers(again), key=key) == sorted(numbers(finished), key=key)
+    for name in ("results.json", "table.md", "rollouts.jsonl", "export/model.safetensors"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
     command = [sys.executable, "-m", "rrft_jax.main", GRPO, f"--workdir={tmp_path}", *SHORT]
     command.append("--config.sft.steps=4")
