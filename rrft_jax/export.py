@@ -23,7 +23,7 @@ from rrft_jax.models import Qwen2VL, kinds, parameters, save_pretrained
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.models.weights import file_sizes
 from rrft_jax.runs import EXPORT, fingerprint
-from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,12 +97,11 @@ def export(
     checkpoints = Checkpoints(stage_folder(run, chosen))
     try:
         params = checkpoints.restore_params(step, like)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Damaged as error:
         raise UserError(
-            f"{run}: the checkpoint of {chosen} after step {step} can't be read ({reason}); give "
+            f"{run}: the checkpoint of {chosen} after step {step} is not whole ({error}); give "
             f"another --step, it has {listed}"
-        ) from error
+        ) from None
     finally:
         checkpoints.close()
     model = Qwen2VL(sizes, source=str(source))

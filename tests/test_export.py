@@ -161,10 +161,10 @@ def test_an_unfinished_run_names_the_command(run):
         runs.checkpoint(run)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_named(run, tmp_path, capsys):
+def test_a_checkpoint_that_is_not_whole_is_named(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / "2" / "state" / "d")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / "2" / "state" / "ocdbt.process_0")
     assert export.main([str(tmp_path / "run")]) == 1
-    assert "grpo after step 2 can't be read" in capsys.readouterr().err
+    assert "grpo after step 2 is not whole" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["stages"] == ["sft", "grpo"]
