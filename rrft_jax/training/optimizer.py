@@ -1,5 +1,7 @@
 """AdamW with warm-up and decay, from optax, as the public scripts of Reason-RFT set it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -26,35 +28,54 @@ def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.Gradi
 
     It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of
     both moments.
-
-    A gradient that is 0 everywhere says nothing: neither weights nor moments move, by momentum or
-    by weight decay, and only the schedule goes on. So does one that isn't finite.
     """
 
     def decayed(params: dict) -> dict:
         return {path: path.endswith(DECAYED) for path in params}
 
-    chain = optax.chain(
+    return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         scale_by_adam(config.b1, config.b2, config.eps, jnp.dtype(config.moment_dtype)),
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
 
-    def update(grads: dict, state: optax.OptState, params: dict):
-        signal = has_signal(grads)
-        updates, (clip, adam, decay, schedule) = chain.update(grads, state, params)
-        adam = jax.tree.map(lambda new, old: jnp.where(signal, new, old), adam, state[1])
-        updates = jax.tree.map(lambda x: jnp.where(signal, x, 0), updates)
-        return updates, (clip, adam, decay, schedule)
 
-    return optax.GradientTransformation(chain.init, update)
+def step(
+    optimizer: optax.GradientTransformation,
+    grads: dict,
+    state: optax.OptState,
+    params: dict,
+    number: jax.Array,
+) -> tuple[dict, optax.OptState, jax.Array]:
+    """One step of an optimizer, which a gradient without a signal leaves undone.
 
+    A gradient that is 0 everywhere says nothing. Then neither parameters nor moments move, by
+    momentum or by weight decay, and only the schedule goes on. Nor do they where the gradient's
+    norm is not finite.
 
-def has_signal(grads: dict) -> jax.Array:
-    """Whether gradients are finite and not 0 everywhere, by their norm."""
+    Args:
+      optimizer: any.
+      grads: of the parameters.
+      state: of the optimizer.
+      params: a flat dict.
+      number: of the steps before, for draws (`apply_updates`).
+
+    Returns:
+      (parameters, state of the optimizer, whether there was a signal [] bool).
+    """
     norm = optax.tree.norm(grads)
-    return (norm > 0) & (norm < jnp.inf)
+    signal = (norm > 0) & (norm < jnp.inf)
+    updates, new = optimizer.update(grads, state, params)
+    applied = apply_updates(params, updates, number)
+
+    def is_schedule(x: Any) -> bool:
+        return isinstance(x, optax.ScaleByScheduleState)
+
+    def chosen(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(signal, new, old)
+
+    return *jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule), signal
 
 
 def updates(state: optax.OptState) -> jax.Array:

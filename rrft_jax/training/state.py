@@ -165,10 +165,11 @@ def update(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    trained = optimizers.apply_updates(trained, updates, state.step)
+    trained, opt_state, signal = optimizers.step(
+        optimizer, grads, state.opt_state, trained, state.step
+    )
     metrics["gradient_norm"] = optax.tree.norm(grads)
-    metrics["skipped_updates"] = 1 - optimizers.has_signal(grads)
+    metrics["skipped_updates"] = 1 - signal
     # Of what the update has just written, while it is at hand.
     finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trained)]
     metrics["finite_weights"] = jnp.all(jnp.stack(finite))
