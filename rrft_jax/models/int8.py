@@ -2,23 +2,20 @@
 
 The matrices of both towers' layers [L,in,out], nearly all of a model, become whole numbers between
 -127 and 127 and a float32 scale for each output of each layer (symmetric, by the largest weight of
-the output: https://arxiv.org/abs/2208.07339). A layer's are made whole again inside the scan over
-layers, when it is their turn, so that there is never more than one of them. Everything else, the
-embedding and the head above all, is cast to the dtype that the model computes in.
+the output: https://arxiv.org/abs/2208.07339), which `leaves.py` makes whole again. Everything else,
+the embedding and the head above all, is cast to the dtype that the model computes in.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from rrft_jax.models import parameters
 from rrft_jax.models.config import Qwen2VLConfig
 
 LARGEST = 127
 _KERNELS = {e.path for e in parameters.TABLE if e.stacked and e.path.endswith("/kernel")}
-Layer = TypeVar("Layer", bound=type[nn.Module])
 
 
 def quantise(params: dict, dtype: Any) -> dict:
@@ -37,27 +34,11 @@ def parameter_axes(config: Qwen2VLConfig) -> dict:
     return _map(parameters.parameter_axes(config), letters)
 
 
-def is_quantised(params: dict) -> bool:
-    return any(x.dtype == jnp.int8 for x in jax.tree.leaves(params))
-
-
-def made_whole(layer: Layer) -> Layer:
-    """The layer class for quantised weights."""
-    return nn.map_variables(layer, "params", trans_in_fn=_dequantise)
-
-
 def _quantise(kernel: jax.Array) -> dict:
     kernel = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(kernel), axis=1, keepdims=True) / LARGEST
     scale = jnp.where(scale == 0, 1.0, scale)  # of an output that is always zero
     return {"int8": jnp.round(kernel / scale).astype(jnp.int8), "scale": scale}
-
-
-def _dequantise(variables: dict) -> dict:
-    def pair(x: Any) -> bool:
-        return isinstance(x, dict) and "int8" in x
-
-    return jax.tree.map(lambda x: x["int8"] * x["scale"] if pair(x) else x, variables, is_leaf=pair)
 
 
 def _map(params: dict, function) -> dict:

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, decoding, int8, rotary
+from rrft_jax.models import attention, decoding, leaves, rotary
 from rrft_jax.models.config import TextConfig
+from rrft_jax.models.layers import Dense, Embedding, RMSNorm, product
 from rrft_jax.models.remat import rematerialised
 
 
@@ -46,18 +47,6 @@ class Step:
     prompt_mask: jax.Array
     prompt_angles: jax.Array | None = None
     group_angles: jax.Array | None = None
-
-
-class RMSNorm(nn.Module):
-    epsilon: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return x.astype(self.dtype) * scale.astype(self.dtype)
 
 
 class DecoderLayer(nn.Module):
@@ -133,8 +122,8 @@ class DecoderLayer(nn.Module):
         hidden = self.post_norm(x)
         return x + self.down(jax.nn.silu(self.gate(hidden)) * self.up(hidden))
 
-    def _dense(self, width: int, bias: bool = False) -> nn.Dense:
-        return nn.Dense(width, use_bias=bias, dtype=self.dtype)
+    def _dense(self, width: int, bias: bool = False) -> Dense:
+        return Dense(width, self.dtype, bias)
 
 
 class Head(nn.Module):
@@ -155,14 +144,14 @@ class Decoder(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
-    quantised: bool = False  # the layers' weights, as in `int8.py`
+    in_parts: bool = False  # some of the layers' weights, as in `leaves.py`
 
     def setup(self):
-        c, init = self.config, nn.initializers.normal(0.02)
+        c = self.config
         layer = rematerialised(DecoderLayer, self.remat)
-        self.embed = nn.Embed(c.vocab_size, c.width, dtype=self.dtype, embedding_init=init)
+        self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
-            int8.made_whole(layer) if self.quantised else layer,
+            leaves.made_whole(layer) if self.in_parts else layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
@@ -188,9 +177,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[...,D] before the final norm -> [...,V] float32."""
         weight = self.embed.embedding.T if self.config.tied else self.head()
-        return jnp.matmul(
-            self.norm(hidden), weight.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        return product(self.norm(hidden), weight, jnp.float32)
 
 
 def text_angles(config: TextConfig, positions: jax.Array) -> jax.Array:

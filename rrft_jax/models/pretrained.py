@@ -64,7 +64,8 @@ def load_pretrained(
     params = weights.Weights(source, config).load(dtype, mesh)
     if compute_dtype is None:
         compute_dtype = _common_dtype(params)
-    model = Qwen2VL(config, dtype=jnp.dtype(compute_dtype), mesh=mesh, source=source)
+    dtypes = {"dtype": jnp.dtype(compute_dtype), "param_dtype": _common_dtype(params)}
+    model = Qwen2VL(config, **dtypes, mesh=mesh, source=source)
     return model, parameters.unflatten(params)
 
 

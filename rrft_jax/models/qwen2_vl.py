@@ -13,11 +13,12 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import int8, language, parameters, vision
+from rrft_jax.models import language, leaves, parameters, vision
 from rrft_jax.models.attention import Kernels, choose
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues, Step, text_angles
+from rrft_jax.models.layers import broadcast, widened
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
@@ -47,6 +48,9 @@ class Qwen2VL:
     Attributes:
       config: sizes.
       dtype: what activations are computed in; parameters are cast at their use.
+      param_dtype: what parameters are kept in. Training sees bfloat16 ones widened to float32, so
+        that gradients are: then the layers' matrices are cast before the loop over layers, for then
+        that copies nothing. No number depends on it.
       attention: which library computes it (`models/attention`); "auto" goes by the devices.
       remat: rematerialisation policy of both towers' layers (`models/remat.py`).
       logit_chunk: how many tokens of each completion have their logits in memory at a time.
@@ -56,18 +60,19 @@ class Qwen2VL:
 
     config: Qwen2VLConfig
     dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
     attention: str = "auto"
     remat: str = "none"
     logit_chunk: int = 128
     mesh: jax.sharding.Mesh | None = None
     source: str | None = None
 
-    def _vision(self, quantised: bool = False) -> vision.VisionTower:
-        how = (self.dtype, self.remat, self.kernels, quantised)
+    def _vision(self, in_parts: bool = False) -> vision.VisionTower:
+        how = (self.dtype, self.remat, self.kernels, in_parts)
         return vision.VisionTower(self.config.vision, *how)
 
-    def _language(self, quantised: bool = False) -> language.Decoder:
-        how = (self.dtype, self.remat, self.kernels, quantised)
+    def _language(self, in_parts: bool = False) -> language.Decoder:
+        how = (self.dtype, self.remat, self.kernels, in_parts)
         return language.Decoder(self.config.text, *how)
 
     @property
@@ -97,8 +102,9 @@ class Qwen2VL:
 
     def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
         """Visual tokens of each row's pictures, in order: [B,N,D]."""
-        visual = self._vision(int8.is_quantised(params["vision"])).apply(
-            {"params": params["vision"]},
+        weights = self._cast(params["vision"], "blocks")
+        visual = self._vision(leaves.in_parts(weights["blocks"])).apply(
+            {"params": weights},
             prompt.patches,
             prompt.patch_rows_cols,
             prompt.patch_image,
@@ -207,7 +213,7 @@ class Qwen2VL:
         )
         completion_x = self._embed(params, completions)
         x, completion_x, _ = self._decoder(params, x, completion_x, step)
-        first = jnp.broadcast_to(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
+        first = broadcast(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
         return jnp.concatenate([first, completion_x[:, :, :-1]], axis=2)
 
     def _token_statistics(self, params: dict, hidden: jax.Array, tokens: jax.Array):
@@ -248,25 +254,25 @@ class Qwen2VL:
         )
 
     def _head_in_parts(self, params: dict) -> tuple[dict, str, str]:
-        """The parameters with the head split over `fsdp` too, by vocabulary; letters of the logits.
+        """The parameters with the head widened, and split over `fsdp` too; letters of the logits.
 
         A chunk's hidden states then travel to the parts of the head, which are larger than they
         are, and no device ever holds the head or its gradient.
         """
-        config, mesh = self.config.text, self.mesh
-        if mesh is None or sharding.parts(mesh, "v", config.vocab_size) < mesh.shape["fsdp"]:
-            return params, "B", "V"
+        config, mesh, language = self.config.text, self.mesh, params["language"]
         module, name, letters = (
             ("embed", "embedding", "v.") if config.tied else ("head", "kernel", ".v")
         )
-        language = params["language"]
-        used = {
-            module: {name: constrain(language[module][name], letters, mesh)},
+        # Widened here, and not in the loop over chunks, whose gradients add up in what it is given.
+        head, scale = widened(language[module][name]), widened(language["norm"]["scale"])
+        rows, vocabulary = "B", "V"
+        if mesh and sharding.parts(mesh, "v", config.vocab_size) >= mesh.shape["fsdp"]:
+            head, rows, vocabulary = constrain(head, letters, mesh), "b", "v"
             # JAX mixes up the gradients of a loop's constants where only some of them are
             # parameters as they are, and gradients are added up in place (`training/state.py`).
-            "norm": {"scale": constrain(language["norm"]["scale"], ".", mesh)},
-        }
-        return {"language": {**language, **used}}, "b", "v"
+            scale = constrain(scale, ".", mesh)
+        used = {module: {name: head}, "norm": {"scale": scale}}
+        return {"language": {**language, **used}}, rows, vocabulary
 
     def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[jax.Array, Step]:
         """Embedded prompt tokens [B,P,D], visual tokens in the place of their placeholders."""
@@ -275,8 +281,8 @@ class Qwen2VL:
             visual = self.encode_images(params, prompt)
             is_image = prompt.tokens == self.config.image_token
             index = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, visual.shape[1] - 1)
-            placed = jnp.take_along_axis(visual, index[..., None], axis=1)
-            x = jnp.where(is_image[..., None], placed, x)
+            placed = jnp.take_along_axis(widened(visual), index[..., None], axis=1)
+            x = jnp.where(is_image[..., None], placed.astype(x.dtype), x)
         step = Step(
             prompt_mask=prompt.mask,
             prompt_angles=text_angles(self.config.text, prompt.positions),
@@ -286,12 +292,20 @@ class Qwen2VL:
     def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
         variables = {"params": params["language"]}
         x = self._language().apply(variables, tokens, method="embed_tokens")
+        if x.ndim > 2:  # the rows travel that are read, in what they are computed in, not the table
+            x = constrain(x, {3: "bPD", 4: "bGTD"}[x.ndim], self.mesh)
         return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
     def _decoder(self, params: dict, *inputs):
-        weights = params["language"]
-        language = self._language(int8.is_quantised(weights["layers"]))
+        weights = self._cast(params["language"], "layers")
+        language = self._language(leaves.in_parts(weights["layers"]))
         return language.apply({"params": weights}, *inputs)
+
+    def _cast(self, weights: dict, layers: str) -> dict:
+        """A tower's weights, its layers' cast here where that copies nothing (`param_dtype`)."""
+        if jnp.dtype(self.param_dtype) != jnp.dtype(self.dtype):
+            return weights
+        return {**weights, layers: leaves.cast(weights[layers], self.dtype)}
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, int8, rotary
+from rrft_jax.models import attention, leaves, rotary
 from rrft_jax.models.config import VisionConfig
+from rrft_jax.models.layers import Dense
 from rrft_jax.models.remat import rematerialised
 
 
@@ -58,7 +59,7 @@ class VisionTower(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
-    quantised: bool = False  # the blocks' weights, as in `int8.py`
+    in_parts: bool = False  # some of the blocks' weights, as in `leaves.py`
 
     @nn.compact
     def __call__(self, patches: jax.Array, rows_cols: jax.Array, segments: jax.Array) -> jax.Array:
@@ -67,7 +68,7 @@ class VisionTower(nn.Module):
         x = _dense(c.width, "patch_embed", self.dtype, bias=False)(patches)
         block = rematerialised(VisionBlock, self.remat)
         blocks = nn.scan(
-            int8.made_whole(block) if self.quantised else block,
+            leaves.made_whole(block) if self.in_parts else block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
@@ -78,8 +79,8 @@ class VisionTower(nn.Module):
         return Merger(c, self.dtype, name="merger")(x)
 
 
-def _dense(width: int, name: str, dtype: Any, bias: bool = True) -> nn.Dense:
-    return nn.Dense(width, use_bias=bias, dtype=dtype, name=name)
+def _dense(width: int, name: str, dtype: Any, bias: bool = True) -> Dense:
+    return Dense(width, dtype, bias, name=name)
 
 
 def _norm(name: str, dtype: Any) -> nn.LayerNorm:

@@ -82,6 +82,7 @@ def make_model(
     return Qwen2VL(
         sizes,
         dtype=jnp.dtype(config.model.compute_dtype),
+        param_dtype=jnp.dtype(config.model.dtype),
         attention=config.model.attention,
         remat=config.model.remat,
         logit_chunk=config.model.logit_chunk,

@@ -1,5 +1,6 @@
 """The state of a stage of training, its layout on the mesh, and one update of it."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from rrft_jax.errors import UserError
 from rrft_jax.models import int8
+from rrft_jax.models.layers import widened
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import sharding
 from rrft_jax.training import optimizer as optimizers
@@ -127,7 +129,11 @@ def update(
     loss: Callable[[dict, Any], tuple[jax.Array, dict]],
     micro_batches: Any,
 ) -> tuple[TrainState, dict]:
-    """One step of the optimizer, on gradients summed over micro-batches.
+    """One step of the optimizer, on gradients summed over micro-batches, in float32 at least.
+
+    A bfloat16 sum stands still: 256 + 1 is 256 there. So the loss sees narrower parameters widened
+    to float32, whose gradients are float32. Nothing of that is left in a compiled program where
+    they are cast back before a loop over layers (`Qwen2VL.param_dtype`).
 
     Args:
       state: the state before.
@@ -142,26 +148,27 @@ def update(
       `finite_weights`: whether all trained weights are finite numbers after the update).
     """
     trained, frozen = split(state.params, freeze)
+    widen = functools.partial(jax.tree.map, widened)
 
     def of_trained(trained, micro_batch):
         value, metrics = loss(merge(trained, frozen), micro_batch)
-        return value, {**metrics, "loss": value}
+        return value, widen({**metrics, "loss": value})
 
     first = jax.tree.map(lambda x: x[0], micro_batches)
     if jax.tree.leaves(micro_batches)[0].shape[0] == 1:
-        grads, metrics = jax.grad(of_trained, has_aux=True)(trained, first)
+        grads, metrics = jax.grad(of_trained, has_aux=True)(widen(trained), first)
     else:
         # Layer by layer a backward pass adds to what the others left: one gradient in memory.
-        total = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), trained)
+        total = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), widen(trained))
 
         def accumulate(metrics, micro_batch):
             value, backward, more = jax.vjp(
-                lambda trained: of_trained(trained, micro_batch), trained, has_aux=True
+                lambda trained: of_trained(trained, micro_batch), widen(trained), has_aux=True
             )
             backward.with_refs(total)(jnp.ones_like(value))
             return jax.tree.map(jnp.add, metrics, more), None
 
-        _, shapes = jax.eval_shape(of_trained, trained, first)
+        _, shapes = jax.eval_shape(of_trained, widen(trained), first)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)

@@ -9,6 +9,8 @@ beside its own.
 import jax
 import jax.numpy as jnp
 
+from rrft_jax.models.layers import broadcast
+
 IMPLEMENTATION = "cudnn"
 
 
@@ -25,7 +27,7 @@ def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v):
     batch, number, length = q.shape[:3]
 
     def joined(prompt, own):  # [B,P,K,C], [B,G,T,K,C] -> [BG,P+T,K,C]
-        prompt = jnp.broadcast_to(prompt[:, None], (batch, number, *prompt.shape[1:]))
+        prompt = broadcast(prompt[:, None], (batch, number, *prompt.shape[1:]))
         return _flat(jnp.concatenate([prompt, own], axis=2))
 
     past = jnp.tril(jnp.ones((length, length), bool))

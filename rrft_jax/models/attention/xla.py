@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rrft_jax.models.layers import widened
+
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
 MOST_SCORES = 2**21  # that exist at a time: 8 MiB
 FEWEST_QUERIES = 16  # that are worth a chunk
@@ -21,8 +23,8 @@ FEWEST_QUERIES = 16  # that are worth a chunk
 class Keys(NamedTuple):
     """Keys and values with what is seen of them: one set a row, or one for each completion of it.
 
-    keys, values: [B,S,K,C] or [B,G,S,K,C]; mask: which of them a query sees, as `mask[..., Q, S]`
-    that broadcasts against [B,K,G,R,Q,S].
+    keys, values: [B,S,K,C] or [B,G,S,K,C], used in the queries' dtype; mask: which of them a query
+    sees, as `mask[..., Q, S]` that broadcasts against [B,K,G,R,Q,S].
     """
 
     keys: jax.Array
@@ -79,6 +81,8 @@ def _attend(q: jax.Array, parts: Sequence[Keys]) -> jax.Array:
                 q, tuple(part._replace(mask=mask) for part, mask in zip(parts, masks))
             )
 
+        # The gradients of keys and values add up over the chunks, in what the loop is given.
+        parts = [Keys(widened(x.keys), widened(x.values), x.mask) for x in parts]
         masks = (in_chunks(part.mask) for part in parts)
         attended = jnp.moveaxis(jax.lax.map(one, (in_chunks(split), *masks)), 0, -3)
         attended = attended.reshape(*attended.shape[:4], chunks * chunk, size)[..., :queries, :]
@@ -100,7 +104,7 @@ def _forward(q, parts):
     attended = _total(
         jnp.add,
         [
-            _einsum(f"bkgrqs,{part.axes}->bkgrqc", w.astype(q.dtype), part.values)
+            _einsum(f"bkgrqs,{part.axes}->bkgrqc", w.astype(q.dtype), part.values.astype(q.dtype))
             for w, part in zip(weights, parts)
         ],
     )
@@ -114,12 +118,14 @@ def _backward(kept, gradient):
     of_q, of_parts = [], []
     for part in parts:
         weights = jnp.exp(_scores(q, part) - normaliser)
-        of_weights = _einsum(f"bkgrqc,{part.axes}->bkgrqs", gradient, part.values)
+        values, keys = part.values.astype(q.dtype), part.keys.astype(q.dtype)
+        of_weights = _einsum(f"bkgrqc,{part.axes}->bkgrqs", gradient, values)
         of_scores = (weights * (of_weights - along)).astype(q.dtype)
-        of_q.append(_einsum(f"bkgrqs,{part.axes}->bkgrqc", of_scores, part.keys))
+        of_q.append(_einsum(f"bkgrqs,{part.axes}->bkgrqc", of_scores, keys))
         of_keys = _einsum(f"bkgrqs,bkgrqc->{part.axes}", of_scores, q)
         of_values = _einsum(f"bkgrqs,bkgrqc->{part.axes}", weights.astype(q.dtype), gradient)
-        of_parts.append(Keys(of_keys.astype(q.dtype), of_values.astype(q.dtype), None))
+        dtype = part.keys.dtype
+        of_parts.append(Keys(of_keys.astype(dtype), of_values.astype(dtype), None))
     return _total(jnp.add, of_q).astype(q.dtype), tuple(of_parts)
 
 
@@ -127,7 +133,7 @@ _softmax_attention.defvjp(_forward, _backward)
 
 
 def _scores(q: jax.Array, part: Keys) -> jax.Array:
-    scores = _einsum(f"bkgrqc,{part.axes}->bkgrqs", q, part.keys)
+    scores = _einsum(f"bkgrqc,{part.axes}->bkgrqs", q, part.keys.astype(q.dtype))
     return jnp.where(part.mask, scores, MASKED)
 
 

@@ -1,0 +1,127 @@
+"""Linear maps, norms and the embedding, whose parameters' gradients are float32 sums.
+
+Every token reads a parameter, so its gradient is a sum over all tokens. bfloat16 has eight bits:
+256 + 1 is 256 there, and a long sum stands still. So a parameter is widened to float32 first and
+rounded to what is computed in at its use: what comes back is widened before it is added up. Float32
+itself is computed as ever.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Dense(nn.Module):
+    """A linear map, [...,I] -> [...,O]."""
+
+    width: int
+    dtype: Any
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        y = product(x.astype(self.dtype), kernel, self.dtype)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.width,))
+            y = (widened(y) + rounded(bias, self.dtype)).astype(self.dtype)
+        return y
+
+
+class Embedding(nn.Module):
+    """A table of a row for each token, [...] -> [...,D]."""
+
+    tokens: int
+    width: int
+    dtype: Any
+
+    def setup(self):
+        shape = (self.tokens, self.width)
+        self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return jnp.take(widened(self.embedding), tokens, axis=0).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (https://arxiv.org/abs/1910.07467), computed in float32."""
+
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return (widened(x.astype(self.dtype)) * rounded(scale, self.dtype)).astype(self.dtype)
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """The same numbers in float32 at least; whole numbers stay what they are."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`jnp.broadcast_to`, whose gradient is a float32 sum over the copies."""
+    return jnp.broadcast_to(widened(x), shape).astype(x.dtype)
+
+
+def rounded(parameter: jax.Array, dtype: Any) -> jax.Array:
+    """The parameter as `dtype` has it, in float32; its gradient passes as it is."""
+    parameter, to = widened(parameter), jnp.finfo(dtype)
+    if to.bits >= jnp.finfo(parameter.dtype).bits:
+        return parameter
+    return _rounded(parameter, (to.nexp, to.nmant))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _rounded(x: jax.Array, bits: tuple[int, int]) -> jax.Array:
+    return jax.lax.reduce_precision(x, *bits)  # a cast there and back may be optimised away
+
+
+@_rounded.defjvp
+def _(bits, primals, tangents):
+    return _rounded(*primals, bits), tangents[0]
+
+
+def product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    """x [...,I] times the kernel [I,O] as x's dtype has it -> [...,O] in `dtype`.
+
+    The kernel's gradient is a sum in float32, over the tokens of all devices too, rounded nowhere.
+    """
+    kernel = widened(kernel)
+    if x.dtype == kernel.dtype:
+        return _dot(x, kernel, (x.ndim - 1,), (0,), dtype)
+    return _product(x, kernel, jnp.dtype(dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    return _dot(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,), dtype)
+
+
+def _forward(x, kernel, dtype):
+    return _product(x, kernel, dtype), (x, kernel)
+
+
+def _backward(dtype, kept, gradient):
+    x, kernel = kept
+    tokens = tuple(range(x.ndim - 1))
+    of_x = _dot(gradient, kernel.astype(x.dtype), (x.ndim - 1,), (1,), dtype)
+    of_kernel = _dot(x, gradient, tokens, tokens, kernel.dtype)
+    return of_x.astype(x.dtype), of_kernel
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _dot(a, b, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: Any) -> jax.Array:
+    return jax.lax.dot_general(a, b, ((of_a, of_b), ((), ())), preferred_element_type=dtype)
