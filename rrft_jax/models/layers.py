@@ -71,15 +71,24 @@ def widened(x: jax.Array) -> jax.Array:
 
 def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`jnp.broadcast_to`, whose gradient is a float32 sum over the copies."""
-    return jnp.broadcast_to(widened(x), shape).astype(x.dtype)
+    return jnp.broadcast_to(_held(x), shape).astype(x.dtype)
 
 
 def rounded(parameter: jax.Array, dtype: Any) -> jax.Array:
     """The parameter as `dtype` has it, in float32; its gradient passes as it is."""
-    parameter, to = widened(parameter), jnp.finfo(dtype)
-    if to.bits >= jnp.finfo(parameter.dtype).bits:
-        return parameter
-    return _rounded(parameter, (to.nexp, to.nmant))
+    own, to = jnp.finfo(parameter.dtype), jnp.finfo(dtype)
+    if to.bits >= own.bits:
+        return _held(parameter)
+    return _rounded(widened(parameter), (to.nexp, to.nmant))
+
+
+def _held(x: jax.Array) -> jax.Array:
+    """`widened`, for a gradient that is a sum: XLA on TPUs makes sums in what they are cast to.
+
+    To round it first, which changes nothing else, keeps it from that.
+    """
+    own = jnp.finfo(x.dtype)
+    return x if own.bits >= 32 else jax.lax.reduce_precision(widened(x), own.nexp, own.nmant)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

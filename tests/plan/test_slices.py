@@ -70,6 +70,10 @@ def test_the_update_of_2b_fits_a_slice(compiled):
         micro_batches = config.grpo.batch_size // mesh.shape["fsdp"]
         assert gathered < 2 * micro_batches * whole * 2
 
+    # What tokens and devices give to a gradient is added up in float32.
+    assert not re.search(r"= bf16\S* scatter\(", text)
+    assert not [x for x in sums(text) if x.startswith("bf16")]
+
     # No array has more of the vocabulary than a chunk's logits, or a device's part of the head.
     vocabulary = SIZES.text.vocab_size // mesh.size
     chunk = mesh.shape["fsdp"] * config.grpo.num_samples * config.model.logit_chunk * vocabulary
@@ -78,6 +82,17 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     assert max(logits) == chunk
     weights = {math.prod(s) for s in shapes if vocabulary in s} - logits
     assert max(weights) <= SIZES.text.vocab_size * SIZES.text.width / mesh.shape["tensor"]
+
+
+def sums(text: str) -> list[str]:
+    """Shapes of the results of a program's sums, but of those that have a single term."""
+    shapes = dict(re.findall(r"%([\w.\-]+) = ([a-z]\w*\[[\d,]*\])", text))
+    found = re.findall(r"= ([a-z]\w*\[[\d,]*\])\S* reduce\(%([\w.\-]+)", text)
+
+    def size(shape: str) -> int:
+        return math.prod(map(int, re.findall(r"\d+", shape.partition("[")[2])))
+
+    return [shape for shape, of in found if size(shapes[of]) > size(shape)]
 
 
 @pytest.mark.parametrize("compiled", [("v5e:2x4", 1), ("v6e:2x4", 2)], indirect=True, ids=NAMES)
