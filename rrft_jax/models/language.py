@@ -148,10 +148,10 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        layer = rematerialised(DecoderLayer, self.remat)
+        layer = leaves.made_whole(DecoderLayer) if self.in_parts else DecoderLayer
         self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
-            leaves.made_whole(layer) if self.in_parts else layer,
+            rematerialised(layer, self.remat),  # outside, so that it keeps no layer made whole
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,

@@ -66,9 +66,9 @@ class VisionTower(nn.Module):
         """patches [B,S,1176], rows_cols [B,S,2], segments [B,S] (-1 pads) -> [B,N,D]."""
         c = self.config
         x = _dense(c.width, "patch_embed", self.dtype, bias=False)(patches)
-        block = rematerialised(VisionBlock, self.remat)
+        block = leaves.made_whole(VisionBlock) if self.in_parts else VisionBlock
         blocks = nn.scan(
-            leaves.made_whole(block) if self.in_parts else block,
+            rematerialised(block, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
