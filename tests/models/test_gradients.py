@@ -114,9 +114,9 @@ def batch_of(rows: int, stage: str):
     return batch, grpo.letters(batch)
 
 
-def update_of(stage: str, dtype, rows: int, micro_batches: int):
+def update_of(stage: str, dtype, rows: int, micro_batches: int, remat: str = "none"):
     """(a function to the gradients of a stage's loss as an update adds them up, the parameters)."""
-    model = tiny.model(dtype=BF16, param_dtype=dtype)
+    model = tiny.model(dtype=BF16, param_dtype=dtype, remat=remat)
     params = jax.tree.map(lambda x: x.astype(BF16).astype(dtype), tiny.params())
     batch, letters = batch_of(rows, stage)
     config = ml_collections.ConfigDict(program.get_config().grpo.to_dict())
@@ -196,3 +196,15 @@ def test_no_program_of_an_update_makes_a_sum_in_bfloat16(micro_batches, dtype):
         array = x.invars[0].aval
         one = all(array.shape[axis] == 1 for axis in x.params.get("axes", [0]))  # nothing to add
         assert array.dtype != BF16 or one, x
+
+
+def test_no_loop_keeps_a_float32_copy_of_bfloat16_weights():
+    """What its layers make of theirs they make again in the backward pass."""
+    function, params = update_of("grpo", BF16, 2, 2, remat="full")
+    matrices = {x.shape for x in jax.tree.leaves(params) if x.ndim == 3}
+    loops = [
+        x for x in equations(jax.make_jaxpr(function)(params).jaxpr) if x.primitive.name == "scan"
+    ]
+    kept = [x.aval for loop in loops for x in loop.outvars]
+    assert len(loops) >= 5 and len(kept) > 5 and len(matrices) > 5
+    assert not [x for x in kept if x.shape in matrices and x.dtype == jnp.float32]
