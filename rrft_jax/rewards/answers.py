@@ -5,7 +5,9 @@ r"""When two answers are the same: as text, as an option's letter, or as a value
 What holds, both ways round:
 * Spelling doesn't matter: dollars, `\boxed`, `\text`, full width, other minus signs, spaces, `**`.
   Nor do capitals of words: `yes` is `Yes`.
-* `B`, `(B)`, `B.`, `B: 12`, `B、12` and `b` are one option. An option is no number.
+* `B`, `(B)`, `B.`, `B: 12`, `B、12`, `Option B` and `b` are one option. An option is no number.
+* `AC`, `A, C`, `A and C` are the same options. Their order counts.
+* `≥ 5` is neither 5 nor `≤ 5`.
 * A unit may be left out, but two different ones are not the same, and none is converted.
 * `50%` is 0.5, and 50 too, as if the sign were a unit.
 * A name in front may be left out: `x = 5` is 5, but not `y = 5`.
@@ -34,7 +36,7 @@ _SIGNS = str.maketrans(
         "÷": "/", "⁄": "/", "∕": "/", "∶": ":", "π": r"\pi ", "√": r"\sqrt ", "º": "°",
         "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∠": r"\angle ",
         "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "【": "[", "】": "]", "。": ".",
-        "\xa0": r"\,", "\u2009": r"\,", "\u202f": r"\,",
+        "\xa0": r"\,", "\u2009": r"\,", "\u202f": r"\,", "△": r"\triangle ",
     }
 )  # fmt: skip
 _DASH = re.compile(r"(?<![\w)}])[‐-―](?=\s*[\d.\\])")
@@ -47,6 +49,8 @@ _WORDS = re.compile(
 _DROPPED = re.compile(
     r"\\(?:left|right|big|Big|bigl|bigr|Bigl|Bigr|displaystyle|boxed|fbox)(?![A-Za-z])"
 )
+_BARS = re.compile(r"\\(?:[lr]?vert|mid)(?![A-Za-z])")
+_QUOTED = re.compile(r"[\"'“”‘’「『]([^\"'“”‘’「」『』]+)[\"'“”‘’」』]")
 _SPACES = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~|\s+")
 _GROUPING = re.compile(r"(?<=\d)(?:\\[,!;]|\{,\}|,\\!)(?=\d{3}(?!\d))", re.ASCII)
 _DOLLARS = re.compile(r"\\[()\[\]]|(?<!\\)\$+")
@@ -56,8 +60,8 @@ _DEGREES = re.compile(
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _LETTERS = re.compile(r"[A-Za-z]+")
-_ARE_WORDS = re.compile(r"[^\W\d_]{2,}+(?:[ '-][^\W\d_]++)*+")
-_PERCENT = re.compile(r"\\?%")
+_ARE_WORDS = re.compile(r"(?=.*[^\W\d_]{2})[^\W\d_]++(?:(?:[,;.]? |['-])[^\W\d_]++)*+")
+_PERCENT = re.compile(r"\\?%|\bper[ -]cent\b", re.IGNORECASE)
 
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 
@@ -66,24 +70,48 @@ _FURTHER_OPTION = re.compile(
     r"[(\[][A-Z][)\]]|(?:\b(?:or|and)\s|[,/&、;]|(?<=[.:)\]、]))\s*[A-Z](?:[.:)\]、]|$)"
 )
 _OPTION = re.compile(
-    r"[(\[]?\s*([A-Z])\s*(?:[)\]]|[.:](?![^\W\d_])|、|$)|([a-z])$|[(\[]([a-z])[)\]]$"
+    r"[(\[]?\s*([A-Z])\s*(?:[)\]]|[.:](?![A-Za-z])|:(?=[A-Z]?[a-z]{2})|、|$)"
+    r"|([a-z])$|[(\[]([a-z])[)\]]$"
+)
+_CALLED = re.compile(
+    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?|选项|选|答案[是为]?:?) ?(?!$)",
+    re.IGNORECASE,
+)
+# AC, but not CA, which is a name; A, C and A and C and (A)(C).
+_COMPACT = re.compile(r"(?=[A-H]{2})A?B?C?D?E?F?G?H?")
+_LETTER = r"[(\[]?[A-Z][)\].]?"
+_SEVERAL = re.compile(
+    rf"[(\[]?{_LETTER}(?:(?:\s?[,;&、]\s?|,?\sand\s|\s|(?<=[)\]])(?=[(\[])){_LETTER})+[)\]]?"
 )
 
+# What stands between two sides, and may stand in front of one: \ge 5.
+_RELATION = re.compile(r"\\(?:leq?|geq?|lt|gt|neq?|in|notin)(?![A-Za-z])|[<>]=?")
+_SPELT = {r"\leq": r"\le", "<=": r"\le", r"\geq": r"\ge", ">=": r"\ge", r"\lt": "<", r"\gt": ">"}
+_SPELT |= {r"\neq": r"\ne"}
+
 _NAMES_OF_UNITS = """
-mm millimeter millimeters millimetre millimetres|cm centimeter centimeters centimetre centimetres
-dm decimeter decimeters decimetre decimetres|m meter meters metre metres
-km kilometer kilometers kilometre kilometres|nm|µm μm um|in inch inches|ft foot feet|yd yard yards
-mi mile miles|mg milligram milligrams|g gram grams|kg kilogram kilograms|lb lbs pound pounds
-oz ounce ounces|ms|s sec secs second seconds|min mins minute minutes|h hr hrs hour hours|day days
-week weeks|month months|year years|ml mL milliliter milliliters|l L liter liters litre litres
-deg degree degrees|rad radian radians|deg-C|deg-F|mph|N newton newtons|J joule joules|W watt watts
-kW|V volt volts|Hz|Pa|kPa|mol|usd dollar dollars|eur euro euros|cent cents|unit units
-pct percent per-cent
+mm millimeter millimeters millimetre millimetres 毫米|nm|µm μm um|in inch inches|ft foot feet
+cm centimeter centimeters centimetre centimetres 厘米|dm decimeter decimeters decimetre decimetres
+m meter meters metre metres 米|km kilometer kilometers kilometre kilometres 千米 公里|yd yard yards
+mi mile miles|mg milligram milligrams|g gram grams 克|kg kilogram kilograms 千克 公斤
+lb lbs pound pounds|oz ounce ounces|ms|s sec secs second seconds 秒|min mins minute minutes 分钟
+h hr hrs hour hours 小时|day days|week weeks|month months|year years
+ml mL milliliter milliliters|l L liter liters litre litres|deg degree degrees 度|deg-C|deg-F
+rad radian radians|mph|N newton newtons|J joule joules|W watt watts|kW|V volt volts|Hz|Pa|kPa|mol
+usd dollar dollars|eur euro euros|gbp|cny yuan 元|cent cents|unit units|pct percent
 """
 _UNITS = {
     name: names.split()[0]
     for names in _NAMES_OF_UNITS.strip().replace("\n", "|").split("|")
     for name in names.split()
+}
+# Also "5 Meters" and "5 CM"; but a megagram is no milligram.
+_UNITS |= {
+    spelt: unit
+    for name, unit in _UNITS.items()
+    for spelt in (name.upper(), name.capitalize())
+    if len(name) > 2 or (len(name) == 2 and unit not in ("mm", "mg", "ms", "nm", "µm"))
+    if spelt not in _UNITS
 }
 _UNIT = "(?:" + "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True)) + ")"
 _POWER = r"(?:\s?\^\s?\{?\s?([2-4])\s?\}?|([2-4])|\s(squared|cubed))?"
@@ -120,7 +148,7 @@ _NAMED = re.compile(
 class Reading:
     """What an answer says. `value` is None where it's no expression that is known here.
 
-    `may_be_more`: it's one of those that only math-verify knows.
+    `may_be_more`: it's one of those that only math-verify knows. `option`: its letter, or several.
     """
 
     text: str
@@ -129,6 +157,7 @@ class Reading:
     value: Value | Sequence | None = None
     unit: str | None = None
     may_be_more: bool = False
+    relation: str | None = None  # in front, as in `≥ 5`; empty for one further on
 
 
 def plain(text: str) -> str:
@@ -136,10 +165,12 @@ def plain(text: str) -> str:
     text = _RAISED.sub(lambda match: f"^{{{match[0]}}}", text)
     text = _VULGAR.sub(lambda match: f" {match[0]}", text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
-    text = _WORDS.sub(r" \1 ", _DROPPED.sub(" ", _DASH.sub("-", text)))
+    text = _WORDS.sub(r" \1 ", _DROPPED.sub(" ", _BARS.sub("|", _DASH.sub("-", text))))
     text = _GROUPING.sub(",", text)
     text = _SPACES.sub(" ", _DOLLARS.sub(" ", text)).strip(" *`")
-    return _unwrapped(text.removesuffix(".").strip(" *`"))
+    text = re.sub("[.,;]$", "", text).strip(" *`")
+    quoted = _QUOTED.fullmatch(text)
+    return _unwrapped(re.sub("[.,]$", "", quoted[1]).strip() if quoted else text)
 
 
 def read(text: str) -> Reading:
@@ -153,9 +184,8 @@ def read(text: str) -> Reading:
 @functools.lru_cache(1024)  # the answers of a group are few
 def _read(text: str) -> Reading:
     text = plain(text)
-    option = _OPTION.match(text)
-    if option and not _FURTHER_OPTION.search(text, option.end()):
-        return Reading(text, option=next(filter(None, option.groups())).upper())
+    if option := _option(text):
+        return Reading(text, option=option)
     if len(text) > _LONGEST:
         return Reading(text)
     content = _unwrapped(_PERCENT.sub(" pct", _DEGREES.sub(" deg ", text)).strip())
@@ -170,7 +200,22 @@ def _read(text: str) -> Reading:
         found = _measured(content)
         return Reading(text, None, None, *found) if found else Reading(text)
     except Beyond:
-        return Reading(text, may_be_more=_is_formula(content))
+        relation = _RELATION.search(content)
+        if relation:
+            relation = "" if relation.start() else _SPELT.get(relation[0], relation[0])
+        return Reading(text, may_be_more=_is_formula(content), relation=relation)
+
+
+def _option(text: str) -> str | None:
+    """The letter of an option, or those of several."""
+    called = _CALLED.match(text)
+    text = text[called.end() :] if called else text
+    if _SEVERAL.fullmatch(text) or _COMPACT.fullmatch(text):
+        return "".join(re.findall("[A-Z]", text))
+    option = _OPTION.match(text)
+    if option and not _FURTHER_OPTION.search(text, option.end()):
+        return next(filter(None, option.groups())).upper()
+    return None
 
 
 def same(a: Reading, b: Reading) -> bool | None:
@@ -179,6 +224,12 @@ def same(a: Reading, b: Reading) -> bool | None:
         return bool(a.text)
     if a.option or b.option:
         return a.option == b.option
+    if a.relation or b.relation:
+        return a.relation == b.relation and same(
+            *(read(_RELATION.sub("", x.text, 1)) for x in (a, b))
+        )
+    if any(x.relation == "" and isinstance(y.value, Value) for x, y in ((a, b), (b, a))):
+        return False
     if a.value is None or b.value is None:
         one_is_none = (a.value is None and not a.may_be_more) or (
             b.value is None and not b.may_be_more
@@ -288,8 +339,8 @@ def _closing(text: str, start: int) -> int:
 def _measured(text: str) -> tuple[Value | Sequence, str | None] | None:
     """Value and unit of a text; None if it has none."""
     for sign, unit in _CURRENCY.items():
-        if text.startswith(sign):
-            found = _value(text.removeprefix(sign))
+        if text.startswith(sign) or text.endswith(sign):
+            found = _value(text.removeprefix(sign).removesuffix(sign).strip())
             return (found, unit) if found else None
     unit = _ENDS_IN_UNIT.search(text)
     if unit:

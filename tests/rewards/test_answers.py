@@ -33,8 +33,17 @@ ALIKE = [
     ["(3,4)", "(3, 4)", r"\left(3, 4\right)", "（3，4）"],
     [r"\{1,2\}", r"\{2, 1\}", r"\left\{1, 2\right\}"],
     ["B", "(B)", "B.", "B)", "B: 12", "B、12", "（B）", "B：12", "Ｂ", "b", r"\boxed{B}", "【B】"],
-    ["Yes", r"\text{Yes}", "**Yes**", "Yes.", "yes", "YES"],
+    ["B", "B：红色", "B.红色", "B:red", '"B"', "B,"],
+    ["B", "Option B", "option (B)", "选项B", "the answer is B"],
+    ["AC", "A, C", "A and C", "A、C", "(A)(C)", "A C", "(A), (C)", r"\boxed{A, C}"],
+    ["Yes", r"\text{Yes}", "**Yes**", "Yes.", "yes", "YES", "'yes'", "“Yes.”"],
     ["Light blue", "light blue"],
+    ["A red cube", "a red cube"],
+    ["Yes, it is", "yes, it is."],
+    ["St. Louis", "st. Louis"],
+    ["12%", "12 per cent", "12 percent"],
+    ["3", r"\lvert -3 \rvert", "|-3|"],
+    [r"\triangle ABC", "△ABC"],
     ["2:3", "2 : 3", "2∶3"],
     [r"\sin 30^\circ", r"\sin{30^\circ}", "sin 30°"],
     [r"x \ge 5", "x≥5"],
@@ -42,6 +51,9 @@ ALIKE = [
 # A unit may be left out, a name in front too, and 50 is the number of percents.
 OPTIONAL = [
     ["5", "5 cm", "5cm", r"5\text{ cm}", r"$5\,\mathrm{cm}$", "5 centimetres", "５ｃｍ", "$5$ cm"],
+    ["5", "5 CM", "5 Centimeters", "5厘米", "5 cm,", '"5 cm"'],
+    ["60", "60 Degrees", "60度"],
+    ["5", "5€", "€5", "5 euros"],
     ["5", "5 m", "5 meters", r"5\ \text{m}"],
     ["12", "12 cm^2", "12 cm²", r"12\text{ cm}^2", r"12\ \mathrm{cm}^{2}", "12 square centimeters"],
     ["5", "5 m/s", r"5 \text{ m/s}", "5 meters per second"],
@@ -62,7 +74,11 @@ APART = [
     ("1,2345", "12345"), ("12,34,567", "1234567"), ("1/3", "0.333333"), ("4.0000000001", "4"),
     ("A", "5"), ("B", "C"), ("B: 12", "12"), ("B、12", "12"), ("A、B", "A"), ("(A) or (C)", "A"),
     ("(3,4)", "(4,3)"), ("(1,2)", "[1,2]"), ("1, 2", "2"), ("on", "no"), ("Yes", "No"), ("-5", "5"),
-    ("9**9**9", "5"), ("9^{9^9}", "9"), (r"\infty", "5"), ("1/0", "1"), ("", "5"), ("nan", "5"),
+    ("9**9**9", "5"), ("≥5", "5"), (r"\le 5", "5"), ("U.S.", "U"),
+    (r"\neq 5", "5"), ("> 5", "5"), ("≤ 5", "≥ 5"), ("x > 5", "x < 5"),
+    (r"5 \ne", "5"), ("AC", "CA"), ("A, C", "C, A"), ("A, C", "A"), ("AC", "C"), ("A:B", "A"),
+    ("5 Mm", "5 mm"), ("5米", "5 cm"), ("5€", r"\$5"),
+    ("9^{9^9}", "9"), (r"\infty", "5"), ("1/0", "1"), ("", "5"), ("nan", "5"),
 ]  # fmt: skip
 # Each has the number in it.
 PROSE = [
@@ -110,6 +126,11 @@ def test_a_unit_or_a_name_may_be_left_out(spellings):
 @pytest.mark.parametrize("a, b", APART)
 def test_other_answers_are_not_equal(a, b):
     assert not equal(a, b)
+
+
+def test_several_options_are_a_choice():
+    for text, expected in (("A, C", True), ("AC", True), ("(A) and (C)", True), ("A", False)):
+        assert right("choice", tagged(text), "A and C") == expected
 
 
 @pytest.mark.parametrize("text", PROSE)
