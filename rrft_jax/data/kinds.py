@@ -1,11 +1,14 @@
 """The kind of an answer, which an instruction has to fit: a letter, a word, a value."""
 
 import re
+import unicodedata
 
 # Around an answer, and in front of one: "\boxed{B}", "**B**", "Option B".
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
 _NAMED = re.compile(
-    r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b\s*(?:is\b)?\s*[:：]?\s*", re.I
+    r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)\b\s*(?:is\b)?|选项|选|答案[是为]?)"
+    r"\s*[:：]?\s*",
+    re.IGNORECASE,
 )
 
 _OPEN, _CLOSE = r"[(\[（]?", r"[)\]）．.、:：]"
@@ -27,7 +30,7 @@ _VALUE = re.compile(
 
 def kind_of(answer: str) -> str:
     """The kind of an answer: "letter" of an option, "letters" of several, "value", or "word"."""
-    text = _bare(answer)
+    text = bare(answer)
     if _LETTER.fullmatch(text):
         return "letter"
     parts = [part for part in _BETWEEN.split(text) if part]
@@ -42,7 +45,7 @@ def kind_of(answer: str) -> str:
 
 def is_of_four(question: str, answer: str) -> bool:
     """Whether an answer that is a letter is A, B, C or D, and the question has no option E."""
-    if re.findall("[A-Za-z]", _bare(answer))[0] not in "ABCD":
+    if re.findall("[A-Za-z]", bare(answer))[0] not in "ABCD":
         return False
     return not any(
         _has_five(question, *signs) for signs in (("(", ")"), ("", "."), ("", ")"), ("", ":"))
@@ -61,7 +64,8 @@ def _has_five(question: str, before: str, after: str) -> bool:
     return True
 
 
-def _bare(answer: str) -> str:
-    """The answer without marks of LaTeX and Markdown around it."""
+def bare(answer: str) -> str:
+    """The answer in half width, without marks of LaTeX and Markdown, or its name, around it."""
+    answer = "".join(unicodedata.normalize("NFKC", c) if "！" <= c <= "～" else c for c in answer)
     text = _WRAPPED.sub(r"\1", answer).strip().strip("*$").strip()
     return _NAMED.sub("", text) or text

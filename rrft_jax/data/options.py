@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rrft_jax.data.kinds import bare
 from rrft_jax.data.media import are_pictures, is_nothing
 from rrft_jax.data.pictures import BadRow
+from rrft_jax.rewards import answers
 
-KEYS = ("options", "choices")
+KEYS = ("options", "choices", "option", "candidates", "answer_choices")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _CLOSES = r")\].．、:：）"  # what may stand behind a letter: "A. red", "(A) red", "A) red"
@@ -74,6 +76,8 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
       BadRow: it means no option, or may mean several.
     """
     said = _flat(answer)
+    if said not in options.values():
+        said = _flat(bare(answer))
     meant = {letter for letter, text in options.items() if text == said}
     meant = meant or {letter for letter, text in options.items() if text.lower() == said.lower()}
     if not meant and _LETTERS.fullmatch(said) and set(re.findall("[A-Z]", said)) <= set(options):
@@ -87,6 +91,9 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
             meant |= set(options) if int(said) <= len(options) else set()
         else:
             meant |= set(list(options)[int(said) - base :][:1]) if int(said) >= base else set()
+    if not meant:  # another spelling: 60 for $60^\circ$
+        read = answers.read(said)
+        meant = {x for x, text in options.items() if answers.same(answers.read(text), read)}
     if len(meant) == 1:
         return meant.pop()
     listed = "; ".join(f"{letter}. {text:.20}" for letter, text in options.items())

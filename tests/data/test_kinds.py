@@ -11,6 +11,7 @@ ANSWERS = {
     "letter": [
         "A", "E", "b", "(B)", "[B]", "B.", "C).", "B. 12", "B.12", "(C) red", "A: 3", "（B）",
         "B、12", "$B$", "**C**", r"\boxed{B}", r"\text{D}", "Option B", "Answer: C", "B) 5 cm",
+        "Ｂ", "（Ｂ）", "选项B", "答案：C",
     ],
     "letters": ["AB", "ABD", "A, C", "A,C", "A and C", "(A)(C)", "B/D", "a, c", "A C", "A、B"],
     "value": [

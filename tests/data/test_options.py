@@ -26,7 +26,7 @@ def _refused(tmp_path, row):
     return str(bad).partition("sample 1: ")[2]
 
 
-@pytest.mark.parametrize("key", ["options", "choices"])
+@pytest.mark.parametrize("key", ["options", "choices", "option", "candidates", "answer_choices"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -86,12 +86,19 @@ def test_pictures_inside_of_a_question_with_options(tmp_path):
         ("B", "B"), ("b", "B"), ("(B)", "B"), ("B.", "B"), ("B. blue", "B"), ("(b) blue", "B"),
         ("blue", "B"), ("Blue", "B"), ("dark  blue", "C"), ("<answer>blue</answer>", "B"),
         ("<think>Blue.</think><answer>(B)</answer>", "B"), ("AC", "AC"), ("A, C", "A, C"),
-        (0, "A"), ("0", "A"), (3, "C"), ("3", "C"),
+        (0, "A"), ("0", "A"), (3, "C"), ("3", "C"), (r"\boxed{B}", "B"), ("$B$", "B"), ("Ｂ", "B"),
+        ("Option B", "B"), ("The answer is (B).", "B"), ("**blue**", "B"),
     ],
 )  # fmt: skip
 def test_an_answer_is_the_letter_of_its_option(tmp_path, answer, letter):
     (example,) = _read(tmp_path, _row(LISTED, answer))
     assert example.answer == letter
+
+
+@pytest.mark.parametrize("answer", ["30", "30°", r"$30^{\circ}$", "30 degrees"])
+def test_an_answer_is_the_option_of_its_value(tmp_path, answer):
+    (example,) = _read(tmp_path, _row([r"$60^\circ$", r"$30^\circ$"], answer))
+    assert example.answer == "B"
 
 
 @pytest.mark.parametrize(
