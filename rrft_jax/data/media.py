@@ -44,7 +44,9 @@ PLACEHOLDER = re.compile(
     r"<\|vision_start\|>(?:<\|image_pad\|>|<image>)<\|vision_end\|>|<\|image_pad\|>|<image>"
 )
 _OTHER_PLACEHOLDER = re.compile(
-    r"</?\|?(?:image|img)[\w -]{0,40}\|?/?>|<\|vision_\w{1,10}\|>", re.IGNORECASE
+    r"</?\|?(?:image|img)[\w -]{0,40}\|?/?>|<\|vision_\w{1,10}\|>"
+    r"|<im(?:age|g)\b[^<>\n]{0,200}>|!\[[^\[\]\n]{0,80}\]\([^()\n]{1,300}\)",
+    re.IGNORECASE,
 )
 _FILM_PLACEHOLDER = re.compile(r"</?\|?(?:video|audio)[\w -]{0,40}\|?/?>", re.IGNORECASE)
 
@@ -100,6 +102,21 @@ def check_media(row: Mapping[str, Any], names: Collection[str], texts: Collectio
                 f"{key!r} is {value!r:.60}: a picture under this key is not read; name it "
                 "'image' or 'images', or remove the key"
             )
+
+
+def check_nested(row: Mapping[str, Any]) -> None:
+    """Refuses a row whose only pictures are inside of another object: {"meta": {"image": ...}}.
+
+    Raises:
+      BadRow: names both keys.
+    """
+    for key, value in row.items():
+        for name, inner in value.items() if isinstance(value, dict) else ():
+            if _is_picture(inner) or (name in PICTURES and not is_nothing(inner)):
+                raise _malformed(
+                    f"{key!r} has {name!r}, {inner!r:.60}: a picture under this key is not read; "
+                    "name it 'image' or 'images' in the row itself"
+                )
 
 
 def place_pictures(question: str, pictures: int) -> tuple[str, tuple[int, ...]]:

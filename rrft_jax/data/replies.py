@@ -3,13 +3,16 @@
     <summary>...</summary><caption>...</caption><think>One, two.</think><answer>2</answer>
 
 The first two stand together or not at all; each of the others may be missing. `target` writes the
-tags anew, so a tag that stayed in a text would stand there twice.
+tags anew, so a tag that stayed in a text would stand there twice. Capitals of tags don't count, and
+a thought may have other tags around it, such as <thinking>.
 """
 
 import dataclasses
 import re
 
 TAG = re.compile("</?(?:think|answer)>")
+_ANY_CASE = re.compile("</?(?:think|answer|summary|caption)>", re.IGNORECASE)
+_THOUGHTS = ("think", "thinking", "thought", "reasoning")
 CAPTION_TAG = re.compile("</?(?:summary|caption)>")
 
 
@@ -33,9 +36,13 @@ def read_reply(text: str, untagged: str) -> Reply:
     Raises:
       ValueError: tags are left inside, or one of a pair is missing.
     """
+    text = _ANY_CASE.sub(lambda tag: tag[0].lower(), text)
     summary, rest = _block(text.strip(), "summary")
     caption, rest = _block(rest, "caption")
-    thought, rest = _block(rest, "think")
+    for name in _THOUGHTS:
+        thought, rest = _block(rest, name)
+        if thought is not None:
+            break
     preface = ""
     if summary is not None and caption is not None:
         preface = f"<summary>\n{summary}\n</summary>\n<caption>\n{caption}\n</caption>"

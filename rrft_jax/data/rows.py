@@ -2,7 +2,8 @@
 
 * The question is `problem`, or what the user says in a chat. `<image>` stands in it for a picture.
 * Pictures: `media.PICTURES` lists the keys. Videos and sounds are refused.
-* `options` or `choices` are written under the question, and the answer becomes the letter of one.
+* `options`, or another of `options.KEYS`, are written under the question, and the answer becomes
+  the letter of one.
 * `system` or `system_prompt`, or a chat's turn of that name, is the system prompt of the row.
 * The thought is `cot` or another of `THOUGHTS`, the answer `answer` or `solution`. Either may be a
   whole reply with tags, as in a chat. Where several keys hold one of them, they must agree.
@@ -29,7 +30,7 @@ SYSTEM = ("system", "system_prompt")
 # Keys that other readers take a part of the question from, and this one doesn't.
 _UNREAD = (
     *("question", "query", "prompt", "instruction", "input", "context", "hint", "passage"),
-    *("history", "tools"),
+    *("history", "tools", "instructions", "system_message", "user_prompt", "background"),
 )
 
 # The two spellings of a chat: who speaks, what is said, and the names of the two who do.
@@ -66,6 +67,8 @@ def read_row(
         raise _malformed(f"expected an object, found {type(row).__name__}")
     names = media.image_names(row)
     media.check_media(row, names, _TEXTS)
+    if not names:
+        media.check_nested(row)
     question, chat = _question(row, names)
     choices = options.read_options(row)
     question = options.with_options(question, choices)

@@ -110,6 +110,9 @@ def test_own_words_stand_around_a_question_with_pictures_inside(tmp_path):
         ("<IMAGE>How many?", ["a.png"], "<IMAGE> in the question stands for no picture"),
         ("<img>How many?", ["a.png"], "<img> in the question stands for no picture"),
         ("<image>a.png</image>How many?", ["a.png"], "</image> in the question stands for no"),
+        ("<img src='a.png'/>How many?", ["a.png"], "<img src='a.png'/> in the question stands"),
+        ("<image: a.png> How many?", ["a.png"], "<image: a.png> in the question stands for no"),
+        ("![a](a.png) How many?", ["a.png"], "![a](a.png) in the question stands for no picture"),
         ("<|vision_start|>How many?", ["a.png"], "<|vision_start|> in the question stands"),
         ("<video>How many?", ["a.png"], "<video> in the question: videos and sounds"),
         ("<audio>How many?", [], "<audio> in the question: videos and sounds"),
@@ -179,6 +182,8 @@ def test_keys_that_name_the_same_pictures_agree(tmp_path):
         ({"path": "./a.mp4", "data_type": "video"}, "'path' is './a.mp4': videos and sounds"),
         ({"clip": ["a.webm"]}, "'clip' is ['a.webm']: videos and sounds"),
         ({"path": "a", "data_type": "video"}, "'data_type' is 'video': videos and sounds"),
+        ({"meta": {"file": "a.png"}}, "'meta' has 'file', 'a.png': a picture under this key"),
+        ({"extra_info": {"images": ["a"]}}, "'extra_info' has 'images', ['a']: a picture"),
     ],
 )
 def test_other_pictures_and_films_are_refused_by_their_key(tmp_path, fields, message):
@@ -190,6 +195,7 @@ def test_what_is_no_picture_is_nobodys_business(tmp_path):
         "level": 2, "source": "COCO", "url": "https://example.com/page", "video": None,
         "videos": [], "image_id": 7, "file_name": "part-1.json", "data_type": "image",
         "size": [480, 320], "objects": [{"bbox": [1, 2, 3, 4]}], "audio": "",
+        "meta": {"original": "b.png", "index": 3},
     }  # fmt: skip
     (example,) = _read(tmp_path, _row(image="a.png", problem="Is a.png red?", **fields))
     assert _names(example) == ["a.png"] and example.problem == "Is a.png red?"
@@ -281,7 +287,11 @@ def test_system_prompts_that_differ_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["context", "hint", "history", "question", "query", "prompt", "instruction", "input"]
+    "key",
+    [
+        *("context", "hint", "history", "question", "query", "prompt", "instruction", "input"),
+        *("instructions", "system_message"),
+    ],
 )
 @pytest.mark.parametrize("row", [_row(), _chat("How many?")])
 def test_other_parts_of_a_question_are_refused(tmp_path, key, row):
@@ -350,6 +360,9 @@ FULL = "<think>One, two.</think><answer>2</answer>"
         {"answer": "2", "solution": FULL},
         {"answer": "2", "solution": "<think>One, two.</think>"},
         {"cot": "One, two.", "solution": FULL},
+        {"cot": "<THINK>One, two.</THINK>", "answer": "<Answer>2</Answer>"},
+        {"cot": "<thinking>One, two.</thinking>", "answer": "2"},
+        {"solution": "<reasoning>One, two.</reasoning><answer>2</answer>"},
     ],
 )
 def test_outer_tags_are_taken_off(tmp_path, fields):
@@ -371,6 +384,7 @@ def test_outer_tags_are_taken_off(tmp_path, fields):
         ({"cot": "One. </think>", "answer": "2"}, "'cot' is 'One. </think>': tags inside of"),
         ({"cot": "<think>One.", "answer": "2"}, "'cot' is '<think>One.': tags inside of"),
         ({"cot": "One <answer>2</answer>", "answer": "2"}, "'cot' is 'One <answer>2</answer>': t"),
+        ({"cot": "One <ANSWER>2</ANSWER>", "answer": "2"}, "'cot' is 'One <ANSWER>2</ANSWER>': t"),
         ({"answer": "<answer>2"}, "'answer' is '<answer>2': tags inside of a part, or one of"),
         ({"answer": f"<answer>{FULL}</answer>"}, "'answer' is '<answer><think>"),
         ({"answer": "<answer>1</answer><answer>2</answer>"}, "'answer' is '<answer>1</answer>"),
