@@ -90,8 +90,8 @@ def values(
     Raises:
       worker.Wrong: it isn't one value for each completion.
     """
+    size = len(completions)  # before the call, which may change the list
     returned = worker.find(name)(completions, example, **given)
-    size = len(completions)
     found = _kind(returned, size)
     if found:
         raise worker.Wrong(

@@ -41,6 +41,13 @@ def test_a_value_that_is_no_number_zeroes_its_completion_alone(what):
     assert "for a completion; expected a finite number" in scores.failures[0].reason
 
 
+def test_a_reward_that_changes_the_list_has_to_give_as_many_values_all_the_same():
+    scores = rewards.scores("tests.rewards.victims.emptying", ["a", "b", "c"], EXAMPLE)
+    assert scores.values == [1, 0, 1]
+    ((text, reason),) = [(failure.text, failure.reason) for failure in scores.failures]
+    assert text == "b" and "returned a list of length 0; expected one number for each" in reason
+
+
 def test_every_failing_completion_is_counted():
     before = rewards.failures()
     assert rewards.score(BROKEN, ["raises", "a", "dies", "nan", "b"], EXAMPLE) == [0, 2, 0, 0, 2]

@@ -29,6 +29,12 @@ def raise_unspeakable():
     raise Unspeakable
 
 
+def emptying(completions, example):
+    """Changes the list that it is given: what it returns is of the rest."""
+    completions[:] = [text for text in completions if text != "b"]
+    return [1.0 for _ in completions]
+
+
 def broken(completions, example):
     """Of groups and single completions alike, by what one of them says."""
     if "raises" in completions:
