@@ -54,6 +54,8 @@ def check_tokens(
     """
     try:
         first, *others = _vocabularies(folder)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: a file of the tokenizer is broken ({reason})") from None
@@ -177,6 +179,9 @@ def check_pictures(path: Path, folder: pathlib.Path, config: Qwen2VLConfig | Non
             value = getattr(config.vision, own)
             stated |= {} if stated else {f"{next(iter(files))} has no {key}, so {default}": default}
             stated[f"{CONFIG} has vision_config.{field} {value}"] = value
+            raw = read_json(folder / CONFIG).get("vision_config", {})
+            other = raw.get(f"spatial_{key}") if key == "patch_size" else None
+            stated |= {f"{CONFIG} has vision_config.spatial_{key} {other}": other} if other else {}
         _same(path, stated)
     channels = 3 if config is None else config.vision.in_channels
     if channels != 3:

@@ -90,6 +90,8 @@ class Qwen2VLConfig:
             _check_whole(raw, where)
             _check_doubled(raw, where)
             config = _read(raw, where)
+        except UserError:
+            raise
         except KeyError as error:
             raise UserError(f"{where}: {error.args[0]!r} is missing") from None
         except (TypeError, ValueError, AttributeError) as error:
@@ -190,9 +192,10 @@ def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
 def _check_whole(raw: Mapping[str, Any], where: str) -> None:
     """Weights in few bits can't be trained as they are."""
     for config in (raw, raw.get("text_config") or {}):
-        for key in ("quantization_config", "compression_config"):
+        for key in ("quantization_config", "compression_config", "quantization"):
             if settings := config.get(key):
-                method = settings.get("quant_method") or "of an unknown method"
+                method = settings.get("quant_method") or settings.get("mode")
+                method = method or "of an unknown method"
                 raise UserError(
                     f"{where}: these weights are quantised ({key}: {method}), and only whole ones "
                     "can be trained; give the checkpoint in float32, bfloat16 or float16"

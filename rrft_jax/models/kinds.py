@@ -35,7 +35,7 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
       path: the folder as it was given.
       folder: where its small files lie on the disk.
     """
-    for file in [*folder.glob("*.json"), *folder.glob("*.txt")]:
+    for file in [file for kind in ("json", "txt", "jinja") for file in folder.glob(f"*.{kind}")]:
         with file.open("rb") as opened:
             if (content := opened.read(200)).startswith(storage.POINTER):
                 raise UserError(f"{storage.join(path, file.name)}: {storage.pointer(content)}")

@@ -203,6 +203,14 @@ def test_patches_are_as_large_as_the_vision_tower_takes_them(folder, field, own)
     refused(folder, f"preprocessor_config.json has no {field}, so ", f"vision_config.{name} 7")
 
 
+def test_a_second_name_of_the_patches_size_says_the_same(folder):
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    change(folder, "config.json", vision_config=vision | {"spatial_patch_size": 14})
+    Processor.from_pretrained(folder)
+    change(folder, "config.json", vision_config=vision | {"spatial_patch_size": 16})
+    refused(folder, "vision_config.spatial_patch_size 16", "patch_size 14")
+
+
 def test_colours_are_as_many_as_the_vision_tower_takes(folder):
     change(folder, "preprocessor_config.json", image_std=[0.5])
     refused(folder, "preprocessor_config.json has 1 numbers in image_std", "config.json has 3")

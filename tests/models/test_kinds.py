@@ -80,13 +80,17 @@ def test_an_adapter_is_to_be_merged_into_its_base(folder, whole):
         ({"quantization_config": {"quant_method": "awq"}}, "awq"),
         ({"quantization_config": {"load_in_4bit": True}}, "unknown method"),
         ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "quantization: of an unknown method"),
         ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
     ],
 )
 def test_quantised_weights_are_not_trained(folder, settings, method):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **settings}))
-    refused(folder, "config.json: these weights are quantised", method, "bfloat16")
+    refused(folder, f"{folder}/config.json: these weights are quantised", method, "bfloat16")
+    with pytest.raises(UserError) as error:
+        read_config(folder)
+    assert str(error.value).startswith(f"{folder}/config.json: these")  # nothing around it
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava", None])
@@ -103,7 +107,7 @@ def test_a_torn_file_is_named_with_the_size_that_it_has(folder, size):
     refused(folder, WEIGHTS, f"it has {size:,} bytes", promised, "download it again")
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json", "tokenizer.json", "chat_template.jinja"])
 def test_a_pointer_of_git_lfs_is_called_that(folder, name):
     (folder / name).write_text(POINTER)
     refused(folder, name, "pointer of git-lfs", "3,025,520 bytes", "git lfs pull")
