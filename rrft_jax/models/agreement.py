@@ -11,6 +11,7 @@ from typing import Any
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import Qwen2VLConfig
 from rrft_jax.models.pretrained import read_json
+from rrft_jax.rewards.format import TAGS
 from rrft_jax.storage import Path
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -117,11 +118,11 @@ def _check_ends(
     names: Mapping[int, str],
     file: str,
 ) -> None:
-    """What ends a text, and what fills one up: control tokens, and not those of pictures or turns.
+    """What ends a text, and what fills one up: control tokens, not pictures', turns' or tags'.
 
     Released folders name several ends, and not in all files the same: any of them is right.
     """
-    ends = _added(folder, tokenizer) - {*_PICTURES, _TURN}
+    ends = _added(folder, tokenizer) - {*_PICTURES, _TURN, *TAGS}
     own = {"eos": ends, "pad": ends | {"<|vision_pad|>"}}  # which some folders fill up with
     for kind, tokens in own.items():
         token = getattr(tokenizer, f"{kind}_token")

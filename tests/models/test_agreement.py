@@ -122,6 +122,14 @@ def test_what_differs_without_harm_is_accepted(folder, file, fields):
     assert {2, 0} <= set(Processor.from_pretrained(folder).stop_tokens)
 
 
+@pytest.mark.parametrize("kind", ["eos", "pad"])
+def test_a_tag_of_an_answer_ends_and_fills_up_nothing(folder, kind):
+    add_tokens(folder, **{"<think>": ROWS - 2, "</answer>": ROWS - 1})
+    for token in ("<think>", "</answer>"):
+        change(folder, "tokenizer_config.json", **{f"{kind}_token": token})
+        refused(folder, f"tokenizer_config.json has {kind}_token '{token}'", "another purpose")
+
+
 def test_every_token_has_a_row_in_the_embedding(folder):
     add_tokens(folder, **{"<think>": ROWS - 2, "</think>": ROWS - 1})
     Processor.from_pretrained(folder)
