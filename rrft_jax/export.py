@@ -136,7 +136,7 @@ def _config(run: pathlib.Path) -> ml_collections.ConfigDict:
             f"{run}: not the folder of a run; expected one with the config.json and the "
             "checkpoints/ that rrft_jax.main writes"
         )
-    return ml_collections.ConfigDict(settings)
+    return ml_collections.ConfigDict(settings, allow_dotted_keys=True)  # names of rewards
 
 
 def _steps(run: pathlib.Path, stage: str) -> list[int]:

@@ -30,8 +30,10 @@ def weights(stage: str, step: int) -> dict:
 
 def claim(run: pathlib.Path, path: str = "", name: str = "tiny") -> None:
     config = {"stages": ["sft", "grpo"], "model": {"name": name, "path": path, "dtype": "float32"}}
+    config["grpo"] = {"rewards": {"accuracy": 1.0, "mypackage.rewards.iou": 1.0}}
     fingerprint = runs.fingerprint(path or TINY, file_sizes(path or TINY))
-    runs.claim(ml_collections.ConfigDict(config), run, fingerprint)
+    config = ml_collections.ConfigDict(config, allow_dotted_keys=True)
+    runs.claim(config, run, fingerprint)
 
 
 def save(run: pathlib.Path, stage: str, *steps: int) -> None:
