@@ -48,6 +48,11 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
         return
     if (error := _orbax(path, folder)) is not None:
         raise error
+    if file := next(iter(sorted(folder.glob("*.gguf"))), None):
+        raise UserError(
+            f"{path}: {file.name} is a model for llama.cpp (GGUF), which is not read; "
+            "download the checkpoint that it was made from, in safetensors"
+        )
     others = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
     others = sorted(other.parent for other in others)
     raise UserError(

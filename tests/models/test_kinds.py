@@ -113,6 +113,11 @@ def test_a_pointer_of_git_lfs_is_called_that(folder, name):
     refused(folder, name, "pointer of git-lfs", "3,025,520 bytes", "git lfs pull")
 
 
+def test_a_model_of_llama_cpp_is_called_that(tmp_path):
+    (tmp_path / "qwen2-vl-q4_k_m.gguf").write_bytes(b"GGUF")
+    refused(tmp_path, "qwen2-vl-q4_k_m.gguf is a model for llama.cpp (GGUF)", "safetensors")
+
+
 @pytest.mark.parametrize(
     ("names", "parts"),
     [
