@@ -225,9 +225,10 @@ def same(a: Reading, b: Reading) -> bool | None:
     if a.option or b.option:
         return a.option == b.option
     if a.relation or b.relation:
-        return a.relation == b.relation and same(
-            *(read(_RELATION.sub("", x.text, 1)) for x in (a, b))
-        )
+        if a.relation != b.relation:
+            return False
+        a, b = (read(_RELATION.sub("", x.text, count=1)) for x in (a, b))
+        return None if a.relation or b.relation else same(a, b)
     if any(x.relation == "" and isinstance(y.value, Value) for x, y in ((a, b), (b, a))):
         return False
     if a.value is None or b.value is None:
@@ -356,6 +357,8 @@ def _measured(text: str) -> tuple[Value | Sequence, str | None] | None:
 
 def _value(text: str) -> Value | Sequence | None:
     try:
+        if ":" in text:  # a ratio, which is not reduced: 2:4 may be a score, or a time
+            return Sequence(":", tuple(map(expression.read, text.split(":"))))
         return expression.read(text)
     except Malformed:
         return None

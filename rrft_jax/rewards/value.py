@@ -60,7 +60,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Several values: a list, a point `()`, an interval `(]`, or a set `{}` without order."""
+    """Several: a list, a point `()`, an interval `(]`, a ratio `:`, a set `{}` without order."""
 
     brackets: str
     values: tuple["Value | Sequence", ...]
