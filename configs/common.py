@@ -68,7 +68,7 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     # which only `tiny` has.
     model.path = ""
     # Of the weights that the optimizer updates. In bfloat16, where they are rounded at random, they
-    # and their gradients take half the memory.
+    # take half the memory; their gradients are float32 sums.
     model.dtype = "float32"
     model.compute_dtype = "bfloat16"
     # "auto": splash attention on TPUs, cuDNN on GPUs, XLA elsewhere; or "splash", "cudnn", "xla"
