@@ -256,14 +256,13 @@ def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(clip_dual):
         check(config)
 
 
-@pytest.mark.parametrize("low", [-89.0, -200.0, -1e4, -3e38])
 @pytest.mark.parametrize("kind", objectives.KLS)
-def test_a_kl_is_finite_however_far_policy_and_reference_are_apart(kind, low):
-    if kind == "k2" and low < -1e10:
-        pytest.skip("the square of the distance itself has no place in float32")
-    for log_probs, reference in ((low, -0.01), (-0.01, low)):
-        value, slope = jax.value_and_grad(objectives.KLS[kind])(log_probs, reference)
-        assert np.isfinite([value, slope]).all()
+def test_a_kl_is_finite_however_far_policy_and_reference_are_apart(kind):
+    furthest = -1e18 if kind == "k2" else -3e38  # of k2 the square has to have a place in float32
+    for low in (-89.0, -200.0, -1e4, furthest):
+        for log_probs, reference in ((low, -0.01), (-0.01, low)):
+            value, slope = jax.value_and_grad(objectives.KLS[kind])(log_probs, reference)
+            assert np.isfinite([value, slope]).all()
 
 
 def test_k3_is_exact_up_to_its_bound():
