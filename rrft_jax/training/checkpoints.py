@@ -156,9 +156,10 @@ class Checkpoints:
         folder = self._folder / str(step)
         try:
             sizes = json.loads((folder / _SIZES).read_text())
+            sizes = {name: int(size) for name, size in sizes.items()}
         except FileNotFoundError:  # of an older release, or of a copy: reading will tell
             sizes = {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return f"{_SIZES} can't be read"
         for name, size in sizes.items():
             try:

@@ -92,6 +92,13 @@ def test_without_a_list_of_files_what_can_not_be_read_is_left_out(name, folder, 
     assert "step 6 is not whole" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "null", "[1]", '{"state/_METADATA": null}', '{"a": "b"}'])
+def test_a_list_of_files_that_is_none_is_damage(content, folder, capfd):
+    (folder / "6" / "sizes.json").write_text(content)
+    check(Checkpoints(folder).restore(state(0)), 4)
+    assert "step 6 is not whole and left out: sizes.json can't be read" in capfd.readouterr().err
+
+
 def test_arrays_that_are_not_there_are_found_by_reading(folder):
     """Sizes are right, contents are not: a disk that was full, or a copy with holes."""
     for file in (folder / "6" / "state" / "ocdbt.process_0" / "d").iterdir():
