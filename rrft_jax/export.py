@@ -89,6 +89,11 @@ def export(
         )
     if not storage.is_url(source) and out.expanduser().resolve() == pathlib.Path(source).resolve():
         raise UserError(f"--out={out}: the model that the run started from; give another folder")
+    if _is_run(out.expanduser()):
+        raise UserError(
+            f"--out={out}: the folder of a run, which would lose its config.json; give another "
+            "folder"
+        )
     like = jax.tree.map(
         lambda shape: jnp.zeros(shape, config.model.dtype),
         parameters.parameter_shapes(sizes),
@@ -137,6 +142,14 @@ def _config(run: pathlib.Path) -> ml_collections.ConfigDict:
             "checkpoints/ that rrft_jax.main writes"
         )
     return ml_collections.ConfigDict(settings, allow_dotted_keys=True)  # names of rewards
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+    try:
+        _config(folder)
+    except UserError:
+        return False
+    return True
 
 
 def _steps(run: pathlib.Path, stage: str) -> list[int]:

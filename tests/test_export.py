@@ -98,6 +98,16 @@ def test_what_there_is_is_listed_where_something_else_was_asked_for(
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+def test_no_run_is_written_over(run, tmp_path, capsys):
+    """The config.json there would be that of a model, and the run could not go on."""
+    claim(tmp_path)
+    for folder in (run, tmp_path):
+        before = (folder / "config.json").read_bytes()
+        assert export.main([str(run), f"--out={folder}"]) == 1
+        assert f"--out={folder}: the folder of a run, which would lose" in capsys.readouterr().err
+        assert (folder / "config.json").read_bytes() == before
+
+
 def test_a_run_without_checkpoints_stays_without(tmp_path, capsys):
     claim(tmp_path)
     assert export.main([str(tmp_path)]) == 1
