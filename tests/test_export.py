@@ -39,7 +39,8 @@ def claim(run: pathlib.Path, path: str = "", name: str = "tiny") -> None:
 def save(run: pathlib.Path, stage: str, *steps: int) -> None:
     checkpoints = Checkpoints(stage_folder(run, stage))
     for step in steps:
-        state = TrainState(jnp.int32(step), weights(stage, step), {"mean": jnp.zeros(3)})
+        opt_state = {"mean": jnp.zeros(3)}
+        state = TrainState(jnp.int32(step), weights(stage, step), opt_state, jnp.bool_(True))
         checkpoints.save(step, state, {"position": step})
     checkpoints.close()
 

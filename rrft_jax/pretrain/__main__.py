@@ -240,7 +240,12 @@ def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dic
     trained, _ = states.split(params, FREEZE.get(phase, ""))
     optimizer = make_optimizer(trained, steps)
     # From nothing but arrays that live on every device, so that the state does too.
-    first = states.TrainState(jnp.zeros((), jnp.int32), params, jax.jit(optimizer.init)(trained))
+    first = states.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=jax.jit(optimizer.init)(trained),
+        moved=jnp.zeros((), bool),
+    )
     state = jax.device_put(first, whole)
     step = make_step(model, optimizer, phase, states.layout(state))
     taught = [task for task, (lessons, _) in SIZES.items() if phase in lessons]

@@ -16,7 +16,6 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.qwen2_vl import Qwen2VL
 from rrft_jax.parallel import sharding
 from rrft_jax.training import objectives
-from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState
 
@@ -200,7 +199,7 @@ def make_step(
 
     It updates on one of the batch's `config.mini_batches` parts, as if that were all: row i belongs
     to part i % mini_batches. `layout` is a tree of shardings like the state (`state.layout`), which
-    the new state keeps. A state that had no update yet must hold the weights of the reference.
+    the new state keeps. A state that has not moved yet must hold the weights of the reference.
     """
 
     def step(state: TrainState, batch: GRPOBatch, part: jax.Array | int = 0):
@@ -210,12 +209,11 @@ def make_step(
         weighted = (batch, weights(config, batch))
         number = config.micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
         micro = sharding.micro_batches(weighted, (letters(batch), WEIGHT_LETTERS), number)
-        moved = optimizers.updates(state.opt_state) > 0
         return states.update(
             state,
             optimizer,
             config.freeze,
-            lambda params, part: loss(model, config, params, *part, moved),
+            lambda params, part: loss(model, config, params, *part, state.moved),
             micro,
         )
 

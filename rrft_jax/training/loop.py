@@ -162,8 +162,8 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
             batch = score(place(groups.batch) if replaced else prompt, groups.own_arrays)
         with _timed(seconds, "update"):
             rewards, places = groups.rewards, groups.batch.places
-            # Until the first update the policy is the reference; what differs is rounding.
-            if penalized and optimizers.updates(state.opt_state):
+            # Until it moves the policy is the reference; what differs is rounding.
+            if penalized and state.moved:
                 kl = grpo.completion_kl(config.kl, batch)
                 kl = sharding.fetch(sharding.constrain(kl, "BG", run.mesh))
                 rewards = rewards - config.beta * np.stack(distributed.gather_rows(places, kl))

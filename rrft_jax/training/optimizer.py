@@ -78,11 +78,6 @@ def step(
     return *jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule), signal
 
 
-def updates(state: optax.OptState) -> jax.Array:
-    """How many steps have moved the weights, of an optimizer of `make_optimizer`."""
-    return optax.tree.get(state, "ScaleByAdamState").count
-
-
 def scale_by_adam(
     b1: float, b2: float, eps: float, dtype: jnp.dtype
 ) -> optax.GradientTransformation:

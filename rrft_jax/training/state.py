@@ -31,6 +31,7 @@ class TrainState:
     step: jax.Array
     params: dict
     opt_state: optax.OptState
+    moved: jax.Array  # [] bool: whether any step has changed a trained weight
 
 
 def split(params: dict, freeze: str) -> tuple[dict, dict]:
@@ -64,7 +65,8 @@ def create(
     trained, _ = split(params, freeze)
     opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(trained)
     step = jax.device_put(jnp.zeros((), jnp.int32), where.step)
-    return TrainState(step=step, params=params, opt_state=opt_state)
+    moved = jax.device_put(jnp.zeros((), bool), where.moved)
+    return TrainState(step=step, params=params, opt_state=opt_state, moved=moved)
 
 
 def abstract(
@@ -84,8 +86,9 @@ def abstract(
         trained,
         transform_non_params=lambda x: like(x, whole),
     )
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    return TrainState(step, jax.tree.map(lambda x: like(x, x.sharding), params), opt_state)
+    step, moved = (jax.ShapeDtypeStruct((), dtype, sharding=whole) for dtype in (jnp.int32, bool))
+    params = jax.tree.map(lambda x: like(x, x.sharding), params)
+    return TrainState(step=step, params=params, opt_state=opt_state, moved=moved)
 
 
 def frozen_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
@@ -172,13 +175,17 @@ def update(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)
-    trained, opt_state, signal = optimizers.step(
-        optimizer, grads, state.opt_state, trained, state.step
-    )
+    new, opt_state, signal = optimizers.step(optimizer, grads, state.opt_state, trained, state.step)
     metrics["gradient_norm"] = optax.tree.norm(grads)
     metrics["skipped_updates"] = 1 - signal
     # Of what the update has just written, while it is at hand.
-    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(trained)]
+    finite = [jnp.all(jnp.isfinite(x)) for x in new.values()]
+    changed = [jnp.any(x != trained[path]) for path, x in new.items()]
     metrics["finite_weights"] = jnp.all(jnp.stack(finite))
-    params = merge(trained, frozen)
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    state = TrainState(
+        step=state.step + 1,
+        params=merge(new, frozen),
+        opt_state=opt_state,
+        moved=state.moved | jnp.any(jnp.stack(changed)),
+    )
+    return state, metrics

@@ -78,7 +78,10 @@ def test_attention_adds_up_over_chunks_of_queries(monkeypatch):
 def test_an_update_adds_up_over_micro_batches(micro_batches, dtype):
     params, optimizer = {"a": {"w": jnp.ones(4, dtype)}}, optax.trace(0.0)
     state = states.TrainState(
-        jnp.zeros((), int), params, optimizer.init(states.split(params, "")[0])
+        step=jnp.zeros((), int),
+        params=params,
+        opt_state=optimizer.init(states.split(params, "")[0]),
+        moved=jnp.zeros((), bool),
     )
 
     def loss(params, batch):
@@ -134,7 +137,7 @@ def update_of(stage: str, dtype, rows: int, micro_batches: int, remat: str = "no
 
     def gradients(params):
         opt_state = optimizer.init(states.split(params, "")[0])
-        state = states.TrainState(jnp.zeros((), int), params, opt_state)
+        state = states.TrainState(jnp.zeros((), int), params, opt_state, jnp.zeros((), bool))
         return states.update(state, optimizer, "", loss, parts)[0].opt_state.trace
 
     return gradients, params

@@ -22,7 +22,7 @@ def main(coordinator: str, process_id: int, folder: pathlib.Path) -> None:
             values = np.random.default_rng(step).normal(size=shape).astype(np.float32)
             return jax.make_array_from_callback(shape, sharding, lambda index: values[index])
 
-        return TrainState(array(), {"a": array(4000, 8)}, ())
+        return TrainState(array(), {"a": array(4000, 8)}, (), array())
 
     with distributed.leaving_together():
         checkpoints = Checkpoints(folder)

@@ -20,7 +20,8 @@ def state(step, width=100):
     key = jax.random.key(step)
     params = {"a": jax.random.normal(key, (30, width)), "b": {"c": jnp.full((5000,), step / 7)}}
     params["b"]["c"] = params["b"]["c"].astype(jnp.bfloat16)
-    return TrainState(jnp.int32(step), params, ({"mu": jnp.ones((7,)) * step}, jnp.int32(step)))
+    opt_state = {"mu": jnp.ones((7,)) * step}, jnp.int32(step)
+    return TrainState(jnp.int32(step), params, opt_state, jnp.bool_(True))
 
 
 def check(restored, step):

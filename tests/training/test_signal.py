@@ -64,7 +64,7 @@ def test_weights_stay_where_the_policy_is_the_reference(
         assert metrics["kl"] == metrics["loss"] == metrics["gradient_norm"] == 0
         assert metrics["skipped_updates"] == 1
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), before)
-    assert state.step == 2 and optimizers.updates(state.opt_state) == 0
+    assert state.step == 2 and not state.moved
 
 
 def run(config, batches):
@@ -105,6 +105,15 @@ def test_the_first_update_that_has_a_signal_is_the_first_update_at_all(kl):
         jax.tree.map(np.testing.assert_array_equal, got, want)
     moved, would = tables[3] - tables[0], alone - tables[0]
     np.testing.assert_allclose(moved, 0.98 * would, rtol=1e-3, atol=1e-7)  # of 100 steps the third
+
+
+def test_a_step_at_a_learning_rate_of_0_does_not_move_the_policy():
+    """As the first of a warm-up: behind it the policy is still the reference."""
+    signal, flat = bigram_batches()
+    tables, _, metrics = run({"warmup_steps": 10}, [signal, flat, signal, flat])
+    np.testing.assert_array_equal(tables[2], tables[0])
+    assert [m["skipped_updates"] for m in metrics] == [0, 1, 0, 0]
+    assert [m["kl"] > 0 for m in metrics] == [False, False, False, True]
 
 
 def test_a_policy_that_has_moved_is_pulled_back_where_rewards_are_flat():
