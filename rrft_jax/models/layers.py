@@ -44,7 +44,25 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return jnp.take(widened(self.embedding), tokens, axis=0).astype(self.dtype)
+        return _rows(self.embedding, tokens, self.tokens).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rows(table: jax.Array, tokens: jax.Array, number: int) -> jax.Array:
+    """Rows of a table of so many. It is never widened itself: a sampler reads it at each token."""
+    return jnp.take(table, tokens, axis=0)
+
+
+def _rows_forward(table, tokens, number):
+    return _rows(table, tokens, number), tokens
+
+
+def _rows_backward(number, tokens, gradient):
+    total = jnp.zeros((number, gradient.shape[-1]), widened(gradient).dtype)
+    return total.at[tokens].add(widened(gradient)).astype(gradient.dtype), None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
 
 
 class RMSNorm(nn.Module):
