@@ -37,8 +37,9 @@ class Ranges(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {asked[1]}-{last}/{len(data)}")
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
-        self.wfile.write(part)
+        # Before the bytes: the client may read them and ask for `sent` before this thread goes on.
         self.sent.append((file.name, len(part)))
+        self.wfile.write(part)
 
     def log_message(self, *arguments):
         pass

@@ -47,12 +47,12 @@ def step(
     state: optax.OptState,
     params: dict,
     number: jax.Array,
-) -> tuple[dict, optax.OptState, jax.Array]:
+    signal: jax.Array,
+) -> tuple[dict, optax.OptState]:
     """One step of an optimizer, which a gradient without a signal leaves undone.
 
-    A gradient that is 0 everywhere says nothing. Then neither parameters nor moments move, by
-    momentum or by weight decay, and only the schedule goes on. Nor do they where the gradient's
-    norm is not finite.
+    Then neither parameters nor moments move, by momentum or by weight decay, and only the schedule
+    goes on.
 
     Args:
       optimizer: any.
@@ -60,12 +60,11 @@ def step(
       state: of the optimizer.
       params: a flat dict.
       number: of the steps before, for draws (`apply_updates`).
+      signal: [] bool, of `has_signal`.
 
     Returns:
-      (parameters, state of the optimizer, whether there was a signal [] bool).
+      (parameters, state of the optimizer).
     """
-    norm = optax.tree.norm(grads)
-    signal = (norm > 0) & (norm < jnp.inf)
     updates, new = optimizer.update(grads, state, params)
     applied = apply_updates(params, updates, number)
 
@@ -75,7 +74,12 @@ def step(
     def chosen(new: Any, old: Any) -> Any:
         return new if is_schedule(new) else jnp.where(signal, new, old)
 
-    return *jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule), signal
+    return jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule)
+
+
+def has_signal(norm: jax.Array) -> jax.Array:
+    """Whether a gradient of this norm says anything: it is finite, and not 0 everywhere."""
+    return (norm > 0) & (norm < jnp.inf)
 
 
 def scale_by_adam(

@@ -147,8 +147,9 @@ def update(
       micro_batches: the batch, split along a new first axis of every array.
 
     Returns:
-      (the state after, metrics summed over micro-batches, with `loss`, `gradient_norm`, and
-      `finite_weights`: whether all trained weights are finite numbers after the update).
+      (the state after, metrics summed over micro-batches, with `loss`, `gradient_norm`,
+      `skipped_updates`: 1 where the gradient has no signal, and `finite_weights`: whether all
+      trained weights are finite numbers after the update).
     """
     trained, frozen = split(state.params, freeze)
     widen = functools.partial(jax.tree.map, widened)
@@ -175,9 +176,10 @@ def update(
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         metrics, _ = jax.lax.scan(accumulate, zeros, micro_batches)
         grads = jax.tree.map(jax.ref.freeze, total)
-    new, opt_state, signal = optimizers.step(optimizer, grads, state.opt_state, trained, state.step)
-    metrics["gradient_norm"] = optax.tree.norm(grads)
+    metrics["gradient_norm"] = norm = optax.tree.norm(grads)
+    signal = optimizers.has_signal(norm)
     metrics["skipped_updates"] = 1 - signal
+    new, opt_state = optimizers.step(optimizer, grads, state.opt_state, trained, state.step, signal)
     # Of what the update has just written, while it is at hand.
     finite = [jnp.all(jnp.isfinite(x)) for x in new.values()]
     changed = [jnp.any(x != trained[path]) for path, x in new.items()]
