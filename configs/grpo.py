@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         # 14 are 2 on each of 7 GPUs, with an eighth to sample; 16 divide over 4, 8 and 16 devices.
         batch_size=16,
         micro_batches=0,  # 0: as many as leave each device one prompt at a time
-        num_samples=8,  # completions a prompt
-        inner_updates=1,  # passes over one batch of completions
+        num_generations=8,  # completions a prompt
+        num_iterations=1,  # passes over one batch of completions
         mini_batches=1,  # parts of it in a pass, each an update
         learning_rate=1e-6,
         schedule="linear",  # to 0
@@ -39,9 +39,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         # The objective, term by term: rrft_jax/training/objectives.py. These are the paper's.
         advantages="group_std",  # or "group", "batch_std", "rloo"
         ratio="token",  # or "sequence", "cispo"
-        clip_low=0.2,  # the ratio counts from 1 - this
-        clip_high=0.2,  # to 1 + this,
-        clip_dual=0.0,  # and to this where the advantage is negative; 0: without end
+        epsilon_low=0.2,  # the ratio counts from 1 - this
+        epsilon_high=0.2,  # to 1 + this,
+        dual_clip=0.0,  # and to this where the advantage is negative; 0: without end
         aggregation="sequence",  # or "token", "constant"
         beta=0.04,  # weight of the KL penalty to the policy before this stage; 0: no such policy
         reference_dtype="",  # of its weights: "" is model.compute_dtype, "int8" half of bfloat16
@@ -53,9 +53,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         # the same.
         dynamic_sampling=0,
         # Importance weights between the distribution that was sampled from and the policy at
-        # temperature 1: "none", "token" or "sequence"; at most correction_cap.
-        correction="none",
-        correction_cap=2.0,
+        # temperature 1: "none", "token" or "sequence"; at most importance_cap.
+        importance_sampling="none",
+        importance_cap=2.0,
         reward_seconds=2.0,  # that a completion's rewards may take; past them they are 0
         # Name, or dotted path of a function -> weight in the sum, or {"weight": ..., options}.
         rewards=ml_collections.ConfigDict(rewards, allow_dotted_keys=True),

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from rrft_jax import rewards
 from rrft_jax.errors import UserError
+from rrft_jax.renamed import RENAMED
 
 # Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
 _ENVIRONMENT = {
@@ -135,10 +136,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             )
     if "grpo" in config.stages:
         rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
-        if config.grpo.ratio == "cispo" and config.grpo.clip_dual:
+        if config.grpo.ratio == "cispo" and config.grpo.dual_clip:
             raise UserError(
-                f"--config.grpo.clip_dual={config.grpo.clip_dual}: grpo.ratio=cispo bounds the "
-                "ratio by clip_high, whatever the advantage; expected 0"
+                f"--config.grpo.dual_clip={config.grpo.dual_clip}: grpo.ratio=cispo bounds the "
+                "ratio by epsilon_high, whatever the advantage; expected 0"
             )
 
 
@@ -196,15 +197,15 @@ _RULES = {
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
-    "grpo.num_samples": _at_least(2),
-    "grpo.inner_updates": _at_least(1),
+    "grpo.num_generations": _at_least(2),
+    "grpo.num_iterations": _at_least(1),
     "grpo.mini_batches": _at_least(1),
     "grpo.reward_seconds": _POSITIVE,
     "grpo.advantages": _one_of("group_std", "group", "batch_std", "rloo"),
     "grpo.ratio": _one_of("token", "sequence", "cispo"),
-    "grpo.clip_low": _SHARE,
-    "grpo.clip_high": _at_least(0),
-    "grpo.clip_dual": (
+    "grpo.epsilon_low": _SHARE,
+    "grpo.epsilon_high": _at_least(0),
+    "grpo.dual_clip": (
         "more than 1, or 0 for none",
         lambda value: value == 0 or 1 < value < math.inf,
     ),
@@ -218,8 +219,8 @@ _RULES = {
     "grpo.kl_in": _one_of("loss", "reward"),
     "grpo.entropy_bonus": _at_least(0),
     "grpo.dynamic_sampling": _at_least(0),
-    "grpo.correction": _one_of("none", "token", "sequence"),
-    "grpo.correction_cap": _POSITIVE,
+    "grpo.importance_sampling": _one_of("none", "token", "sequence"),
+    "grpo.importance_cap": _POSITIVE,
 } | {
     f"{stage}.{field}": rule
     for stage in _STAGES
@@ -321,6 +322,8 @@ def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
         name = key.split(".")[0]
         # Other fields follow from these: changing them alone would leave a mixture.
         raise UserError(f"--config.{key}: choose it by --config=FILE:{name}=CHOICE")
+    if key in RENAMED:
+        raise UserError(f"config key {key} is now called {RENAMED[key]}: set that one")
     *sections, field = key.split(".")
     for depth, part in enumerate([*sections, field]):
         available = list(config) if isinstance(config, ml_collections.ConfigDict) else []

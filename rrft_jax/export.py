@@ -19,7 +19,7 @@ import ml_collections
 from rrft_jax import command, storage
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
-from rrft_jax.models import Qwen2VL, kinds, parameters, save_pretrained
+from rrft_jax.models import VLM, kinds, parameters, save_pretrained
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.models.weights import file_sizes
 from rrft_jax.runs import EXPORT, fingerprint
@@ -109,7 +109,7 @@ def export(
         ) from None
     finally:
         checkpoints.close()
-    model = Qwen2VL(sizes, source=str(source))
+    model = VLM(sizes, source=str(source))
     save_pretrained(out, model, params)
     return out, chosen, step
 

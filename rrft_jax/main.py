@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with interrupts.at_once("waiting for the other processes of the run"):
             distributed.initialize(**told)
-        if not distributed.is_first():
+        if not distributed.is_host0():
             progress.silence()
         from rrft_jax import pipeline
 

@@ -49,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:
         distributed.gather(None)  # from here on it can take long: for the first one JAX has 30 s
-        distributed.first(lambda: stack.enter_context(lock.held(workdir)))
+        distributed.on_host0(lambda: stack.enter_context(lock.held(workdir)))
         _run(config, workdir)
 
 
@@ -86,7 +86,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         states.split(params, config[stage].freeze)
     _warn_about_size(config, params)
     # Only now: a mistake above leaves no folder behind.
-    distributed.first(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
+    distributed.on_host0(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
     stages = _Stages(config, workdir, mesh, model, processor, data)
     try:
         stages.run(params)
@@ -122,12 +122,12 @@ class _Stages:
     def __post_init__(self):
         # What `results.json` holds, which only the first process reads and writes: a disk that
         # machines share may show another one what was there a while ago.
-        self.results: dict[str, Any] = distributed.first(self._read_results)
+        self.results: dict[str, Any] = distributed.on_host0(self._read_results)
 
     def run(self, params: dict) -> None:
         config = self.config
         self.evaluate("start", params)
-        metrics = MetricsWriter(self.workdir / "metrics.jsonl", distributed.is_first())
+        metrics = MetricsWriter(self.workdir / "metrics.jsonl", distributed.is_host0())
         context = loop.Run(
             config,
             self.model,
@@ -158,7 +158,7 @@ class _Stages:
             save_pretrained(self.workdir / EXPORT, self.model, params)
             say(f"export: {self.workdir / EXPORT}")
             self._export_best(better, params)
-        if distributed.is_first():
+        if distributed.is_host0():
             self._print_table(better)
             self._print_gains()
             self._print_trend(metrics.values("grpo", "reward"))
@@ -202,7 +202,7 @@ class _Stages:
                     name=f"{name}: {split}{suffix}",
                     total=_samples(sources),
                 )
-                entry = distributed.first(lambda: predictions.entry(predictions.read(file)))  # noqa: B023
+                entry = distributed.on_host0(lambda: predictions.entry(predictions.read(file)))  # noqa: B023
                 entry["decoding"] = evaluation.decoding(sampling)
                 if loader.skipped:
                     entry["skipped"] = dict(loader.skipped)
@@ -236,7 +236,7 @@ class _Stages:
                 say(f"{stage}: the evaluation {name} is done again")
                 self.results[name] = {}  # it keeps its place
                 self._write_results()
-            if distributed.is_first():
+            if distributed.is_host0():
                 whole = self._predictions(name, "*")
                 for file in whole.parent.glob(f"{whole.name}.partial"):
                     file.unlink()
@@ -304,7 +304,7 @@ class _Stages:
 
     def _report(self, name: str) -> Callable[[BadRow], None]:
         """Writes what a loader leaves out to `skipped.jsonl`, each sample once."""
-        if not distributed.is_first():
+        if not distributed.is_host0():
             return lambda row: None
         file = self.workdir / "skipped.jsonl"
         known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
@@ -346,7 +346,7 @@ class _Stages:
         return json.loads(file.read_text()) if file.exists() else {}
 
     def _write_results(self) -> None:
-        if distributed.is_first():
+        if distributed.is_host0():
             write_json(self.workdir / "results.json", self.results)
 
     def _steps(self, stage: str) -> int:
@@ -366,7 +366,7 @@ class _Stages:
             sources,
             self.processor,
             batch_size=batch_size,
-            places=sharding.rows(self.mesh, batch_size),
+            row_ids=sharding.rows(self.mesh, batch_size),
             report=self._report(name),
         )
 

@@ -12,6 +12,7 @@ import ml_collections
 from rrft_jax import storage
 from rrft_jax.errors import UserError
 from rrft_jax.models import kinds
+from rrft_jax.renamed import RENAMED
 
 EXPORT, EXPORT_BEST = "export", "export-best"
 # What `fingerprint` reads of a file of weights: enough to tell any two trainings apart.
@@ -38,6 +39,7 @@ def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path, weights: str
             write_json(file, mine)
             return
         theirs, mine = _flat(json.loads(file.read_text())), _flat(mine)
+        theirs = {RENAMED.get(key, key): value for key, value in theirs.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir}: can't hold a run ({error}); give another --workdir") from None
     for key in sorted(theirs.keys() | mine.keys()):

@@ -9,6 +9,7 @@ import pytest
 
 from rrft_jax import main
 from rrft_jax.errors import UserError
+from rrft_jax.renamed import RENAMED
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 GRPO = f"--config={CONFIGS / 'grpo.py'}"
@@ -19,7 +20,7 @@ def test_overrides_have_the_config_s_types():
         [
             f"{GRPO}:model=2b,paradigm=reason_rft_zero",
             "--config.model.path=3",
-            "--config.grpo.num_samples=4",
+            "--config.grpo.num_generations=4",
             "--config.grpo.learning_rate=1",
             "--config.eval.sampled=true",
             "--config.eval.tasks=visual_counting,structure_perception",
@@ -30,7 +31,7 @@ def test_overrides_have_the_config_s_types():
         ]
     )
     assert config.model.path == "3"
-    assert config.grpo.num_samples == 4
+    assert config.grpo.num_generations == 4
     assert config.grpo.learning_rate == 1.0 and isinstance(config.grpo.learning_rate, float)
     assert config.eval.sampled is True and config.eval.passes == 2
     assert config.eval.tasks == ("visual_counting", "structure_perception")
@@ -78,7 +79,11 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
     "arguments, message",
     [
         (["--config.sed=1"], "unknown config key sed: did you mean seed? config has "),
-        (["--config.grpo.num_sample=1"], "did you mean num_samples? config.grpo has "),
+        (["--config.grpo.num_generation=1"], "did you mean num_generations? config.grpo has "),
+        *(
+            ([f"--config.{old}=1"], f"config key {old} is now called {new}: set that one")
+            for old, new in RENAMED.items()
+        ),
         (["--config.sampling.zzz=1"], "config.sampling has cache_chunk, max_new_tokens, "),
         (["--config.seed.x=1"], "unknown config key seed.x: config.seed is a single value"),
         (["--config.grpo=1"], "config key grpo is a section: set one of "),
@@ -98,14 +103,14 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
         (["--config.stages=('grpo','sft')"], "in this order"),
         (["--config.sampling.top_p=0"], "--config.sampling.top_p=0.0: expected more than 0"),
         (["--config.grpo.learning_rate=nan"], "expected 0 or more"),
-        (["--config.grpo.num_samples=1"], "expected 2 or more"),
+        (["--config.grpo.num_generations=1"], "expected 2 or more"),
         (["--config.data.buckets=0"], "--config.data.buckets=0: expected 1 or more"),
         (["--config.data.workers=-1"], "--config.data.workers=-1: expected 0 or more"),
         (["--config.mesh.fsdp=0"], "expected 1 or more"),
         (["--config.grpo.micro_batches=3"], "expected a multiple of grpo.micro_batches=3"),
         (["--config.grpo.mini_batches=3"], "expected a multiple of grpo.mini_batches=3"),
         (["--config.grpo.kl=k4"], "--config.grpo.kl=k4: expected one of k1, k2, k3"),
-        (["--config.grpo.correction_cap=0"], "correction_cap=0.0: expected more than 0"),
+        (["--config.grpo.importance_cap=0"], "importance_cap=0.0: expected more than 0"),
         (["--config.eval.tasks=chess"], "expected of visual_counting, structure_perception, "),
         (["--config.eval.passes=0"], "--config.eval.passes=0: expected 1 or more"),
         (["--config.eval.passes=2"], "at eval.temperature=0 all completions of a sample are the"),

@@ -9,6 +9,7 @@ import pytest
 
 from rrft_jax import runs
 from rrft_jax.errors import UserError
+from rrft_jax.renamed import RENAMED
 
 
 def _config(seed=0):
@@ -25,6 +26,21 @@ def test_the_same_run_is_let_in_again_and_another_one_is_not(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: can't hold a run"):
         runs.claim(_config(), tmp_path / "file", "abc")
+
+
+def test_a_run_of_the_release_before_goes_on_under_the_new_names(tmp_path):
+    config = _config()
+    config.grpo = {new.partition(".")[2]: 1 for new in RENAMED.values()}
+    runs.claim(config, tmp_path / "run", "abc")
+    file = tmp_path / "run" / "config.json"
+    text = file.read_text()
+    for old, new in RENAMED.items():
+        text = text.replace(f'"{new.partition(".")[2]}"', f'"{old.partition(".")[2]}"')
+    file.write_text(text)
+    runs.claim(config, tmp_path / "run", "abc")
+    config.grpo.epsilon_low = 2
+    with pytest.raises(UserError, match="grpo.epsilon_low is 1 there and 2 here"):
+        runs.claim(config, tmp_path / "run", "abc")
 
 
 def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):

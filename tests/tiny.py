@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrft_jax.models import Prompt, Qwen2VL
-from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
+from rrft_jax.models import VLM, Prompt
+from rrft_jax.models.config import TextConfig, VisionConfig, VLMConfig
 
-CONFIG = Qwen2VLConfig(
+CONFIG = VLMConfig(
     vision=VisionConfig(depth=2, width=16, heads=4, mlp_width=32, out_width=32),
     text=TextConfig(
         vocab_size=64,
@@ -33,8 +33,8 @@ STOP, PAD = 1, 0
 
 
 @functools.cache
-def model(**fields) -> Qwen2VL:
-    return dataclasses.replace(Qwen2VL(CONFIG, logit_chunk=4), **fields)
+def model(**fields) -> VLM:
+    return dataclasses.replace(VLM(CONFIG, logit_chunk=4), **fields)
 
 
 @functools.cache

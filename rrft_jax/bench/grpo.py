@@ -30,16 +30,16 @@ STEP = dict(
     mini_batches=1,
     aggregation="sequence",
     ratio="token",
-    clip_low=0.2,
-    clip_high=0.2,
-    clip_dual=0.0,
+    epsilon_low=0.2,
+    epsilon_high=0.2,
+    dual_clip=0.0,
     beta=0.04,
     kl="k3",
     kl_in="loss",
     entropy_bonus=0.0,
     mask_truncated=False,
-    correction="none",
-    correction_cap=2.0,
+    importance_sampling="none",
+    importance_cap=2.0,
 )
 
 
@@ -63,7 +63,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
             state.params,
             prompt,
             jax.random.key(repeat),
-            num_samples=workload.samples,
+            num_generations=workload.samples,
             max_new_tokens=workload.new_tokens,
             stop_tokens=(),
         )
@@ -77,7 +77,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
             mask=completions.mask,
             finished=completions.finished,
             advantages=advantages,
-            sampler_log_probs=completions.sampled_log_probs,
+            rollout_log_probs=completions.rollout_log_probs,
             reference_log_probs=log_probs,
         )
         state, metrics = update(state, batch)

@@ -47,7 +47,7 @@ def bench_sampler(
                 params,
                 prompt,
                 jax.random.key(repeat),
-                num_samples=workload.samples,
+                num_generations=workload.samples,
                 max_new_tokens=int(lengths.max()),
                 stop_tokens=(),
                 sampling=sampling,

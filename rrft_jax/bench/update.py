@@ -82,7 +82,7 @@ def start(
         mask=np.ones(shape, bool),
         finished=np.ones(shape[:2], bool),
         advantages=advantages,
-        sampler_log_probs=log_probs,
+        rollout_log_probs=log_probs,
         reference_log_probs=log_probs,
     )
     if repeat:

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from rrft_jax.models import Qwen2VL, load_pretrained
-from rrft_jax.models.config import Qwen2VLConfig, TextConfig, VisionConfig
+from rrft_jax.models import VLM, load_pretrained
+from rrft_jax.models.config import TextConfig, VisionConfig, VLMConfig
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 
@@ -21,14 +21,14 @@ class Workload:
     cols: int
     samples: int
     new_tokens: int
-    model: Qwen2VLConfig
+    model: VLMConfig
 
     @property
     def visual_tokens(self) -> int:
         return self.rows * self.cols // self.model.vision.merge_size**2
 
 
-SMALL = Qwen2VLConfig(  # 4.8 M parameters
+SMALL = VLMConfig(  # 4.8 M parameters
     vision=VisionConfig(depth=4, width=128, heads=4, mlp_width=512, out_width=256),
     text=TextConfig(
         vocab_size=2048,
@@ -55,13 +55,13 @@ PRESETS = {  # prompts with a 480 x 320 picture, times 8 samples, float32
 
 def start(
     workload: Workload, checkpoint: str | None, mesh: jax.sharding.Mesh
-) -> tuple[Qwen2VL, dict, Prompt]:
+) -> tuple[VLM, dict, Prompt]:
     """The model, its float32 parameters (random, or a Qwen2-VL folder's) and prompts for it."""
     if checkpoint:
         model, params = load_pretrained(checkpoint, np.float32, mesh=mesh)
         workload = dataclasses.replace(workload, model=model.config)
     else:
-        model = Qwen2VL(workload.model)
+        model = VLM(workload.model)
         params = jax.device_put(model.init(jax.random.key(0)), sharding.replicated(mesh))
     return model, params, jax.device_put(random_prompt(workload), sharding.replicated(mesh))
 

@@ -45,7 +45,7 @@ class Batch:
     prompt_texts: list[str]  # one an example, for people to read
     completions: np.ndarray | None  # [B,1,T] int32, padded on the right; None without targets
     completion_mask: np.ndarray | None  # [B,1,T] bool
-    places: list[int]  # of the B rows in the batch of all processes
+    row_ids: list[int]  # of the B rows in the batch of all processes
     # Of all processes:
     ids: list[str] = dataclasses.field(default_factory=list)  # of the examples, in order
     tokens: int = 0  # of the prompts and completions
@@ -66,15 +66,15 @@ class _Share:
 
     samples: Samples
     order: Order
-    places: Sequence[int]  # of the process's rows in a batch of all processes, in order
+    row_ids: Sequence[int]  # of the process's rows in a batch of all processes, in order
 
     @property
     def rows(self) -> int:
-        return len(self.places)
+        return len(self.row_ids)
 
     def own(self, plan: Plan) -> int:
         """How many of the process's rows are samples; the last batch may have fewer."""
-        return sum(place < len(plan.numbers) for place in self.places)
+        return sum(place < len(plan.numbers) for place in self.row_ids)
 
     def __call__(self, index: int) -> tuple[Row | None, BadRow | None]:
         """A row, and what was wrong with the sample whose place it took, if anything was.
@@ -84,7 +84,7 @@ class _Share:
         """
         number, row = divmod(index, self.rows)
         plan, bad = self.order.batch(number), None
-        place = min(self.places[row], len(plan.numbers) - 1)
+        place = min(self.row_ids[row], len(plan.numbers) - 1)
         for sample in self.order.stand_ins(number, place):
             row = self.samples.load(sample)
             if isinstance(row, Row) and plan.shape.holds(row.size):
@@ -112,13 +112,13 @@ class Loader(Iterator[Batch]):
         *,
         workers: int,
         max_skipped_share: float,
-        places: Sequence[int],
+        row_ids: Sequence[int],
         gather: Callable[[Any], list[Any]],
         report: Callable[[BadRow], None],
     ):
         """For the arguments see `make_loader`."""
         self._samples, self._order = samples, order
-        self._share = _Share(samples, order, places)
+        self._share = _Share(samples, order, row_ids)
         self._gather = gather
         self._workers = workers
         self._max_skipped_share = max_skipped_share
@@ -164,7 +164,7 @@ class Loader(Iterator[Batch]):
 
     def _with_others(self, batch: Batch | None, told: list[_Told], failed: BadRow | None) -> Batch:
         """The batch, once every process knows of the rows of all: all count and fail alike."""
-        parts = self._gather((failed, dict(zip(self._share.places, told))))
+        parts = self._gather((failed, dict(zip(self._share.row_ids, told))))
         for bad, _ in parts:
             if bad:
                 raise UserError(f"no usable sample in the data, the last of them: {bad}")
@@ -235,7 +235,7 @@ class Loader(Iterator[Batch]):
             prompt_texts=[rows[b].text for b in kept],
             completions=completions,
             completion_mask=mask,
-            places=list(self._share.places),
+            row_ids=list(self._share.row_ids),
         )
 
     def _read_ahead(self) -> grain.DatasetIterator:
@@ -291,7 +291,7 @@ def make_loader(
     max_buckets: int = 4,
     max_skipped_share: float = 0.5,
     workers: int = 0,
-    places: Sequence[int] | None = None,
+    row_ids: Sequence[int] | None = None,
     gather: Callable[[Any], list[Any]] = distributed.gather,
     report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
@@ -316,7 +316,7 @@ def make_loader(
       max_buckets: how many shapes batches may have, but for samples beyond all of those chosen.
       max_skipped_share: more unusable samples than this share end the run with a UserError.
       workers: processes that load rows; 0 loads them by threads of this one.
-      places: which rows of a batch are this process's; None is all of them.
+      row_ids: which rows of a batch are this process's; None is all of them.
       gather: tells a value to all processes that train together, and gives what each of them told.
       report: is told of every sample that is left out.
 
@@ -350,7 +350,7 @@ def make_loader(
         order,
         workers=workers,
         max_skipped_share=max_skipped_share,
-        places=range(batch_size) if places is None else places,
+        row_ids=range(batch_size) if row_ids is None else row_ids,
         gather=gather,
         report=report,
     )

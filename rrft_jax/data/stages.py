@@ -43,7 +43,7 @@ def stage_loader(
     processor: Processor,
     *,
     batch_size: int,
-    places: Sequence[int] | None = None,
+    row_ids: Sequence[int] | None = None,
     report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
     """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
@@ -62,6 +62,6 @@ def stage_loader(
         max_buckets=config.data.buckets,
         max_skipped_share=config.data.max_skipped_share,
         workers=config.data.workers,
-        places=places,
+        row_ids=row_ids,
         report=report,
     )

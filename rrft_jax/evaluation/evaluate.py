@@ -12,7 +12,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, score_all
 from rrft_jax.models import prompt as prompts
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.monitoring import Progress, interrupts
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate
@@ -31,7 +31,7 @@ def decoding(sampling: SamplingParams) -> str:
 
 
 def evaluate(
-    model: Qwen2VL,
+    model: VLM,
     params: dict,
     processor: Processor,
     loader: Loader,
@@ -71,12 +71,10 @@ def evaluate(
       UserError: a log-probability is not a finite number.
     """
     key = jax.random.fold_in(jax.random.key(seed), SAMPLING_STREAM)
-    partial = Partial(file, passes) if distributed.is_first() else None
+    partial = Partial(file, passes) if distributed.is_host0() else None
     begun, done, scores = partial.begun if partial else 0, 0, []
     with Progress(name, total=total, start=begun) as progress:
-        batches = prefetch(
-            loader, lambda batch: sharding.place(mesh, batch.prompt, prompts.LETTERS)
-        )
+        batches = prefetch(loader, lambda batch: sharding.shard(mesh, batch.prompt, prompts.AXES))
         for number, (batch, prompt, _) in enumerate(batches):
             told = distributed.gather(
                 (interrupts.requested(), partial.take(batch.ids) if partial else None)
@@ -90,16 +88,16 @@ def evaluate(
                     params,
                     prompt,
                     key,
-                    num_samples=passes,
+                    num_generations=passes,
                     max_new_tokens=max_new_tokens,
                     stop_tokens=processor.stop_tokens,
                     sampling=sampling,
                     pad_token=processor.pad_token,
                     first_row=number * len(prompt.tokens),
                 )
-                places = [batch.places[b] for b in batch.rows]
+                row_ids = [batch.row_ids[b] for b in batch.rows]
                 own = _rows(processor, batch, sharding.fetch(completions))
-                rows = list(itertools.chain.from_iterable(distributed.gather_rows(places, own)))
+                rows = list(itertools.chain.from_iterable(distributed.gather_rows(row_ids, own)))
                 _check_finite(rows, name)
                 if partial:
                     partial.append(rows)

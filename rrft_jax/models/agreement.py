@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rrft_jax.errors import UserError
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.pretrained import read_json
 from rrft_jax.rewards.format import TAGS
 from rrft_jax.storage import Path
@@ -39,7 +39,7 @@ _LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 
 def check_tokens(
-    path: Path, folder: pathlib.Path, config: Qwen2VLConfig | None, tokenizer: Any
+    path: Path, folder: pathlib.Path, config: VLMConfig | None, tokenizer: Any
 ) -> None:
     """Compares the ids that files give to tokens, and those that files name.
 
@@ -149,7 +149,7 @@ def _check_ends(
                         raise _contradiction(path, said, found)
 
 
-def check_pictures(path: Path, folder: pathlib.Path, config: Qwen2VLConfig | None) -> None:
+def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -> None:
     """Compares the image processor's settings with each other, and with config.json's.
 
     Args:

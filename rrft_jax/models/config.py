@@ -56,7 +56,7 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen2VLConfig:
+class VLMConfig:
     """Both towers and the tokens that stand for pictures. Hashable: it is a static argument."""
 
     vision: VisionConfig
@@ -74,7 +74,7 @@ class Qwen2VLConfig:
         return ids if self.vision_pad_token is None else (*ids, self.vision_pad_token)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], where: str = "config.json") -> "Qwen2VLConfig":
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config.json") -> "VLMConfig":
         """Reads the content of a `config.json`.
 
         Raises:
@@ -102,7 +102,7 @@ class Qwen2VLConfig:
 
 # The released Qwen2-VL-2B and 7B, for what needs their sizes and not their weights.
 RELEASED = {
-    name: Qwen2VLConfig(
+    name: VLMConfig(
         vision=VisionConfig(depth=32, width=1280, heads=16, mlp_width=5120, out_width=width),
         text=TextConfig(
             vocab_size=vocabulary,
@@ -141,7 +141,7 @@ _DOUBLED = (
 )
 
 
-def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
+def _read(raw: Mapping[str, Any], where: str) -> VLMConfig:
     text = {**raw, **raw.get("text_config", {})}
     vision = raw["vision_config"]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -157,7 +157,7 @@ def _read(raw: Mapping[str, Any], where: str) -> Qwen2VLConfig:
         if value:
             raise UserError(f"{where}: {name}={value!r} is not a variant of Qwen2-VL known here")
     width, heads = text["hidden_size"], text["num_attention_heads"]
-    return Qwen2VLConfig(
+    return VLMConfig(
         vision=VisionConfig(
             depth=vision["depth"],
             width=vision["embed_dim"],
@@ -225,7 +225,7 @@ def _check_doubled(raw: Mapping[str, Any], where: str) -> None:
                 )
 
 
-def _check(config: Qwen2VLConfig, where: str) -> None:
+def _check(config: VLMConfig, where: str) -> None:
     """Sizes that contradict each other."""
     text, vision = config.text, config.vision
     problems = {

@@ -28,7 +28,7 @@ class Slots:
     index: jax.Array
     group: int = flax.struct.field(pytree_node=False)
 
-    def spread(self, rows: jax.Array, prompts: int) -> jax.Array:
+    def scatter(self, rows: jax.Array, prompts: int) -> jax.Array:
         """[R,...] -> [B,G,...]; what stands in empty slots is zero."""
         parts = len(self.index)
         empty = jnp.zeros((prompts * self.group // parts, *rows.shape[1:]), rows.dtype)
@@ -37,8 +37,8 @@ class Slots:
         )
         return slots.reshape(prompts, self.group, *rows.shape[1:])
 
-    def collect(self, slots: jax.Array) -> jax.Array:
-        """[B,G,...] -> [R,...], the inverse of `spread`."""
+    def gather(self, slots: jax.Array) -> jax.Array:
+        """[B,G,...] -> [R,...], the inverse of `scatter`."""
         rest, parts = slots.shape[2:], len(self.index)
         rows = jax.vmap(lambda index, x: x[index])(self.index, slots.reshape(parts, -1, *rest))
         return rows.reshape(-1, *rest)
@@ -70,7 +70,7 @@ def attend(
     rows, heads, size = q.shape
     prompts, kv_heads = prompt_k.shape[:2]
     q = (q * size**-0.5).reshape(rows, kv_heads, heads // kv_heads, size)
-    grouped = slots.spread(q, prompts) if slots else q.reshape(prompts, -1, *q.shape[1:])
+    grouped = slots.scatter(q, prompts) if slots else q.reshape(prompts, -1, *q.shape[1:])
     part = _softmax(
         "bgkrc,bkcp->bkgrp", "bkgrp,bkpc->bkgrc", grouped, prompt_k, prompt_v,
         prompt_mask[:, None, None, None],
@@ -78,7 +78,7 @@ def attend(
     # [B,K,G,...] as [B,G,K,...]. An einsum into that order is four times slower on CPU.
     part = tuple(jnp.swapaxes(x, 1, 2) for x in part)
     if slots:
-        part = tuple(slots.collect(x) for x in part)
+        part = tuple(slots.gather(x) for x in part)
     else:
         part = tuple(x.reshape(rows, *x.shape[2:]) for x in part)
     own = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own_k, own_v, own_mask)

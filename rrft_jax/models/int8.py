@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rrft_jax.models import parameters
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 
 LARGEST = 127
 _KERNELS = {e.path for e in parameters.TABLE if e.stacked and e.path.endswith("/kernel")}
@@ -23,7 +23,7 @@ def quantise(params: dict, dtype: Any) -> dict:
     return _map(params, lambda path, x: _quantise(x) if path in _KERNELS else x.astype(dtype))
 
 
-def parameter_axes(config: Qwen2VLConfig) -> dict:
+def parameter_axes(config: VLMConfig) -> dict:
     """A tree like the quantised parameters, of axis letters as `parallel.sharding` reads them."""
 
     def letters(path: str, axes: str) -> Any:

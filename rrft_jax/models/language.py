@@ -8,7 +8,7 @@ completions of each prompt. Either may be absent, and what a layer does follows 
 
 A decoding step is `DecoderLayer.decode`: one token of each row over caches, which lie as
 `decoding.py` reads them. There the layers are a plain loop over weights and caches of their own
-(`Qwen2VL.decode`): a scan would cut each layer's cache out of the others, a copy at every token.
+(`VLM.decode`): a scan would cut each layer's cache out of the others, a copy at every token.
 """
 
 from typing import Any, NamedTuple
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        layer = leaves.made_whole(DecoderLayer) if self.in_parts else DecoderLayer
+        layer = leaves.dequantized(DecoderLayer) if self.in_parts else DecoderLayer
         self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
             rematerialised(layer, self.remat),  # outside, so that it keeps no layer made whole

@@ -15,9 +15,9 @@ import jax
 
 from rrft_jax.errors import UserError
 from rrft_jax.models import parameters
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
-from rrft_jax.parallel.mesh import AXES, batch_parts, nearest
+from rrft_jax.parallel.mesh import MESH_AXES, batch_parts, nearest
 
 _NAMES = {
     "D": "widths of the residuals",
@@ -28,7 +28,7 @@ _NAMES = {
 }
 
 
-def check(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> None:
+def check(config: VLMConfig, mesh: jax.sharding.Mesh) -> None:
     """Refuses a mesh that the model doesn't divide over.
 
     Two sizes may be left whole. The vocabulary: it costs memory and changes nothing else, and is
@@ -41,7 +41,7 @@ def check(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> None:
     sizes = _sizes(config)
     for axis in ("fsdp", "tensor"):
         parts = mesh.shape[axis]
-        own = {k: v for k, v in sizes.items() if k != "V" and axis in sharding.LETTERS[k]}
+        own = {k: v for k, v in sizes.items() if k != "V" and axis in sharding.LOGICAL_AXES[k]}
         for letter, named in own.items():
             for name, size in named.items():
                 if not _divides(letter, size, parts):
@@ -60,16 +60,16 @@ def check(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> None:
                     )
 
 
-def table(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
+def table(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """The lines that a run prints at its start; of one device a single one."""
-    shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in AXES)
+    shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in MESH_AXES)
     hosts = len({device.process_index for device in mesh.devices.flat})
     yield f"mesh: {shape}, {_number(mesh.size, 'device')}, {_number(hosts, 'process')}"
     if mesh.size == 1:
         return
     rows = [("B", "batch", "data x fsdp", f"1/{batch_parts(mesh)} of its rows")]
     for letter, named in _sizes(config).items():
-        axes = [axis for axis in sharding.LETTERS[letter] if mesh.shape[axis] > 1]
+        axes = [axis for axis in sharding.LOGICAL_AXES[letter] if mesh.shape[axis] > 1]
         parts = math.prod(mesh.shape[axis] for axis in axes)
         whole = [size for size in named.values() if size % parts]
         sizes = dict.fromkeys(named.values())
@@ -82,7 +82,7 @@ def table(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
         yield "  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]])
 
 
-def every_parameter(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
+def every_parameter(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """A line on each parameter: its letters, its shape, its part on a device, the axes of those."""
     for entry in parameters.entries(config):
         shape, letters = parameters.shape(entry, config), parameters.letters(entry)
@@ -98,7 +98,7 @@ def _divides(letter: str, size: int, parts: int) -> bool:
     return not size % parts or (letter == "K" and not parts % size)
 
 
-def _sizes(config: Qwen2VLConfig) -> dict[str, dict[str, int]]:
+def _sizes(config: VLMConfig) -> dict[str, dict[str, int]]:
     """Letter -> the sizes that its axes have, by what an error calls them."""
     text, vision = config.text, config.vision
     merged = vision.width * vision.merge_size**2

@@ -21,7 +21,7 @@ def in_parts(weights: dict) -> bool:
     return any(map(_is_stored, jax.tree.leaves(weights, is_leaf=_is_stored)))
 
 
-def made_whole(layer: Layer) -> Layer:
+def dequantized(layer: Layer) -> Layer:
     """The layer class for weights of which some are stored in parts."""
     return nn.map_variables(layer, "params", trans_in_fn=_whole)
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 
 HEAD = "lm_head.weight"
@@ -23,7 +23,7 @@ class Entry:
     """One array of ours.
 
     sizes: name of the size (see `_sizes`) of each axis; letters: the same axes for
-    `parallel.sharding`; turn: "same", "transpose", or "patches" (flatten a kernel, transpose).
+    `parallel.sharding`; transform: "same", "transpose", or "patches" (flatten a kernel, transpose).
     Both leave out the axis of layers.
     """
 
@@ -31,7 +31,7 @@ class Entry:
     name: str
     sizes: tuple[str, ...]
     letters: str
-    turn: str = "same"
+    transform: str = "same"
 
     @property
     def stacked(self) -> bool:
@@ -112,12 +112,12 @@ def export_name(name: str) -> str:
     return name
 
 
-def entries(config: Qwen2VLConfig) -> tuple[Entry, ...]:
+def entries(config: VLMConfig) -> tuple[Entry, ...]:
     """The table for this model: one whose head is tied has no head of its own."""
     return tuple(e for e in TABLE if not (config.text.tied and e.name == HEAD))
 
 
-def names(entry: Entry, config: Qwen2VLConfig) -> list[str]:
+def names(entry: Entry, config: VLMConfig) -> list[str]:
     """The Hugging Face names that the entry is made of, layer by layer."""
     if not entry.stacked:
         return [entry.name]
@@ -129,46 +129,46 @@ def letters(entry: Entry) -> str:
     return "L" * entry.stacked + entry.letters
 
 
-def shape(entry: Entry, config: Qwen2VLConfig) -> tuple[int, ...]:
+def shape(entry: Entry, config: VLMConfig) -> tuple[int, ...]:
     """Shape of our array, layers included."""
     sizes = _sizes(entry, config)
     layers = (_tower(entry, config).depth,) if entry.stacked else ()
     return layers + tuple(sizes[size] for size in entry.sizes)
 
 
-def hf_shape(entry: Entry, config: Qwen2VLConfig) -> tuple[int, ...]:
+def hf_shape(entry: Entry, config: VLMConfig) -> tuple[int, ...]:
     """Shape of one Hugging Face array of the entry."""
     one = shape(entry, config)[entry.stacked :]
-    if entry.turn == "patches":
+    if entry.transform == "patches":
         v = config.vision
         return (one[1], v.in_channels, v.temporal_patch_size, v.patch_size, v.patch_size)
-    return one[::-1] if entry.turn == "transpose" else one
+    return one[::-1] if entry.transform == "transpose" else one
 
 
 def from_hf(entry: Entry, array: np.ndarray) -> np.ndarray:
     """One layer of ours, a view where possible, from one Hugging Face array."""
-    if entry.turn == "patches":
+    if entry.transform == "patches":
         array = array.reshape(len(array), -1)
-    return array if entry.turn == "same" else array.T
+    return array if entry.transform == "same" else array.T
 
 
-def to_hf(entry: Entry, array: np.ndarray, config: Qwen2VLConfig) -> np.ndarray:
+def to_hf(entry: Entry, array: np.ndarray, config: VLMConfig) -> np.ndarray:
     """One Hugging Face array, contiguous, from one layer of ours."""
-    array = array if entry.turn == "same" else array.T
+    array = array if entry.transform == "same" else array.T
     return np.ascontiguousarray(array).reshape(hf_shape(entry, config))
 
 
-def parameter_shapes(config: Qwen2VLConfig) -> dict:
+def parameter_shapes(config: VLMConfig) -> dict:
     """A tree like the parameters, of shapes."""
     return unflatten({e.path: shape(e, config) for e in entries(config)})
 
 
-def parameter_axes(config: Qwen2VLConfig) -> dict:
+def parameter_axes(config: VLMConfig) -> dict:
     """A tree like the parameters, of axis letters as `parallel.sharding` reads them ("LDH")."""
     return unflatten({e.path: letters(e) for e in entries(config)})
 
 
-def parameter_shardings(config: Qwen2VLConfig, mesh: jax.sharding.Mesh) -> dict:
+def parameter_shardings(config: VLMConfig, mesh: jax.sharding.Mesh) -> dict:
     """A tree like the parameters, of shardings."""
     return jax.tree.map(
         lambda letters, shape: sharding.sharding(mesh, letters, shape),
@@ -186,11 +186,11 @@ def flatten(params: dict) -> dict:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def _tower(entry: Entry, config: Qwen2VLConfig):
+def _tower(entry: Entry, config: VLMConfig):
     return config.vision if entry.path.startswith("vision/") else config.text
 
 
-def _sizes(entry: Entry, config: Qwen2VLConfig) -> dict[str, int]:
+def _sizes(entry: Entry, config: VLMConfig) -> dict[str, int]:
     v, t = config.vision, config.text
     if entry.path.startswith("vision/"):
         merged = v.width * v.merge_size**2

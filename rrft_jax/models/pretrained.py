@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from rrft_jax import storage
 from rrft_jax.errors import UserError
 from rrft_jax.models import kinds, parameters, saving, weights
-from rrft_jax.models.config import Qwen2VLConfig
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.config import VLMConfig
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.parallel import distributed
 from rrft_jax.storage import Path
 
@@ -44,7 +44,7 @@ def load_pretrained(
     *,
     compute_dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> tuple[Qwen2VL, dict]:
+) -> tuple[VLM, dict]:
     """Loads a Hugging Face Qwen2-VL folder.
 
     Args:
@@ -65,13 +65,13 @@ def load_pretrained(
     if compute_dtype is None:
         compute_dtype = _common_dtype(params)
     dtypes = {"dtype": jnp.dtype(compute_dtype), "param_dtype": _common_dtype(params)}
-    model = Qwen2VL(config, **dtypes, mesh=mesh, source=source)
+    model = VLM(config, **dtypes, mesh=mesh, source=source)
     return model, parameters.unflatten(params)
 
 
 def save_pretrained(
     path: Path,
-    model: Qwen2VL,
+    model: VLM,
     params: dict,
     source: Path | None = None,
     max_shard_bytes: int = 5_000_000_000,
@@ -106,7 +106,7 @@ def save_pretrained(
     _, raw = read_config(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
-    if not distributed.is_first():
+    if not distributed.is_host0():
         saving.save(None, model.config, parameters.flatten(params), max_shard_bytes)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def save_pretrained(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
+def read_config(path: Path) -> tuple[VLMConfig, dict]:
     """The sizes of the model in a folder, and its whole `config.json`.
 
     Raises:
@@ -144,7 +144,7 @@ def read_config(path: Path) -> tuple[Qwen2VLConfig, dict]:
     kinds.check_folder(path, on_disk(path))
     file, where = on_disk(path) / "config.json", storage.join(path, "config.json")
     raw = storage.json_object(file.read_bytes(), where)
-    config = Qwen2VLConfig.from_dict(raw, where)
+    config = VLMConfig.from_dict(raw, where)
     if config.vision_pad_token is None:
         tokenizer = read_json(file.with_name("tokenizer.json"))
         added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}

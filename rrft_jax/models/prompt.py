@@ -26,7 +26,7 @@ class Prompt:
     patch_image: jax.Array  # [B,S] int32: which of the row's pictures; -1 pads
 
 
-LETTERS = Prompt(  # of each array's axes, for `parallel/sharding.py`
+AXES = Prompt(  # of each array's axes, for `parallel/sharding.py`
     tokens="BP",
     mask="BP",
     positions=".BP",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rrft_jax.models import language, leaves, parameters, vision
 from rrft_jax.models.attention import Kernels, choose
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues, Step, text_angles
 from rrft_jax.models.layers import broadcast, widened
@@ -42,7 +42,7 @@ class PromptCache:
 
 
 @dataclasses.dataclass(frozen=True)
-class Qwen2VL:
+class VLM:
     """The model without its weights; hashable, so that it can be a static argument.
 
     Attributes:
@@ -58,7 +58,7 @@ class Qwen2VL:
       source: the folder that it was loaded from, whose tokenizer files an export copies.
     """
 
-    config: Qwen2VLConfig
+    config: VLMConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     attention: str = "auto"
@@ -309,21 +309,21 @@ class Qwen2VL:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def decoding_ends(model: Qwen2VL, ends: dict) -> dict:
-    """What `Qwen2VL.decoding_weights` makes of all that the decoder has beside its layers."""
+def decoding_ends(model: VLM, ends: dict) -> dict:
+    """What `VLM.decoding_weights` makes of all that the decoder has beside its layers."""
     axes = parameters.parameter_axes(model.config)["language"]
     return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def decoding_layer(model: Qwen2VL, layers: dict, index: jax.Array) -> dict:
-    """What `Qwen2VL.decoding_weights` makes of one of the layers, which are stacked."""
+def decoding_layer(model: VLM, layers: dict, index: jax.Array) -> dict:
+    """What `VLM.decoding_weights` makes of one of the layers, which are stacked."""
     axes = parameters.parameter_axes(model.config)["language"]["layers"]
     one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
     return _gathered(model, one, jax.tree.map(lambda letters: letters.removeprefix("L"), axes))
 
 
-def _gathered(model: Qwen2VL, weights: dict, axes: dict) -> dict:
+def _gathered(model: VLM, weights: dict, axes: dict) -> dict:
     return jax.tree.map(
         lambda x, letters: constrain(x.astype(model.dtype), letters.replace("D", "."), model.mesh),
         weights,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrft_jax.models import parameters, weights
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.weights import DTYPES, INDEX, WEIGHTS
 from rrft_jax.parallel import sharding
 
@@ -21,7 +21,7 @@ _NAMES = {name: code for code, name in DTYPES.items()}
 
 
 def save(
-    folder: pathlib.Path | None, config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+    folder: pathlib.Path | None, config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
 ) -> None:
     """Writes the files, and an index of several; a tensor at a time is on the host.
 
@@ -67,7 +67,7 @@ class _Written:
 
 
 def _plan_files(
-    config: Qwen2VLConfig, params: dict[str, jax.Array], max_bytes: int
+    config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
 ) -> list[list[_Written]]:
     """Which tensors go to which file: in the order of the table, as many as fit."""
     files: list[list[_Written]] = [[]]
@@ -110,11 +110,11 @@ class _Gatherer:
     def __call__(self, entry: parameters.Entry, layer: int) -> np.ndarray | None:
         array = self._params[entry.path]
         if not entry.stacked:
-            return sharding.on_first(array)
+            return sharding.to_host0(array)
         if array.nbytes > weights.STACK:
-            return sharding.on_first(_layer(array, np.int32(layer)))
+            return sharding.to_host0(_layer(array, np.int32(layer)))
         if self._path != entry.path:
-            self._path, self._stack = entry.path, sharding.on_first(array)
+            self._path, self._stack = entry.path, sharding.to_host0(array)
         return None if self._stack is None else self._stack[layer]
 
 

@@ -66,7 +66,7 @@ class VisionTower(nn.Module):
         """patches [B,S,1176], rows_cols [B,S,2], segments [B,S] (-1 pads) -> [B,N,D]."""
         c = self.config
         x = _dense(c.width, "patch_embed", self.dtype, bias=False)(patches)
-        block = leaves.made_whole(VisionBlock) if self.in_parts else VisionBlock
+        block = leaves.dequantized(VisionBlock) if self.in_parts else VisionBlock
         blocks = nn.scan(
             rematerialised(block, self.remat),
             variable_axes={"params": 0},

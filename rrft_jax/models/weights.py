@@ -23,7 +23,7 @@ import numpy as np
 from rrft_jax import storage
 from rrft_jax.errors import UserError
 from rrft_jax.models import parameters
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -62,7 +62,7 @@ class Weights:
       UserError: a file or a weight is missing, too much, or not what it should be.
     """
 
-    def __init__(self, folder: storage.Path, config: Qwen2VLConfig):
+    def __init__(self, folder: storage.Path, config: VLMConfig):
         self.config = config
         self.found: dict[str, Tensor] = {}  # by today's name
         for file in _open(folder):
@@ -219,9 +219,7 @@ def _nbytes(tensor: Tensor) -> int:
     return math.prod(tensor.shape) * jnp.dtype(DTYPES[tensor.dtype]).itemsize
 
 
-def _own(
-    entry: parameters.Entry, config: Qwen2VLConfig, mesh: jax.sharding.Mesh | None
-) -> list[Index]:
+def _own(entry: parameters.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) -> list[Index]:
     """The parts of one layer, in our shape, that lie on devices of this process."""
     shape = parameters.shape(entry, config)[entry.stacked :]
     if mesh is None:
@@ -238,7 +236,7 @@ def _file_ranges(entry: parameters.Entry, own: Iterable[Index]) -> tuple[Ranges,
     """Of one layer in its file's shape: rows, and columns (those of ours, of a linear map)."""
     rows, columns = (
         _joined((index[axis].start, index[axis].stop) for index in own)
-        for axis in ((0, -1) if entry.turn == "same" else (-1, 0))
+        for axis in ((0, -1) if entry.transform == "same" else (-1, 0))
     )
     return rows, columns if len(entry.sizes) > 1 else None
 
@@ -310,7 +308,7 @@ def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator
 def _place(
     layers: Iterator[np.ndarray],
     entry: parameters.Entry,
-    config: Qwen2VLConfig,
+    config: VLMConfig,
     dtype: jnp.dtype,
     own: Iterable[Index],
     mesh: jax.sharding.Mesh | None,

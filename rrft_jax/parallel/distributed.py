@@ -96,7 +96,7 @@ def initialize(
         alarm.cancel()
 
 
-def is_first() -> bool:
+def is_host0() -> bool:
     """Whether this process writes the files that all share, and speaks."""
     return jax.process_index() == 0
 
@@ -118,12 +118,12 @@ def gather(value: Any) -> list[Any]:
     return [pickle.loads(b"".join(found)[8:size]) for found, size in zip(parts, sizes)]
 
 
-def gather_rows(places: Sequence[int], rows: Sequence[Any]) -> list[Any]:
+def gather_rows(row_ids: Sequence[int], rows: Sequence[Any]) -> list[Any]:
     """The rows of all processes in their order, each given with its place among them.
 
     Where two processes have the same row, the first one's counts: they all come to the same.
     """
-    return merged(gather(dict(zip(map(int, places), rows, strict=True))))
+    return merged(gather(dict(zip(map(int, row_ids), rows, strict=True))))
 
 
 def merged(parts: Sequence[Mapping[int, Any]]) -> list[Any]:
@@ -137,10 +137,10 @@ def agree(flag: bool) -> bool:
     return any(gather(flag))
 
 
-def first(make: Callable[[], Any]) -> Any:
+def on_host0(make: Callable[[], Any]) -> Any:
     """What `make` gives in the first process, which alone calls it; a UserError is everyone's."""
     value = error = None
-    if is_first():
+    if is_host0():
         try:
             value = make()
         except UserError as one:

@@ -10,7 +10,7 @@ from jax.experimental import mesh_utils
 
 from rrft_jax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(
@@ -63,13 +63,13 @@ def make_mesh(
             "each has its part, so expected all of them, such as --config.mesh.data=-1"
         )
     ordered = _ordered(tuple(sizes.values()), devices[:needed], asked)
-    auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.sharding.Mesh(ordered, AXES, axis_types=auto)
+    auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+    return jax.sharding.Mesh(ordered, MESH_AXES, axis_types=auto)
 
 
 def axis_sizes(section: Mapping[str, Any]) -> dict[str, int]:
     """The sizes that `config.mesh` gives, for `make_mesh`."""
-    return {axis: section[axis] for axis in AXES}
+    return {axis: section[axis] for axis in MESH_AXES}
 
 
 def batch_parts(mesh: jax.sharding.Mesh) -> int:

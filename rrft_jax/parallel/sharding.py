@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-LETTERS = {
+LOGICAL_AXES = {
     "B": ("data", "fsdp"),  # prompts
     "R": ("data", "fsdp"),  # completions that are being sampled
     "D": ("fsdp",),  # width of the residual stream (a weight's other side)
@@ -36,7 +36,7 @@ def spec(mesh: Mesh, letters: str, shape: tuple[int, ...]) -> PartitionSpec:
     used: set[str] = set()
     entries = []
     for letter, size in zip(letters, shape, strict=True):
-        axes = tuple(a for a in LETTERS.get(letter, ()) if a not in used and mesh.shape[a] > 1)
+        axes = tuple(a for a in LOGICAL_AXES.get(letter, ()) if a not in used and mesh.shape[a] > 1)
         parts = 1
         for axis in axes:
             parts *= mesh.shape[axis]
@@ -69,7 +69,7 @@ def constrain(x: jax.Array, letters: str, mesh: Mesh | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, sharding(mesh, letters, x.shape))
 
 
-def place(mesh: Mesh, tree: Any, letters: Any) -> Any:
+def shard(mesh: Mesh, tree: Any, letters: Any) -> Any:
     """Puts host arrays on the mesh; `letters` is a tree of strings, one for each array.
 
     Each process gives the rows of B that `rows` says are its own, and has the others' as well then.
@@ -84,7 +84,7 @@ def rows(mesh: Mesh, batch: int) -> list[int]:
 
 
 def fetch(tree: Any) -> Any:
-    """The inverse of `place` for arrays whose first axis is B: this process's rows, on the host."""
+    """The inverse of `shard` for arrays whose first axis is B: this process's rows, on the host."""
 
     def own(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable or x.is_fully_replicated:
@@ -95,7 +95,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(own, tree)
 
 
-def on_first(x: jax.Array) -> np.ndarray | None:
+def to_host0(x: jax.Array) -> np.ndarray | None:
     """An array on the host of the first process, None in the others; all must call it."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
         x = _replicate(replicated(x.sharding.mesh))(x)

@@ -47,7 +47,7 @@ import ml_collections
 from rrft_jax import command
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
-from rrft_jax.models.config import RELEASED, Qwen2VLConfig
+from rrft_jax.models.config import RELEASED, VLMConfig
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import axis_sizes, make_mesh
@@ -133,14 +133,14 @@ def find_devices(topology: str | None) -> Sequence[jax.Device]:
 GPUS = ("gpu", "a100", "h100", "h200", "b200", "l4", "a10", "v100", "t4", "rtx")
 
 
-def model_sizes(config: ml_collections.ConfigDict) -> Qwen2VLConfig:
+def model_sizes(config: ml_collections.ConfigDict) -> VLMConfig:
     """Of the config's model; a released one needn't be here."""
     if config.model.name in RELEASED and not config.model.path:
         return RELEASED[config.model.name]
     return read_config(model_folder(config))[0]
 
 
-def picture_patches(config: ml_collections.ConfigDict, sizes: Qwen2VLConfig) -> int:
+def picture_patches(config: ml_collections.ConfigDict, sizes: VLMConfig) -> int:
     """Of a picture of as many pixels as the config allows."""
     vision = sizes.vision
     visual = config.data.max_pixels // (vision.patch_size * vision.merge_size) ** 2

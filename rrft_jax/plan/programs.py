@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rrft_jax.models import Prompt, Qwen2VL, parameters, qwen2_vl
+from rrft_jax.models import VLM, Prompt, parameters, qwen2_vl
 from rrft_jax.models import prompt as prompts
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.language import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, sampler
-from rrft_jax.rollout.sampling import way
+from rrft_jax.rollout.sampling import threshold
 from rrft_jax.training import grpo, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -67,7 +67,7 @@ class Program:
 
 
 def programs(
-    config: ml_collections.ConfigDict, sizes: Qwen2VLConfig, mesh: jax.sharding.Mesh, shapes: Shapes
+    config: ml_collections.ConfigDict, sizes: VLMConfig, mesh: jax.sharding.Mesh, shapes: Shapes
 ) -> Iterator[Program]:
     """Those of the config's stages, in the order in which a run comes to them."""
     model = make_model(config, sizes, mesh)
@@ -75,11 +75,9 @@ def programs(
         yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shapes)
 
 
-def make_model(
-    config: ml_collections.ConfigDict, sizes: Qwen2VLConfig, mesh: jax.sharding.Mesh
-) -> Qwen2VL:
+def make_model(config: ml_collections.ConfigDict, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM:
     """The model of a run, without weights."""
-    return Qwen2VL(
+    return VLM(
         sizes,
         dtype=jnp.dtype(config.model.compute_dtype),
         param_dtype=jnp.dtype(config.model.dtype),
@@ -90,7 +88,7 @@ def make_model(
     )
 
 
-def _sft(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> Iterator[Program]:
+def _sft(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iterator[Program]:
     stage = config.sft
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "sft")
@@ -108,7 +106,7 @@ def _sft(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> I
     )
 
 
-def _grpo(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> Iterator[Program]:
+def _grpo(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iterator[Program]:
     stage = config.grpo
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "grpo")
@@ -118,7 +116,7 @@ def _grpo(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> 
     array = functools.partial(
         _array,
         model.mesh,
-        sizes={"B": stage.batch_size, "G": stage.num_samples, "T": length},
+        sizes={"B": stage.batch_size, "G": stage.num_generations, "T": length},
     )
     frozen = {"reference": reference, "next batch": prompt}
 
@@ -133,14 +131,14 @@ def _grpo(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> 
             {"reference": reference, "batch": (prompt, completions)},
             {"parameters": state.params, "optimizer": state.opt_state, "next batch": prompt},
         )
-    many = stage.inner_updates * stage.mini_batches > 1
+    many = stage.num_iterations * stage.mini_batches > 1
     batch = grpo.GRPOBatch(
         prompt=prompt,
         completions=completions,
         mask=array("BGT", bool),
         finished=array("BG", bool),
         advantages=array("BG", jnp.float32),
-        sampler_log_probs=array("BGT", jnp.float32),
+        rollout_log_probs=array("BGT", jnp.float32),
         old_log_probs=array("BGT", jnp.float32) if many else None,
         reference_log_probs=array("BGT", jnp.float32) if reference else None,
     )
@@ -155,7 +153,7 @@ def _grpo(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> 
 
 def sampling(
     config: ml_collections.ConfigDict,
-    model: Qwen2VL,
+    model: VLM,
     params: dict,
     prompt: Prompt,
     held: dict[str, Any],
@@ -163,7 +161,7 @@ def sampling(
     """The sampler's: prompts, weights, the loop over tokens in its longest cache, the way there."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
     lengths = sampler.cache_lengths(config.sampling.cache_chunk, length)
-    budget = jax.ShapeDtypeStruct((batch, config.grpo.num_samples), np.int32)
+    budget = jax.ShapeDtypeStruct((batch, config.grpo.num_generations), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     prefill = Program(
         "prefill",
@@ -223,11 +221,11 @@ def sampling(
         ),
         {"sampler's weights": weights, "caches": (prompts, rows)},
         held,
-        branch=int(way(choice)),
+        branch=int(threshold(choice)),
     )
 
 
-def _decoding_weights(model: Qwen2VL, params: dict, held: dict[str, Any]) -> Iterator[Program]:
+def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterator[Program]:
     """The weights of the sampler's loop, layer after layer, then what isn't one."""
     ends, weights = dict(params["language"]), sampler_weights(model)["language"]
     layers, gathered = ends.pop("layers"), weights.pop("layers")
@@ -247,7 +245,7 @@ def _decoding_weights(model: Qwen2VL, params: dict, held: dict[str, Any]) -> Ite
     )
 
 
-def abstract_params(model: Qwen2VL, dtype: Any) -> dict:
+def abstract_params(model: VLM, dtype: Any) -> dict:
     """The parameters' shapes, and where they lie."""
     return jax.tree.map(
         lambda where, shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where),
@@ -256,16 +254,14 @@ def abstract_params(model: Qwen2VL, dtype: Any) -> dict:
     )
 
 
-def abstract_state(
-    config: ml_collections.ConfigDict, model: Qwen2VL, stage: str
-) -> states.TrainState:
+def abstract_state(config: ml_collections.ConfigDict, model: VLM, stage: str) -> states.TrainState:
     """A stage's parameters and optimizer."""
     optimizer = optimizers.make_optimizer(config[stage], 1)
     params = abstract_params(model, config.model.dtype)
     return states.abstract(params, optimizer, config[stage].freeze, model.mesh)
 
 
-def abstract_reference(config: ml_collections.ConfigDict, model: Qwen2VL) -> dict | None:
+def abstract_reference(config: ml_collections.ConfigDict, model: VLM) -> dict | None:
     """The frozen policy of GRPO's penalty, None where there's no penalty."""
     if not config.grpo.beta:
         return None
@@ -273,7 +269,7 @@ def abstract_reference(config: ml_collections.ConfigDict, model: Qwen2VL) -> dic
     return states.abstract_copy(model, params, config.grpo.reference_dtype)
 
 
-def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:
+def abstract_prompt(model: VLM, batch: int, shapes: Shapes) -> Prompt:
     """A batch of prompts."""
     dtypes = Prompt(
         tokens=jnp.int32,
@@ -292,14 +288,14 @@ def abstract_prompt(model: Qwen2VL, batch: int, shapes: Shapes) -> Prompt:
             dtype,
             {"B": batch, "P": shapes.prompt, "S": shapes.patches, ".": size},
         ),
-        prompts.LETTERS,
+        prompts.AXES,
         dtypes,
         unnamed,
     )
 
 
-def sampler_weights(model: Qwen2VL) -> dict:
-    """What `Qwen2VL.decoding_weights` gives: shapes, and where they lie."""
+def sampler_weights(model: VLM) -> dict:
+    """What `VLM.decoding_weights` gives: shapes, and where they lie."""
 
     def gathered(letters: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         where = sharding.sharding(model.mesh, letters.replace("D", "."), shape)
@@ -316,9 +312,9 @@ def sampler_weights(model: Qwen2VL) -> dict:
     return {"language": {**ends, "layers": model.config.text.depth * [layer]}}
 
 
-def sampler_bytes(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Shapes) -> int:
+def sampler_bytes(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> int:
     """On a device: the sampler's weights, and the keys and values of all that is sampled."""
-    text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_samples
+    text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_generations
     sizes = {
         "L": text.depth, "B": batch, "R": batch * group, "K": text.kv_heads, "C": text.head_size,
         "P": shapes.prompt, "T": config.sampling.max_new_tokens,
@@ -327,13 +323,11 @@ def sampler_bytes(config: ml_collections.ConfigDict, model: Qwen2VL, shapes: Sha
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
-def kept_bytes(
-    config: ml_collections.ConfigDict, model: Qwen2VL, stage: str, shapes: Shapes
-) -> int:
+def kept_bytes(config: ml_collections.ConfigDict, model: VLM, stage: str, shapes: Shapes) -> int:
     """On a device: the inputs of all layers, which a backward pass keeps of one prompt at least."""
     text, own = model.config.text, shapes.target
     if stage == "grpo":
-        own = config.grpo.num_samples * config.sampling.max_new_tokens
+        own = config.grpo.num_generations * config.sampling.max_new_tokens
     tokens = shapes.prompt + own
     return text.depth * tokens * text.width * np.dtype(model.dtype).itemsize
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.plan import hlo
@@ -67,7 +67,7 @@ class Plan:
     """All parts of a config on a mesh."""
 
     config: ml_collections.ConfigDict
-    sizes: Qwen2VLConfig
+    sizes: VLMConfig
     mesh: jax.sharding.Mesh
     shapes: Shapes
     limits: Limits | None
@@ -103,7 +103,7 @@ class Plan:
 
 def make_plan(
     config: ml_collections.ConfigDict,
-    sizes: Qwen2VLConfig,
+    sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
     shapes: Shapes,
     limits: Limits | None,
@@ -247,7 +247,7 @@ def assumed(config: ml_collections.ConfigDict, shapes: Shapes) -> dict[str, int]
     if "grpo" in config.stages:
         sizes |= {
             "grpo_batch": config.grpo.batch_size,
-            "samples": config.grpo.num_samples,
+            "samples": config.grpo.num_generations,
             "new_tokens": config.sampling.max_new_tokens,
         }
     return sizes

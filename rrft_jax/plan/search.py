@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 from rrft_jax.errors import UserError
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import programs, report
@@ -26,7 +26,7 @@ Found = list[tuple[dict[str, Any], report.Plan]]
 
 def search(
     config: ml_collections.ConfigDict,
-    sizes: Qwen2VLConfig,
+    sizes: VLMConfig,
     devices: Sequence[jax.Device],
     shapes: Shapes,
     limits: Limits | None,
@@ -89,7 +89,7 @@ def _rank(one: tuple[dict[str, Any], report.Plan]) -> tuple[bool, float]:
 
 
 def candidates(
-    config: ml_collections.ConfigDict, sizes: Qwen2VLConfig, number: int
+    config: ml_collections.ConfigDict, sizes: VLMConfig, number: int
 ) -> Iterator[dict[str, Any]]:
     """Settings by name, those first that change least of how a run trains and how fast it is.
 
@@ -124,7 +124,7 @@ def apply(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_coll
 
 def lower_bound(
     config: ml_collections.ConfigDict,
-    sizes: Qwen2VLConfig,
+    sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
     shapes: Shapes,
 ) -> int:

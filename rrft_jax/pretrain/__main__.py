@@ -16,7 +16,7 @@ from absl import app, flags
 from rrft_jax.data import drawn, prompts
 from rrft_jax.data.processor import Processor
 from rrft_jax.models import pretrained
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.monitoring import Progress
 from rrft_jax.parallel import mesh as meshes
 from rrft_jax.parallel import sharding
@@ -75,10 +75,10 @@ class Batch:
     words: jax.Array
 
 
-LETTERS = {task: Batch(texts=sft.LETTERS, words="BN.") for task in SIZES}
+AXES = {task: Batch(texts=sft.AXES, words="BN.") for task in SIZES}
 
 
-def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
+def loss(model: VLM, params: dict, batches: dict[str, Batch], phase: str):
     """Cross-entropy of the words that visual tokens name and, once these are seen, of the texts."""
     total, metrics = 0.0, {}
     for task, batch in batches.items():
@@ -101,7 +101,7 @@ def loss(model: Qwen2VL, params: dict, batches: dict[str, Batch], phase: str):
     return total, metrics
 
 
-def make_step(model: Qwen2VL, optimizer: optax.GradientTransformation, phase: str, layout):
+def make_step(model: VLM, optimizer: optax.GradientTransformation, phase: str, layout):
     """The jitted step: (state, batches of all tasks) -> (state, metrics)."""
     freeze = FREEZE.get(phase, "")
 
@@ -111,7 +111,7 @@ def make_step(model: Qwen2VL, optimizer: optax.GradientTransformation, phase: st
             optimizer,
             freeze,
             lambda params, micro: loss(model, params, micro, phase),
-            sharding.micro_batches(batches, {t: LETTERS[t] for t in batches}, 1),
+            sharding.micro_batches(batches, {t: AXES[t] for t in batches}, 1),
         )
 
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
@@ -233,7 +233,7 @@ def make_optimizer(params: dict[str, jax.Array], steps: int) -> optax.GradientTr
     )
 
 
-def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dict:
+def train(model: VLM, params: dict, processor: Processor, phase: str) -> dict:
     """One phase; `params` are consumed, those after it are returned."""
     mesh, steps = meshes.make_mesh(), PHASES[phase]
     whole = sharding.replicated(mesh)
@@ -250,11 +250,11 @@ def train(model: Qwen2VL, params: dict, processor: Processor, phase: str) -> dic
     step = make_step(model, optimizer, phase, states.layout(state))
     taught = [task for task, (lessons, _) in SIZES.items() if phase in lessons]
     data = {task: batches(processor, task, SEED.value, phase) for task in taught}
-    letters = {task: LETTERS[task] for task in taught}
+    letters = {task: AXES[task] for task in taught}
     with Progress(phase, total=steps) as progress:
         for number in range(1, steps + 1):
             batch = {task: next(rows) for task, rows in data.items()}
-            state, metrics = step(state, sharding.place(mesh, batch, letters))
+            state, metrics = step(state, sharding.shard(mesh, batch, letters))
             progress.update(number, metrics)
     return state.params
 
@@ -270,7 +270,7 @@ def main(_):
             model, params = pretrained.load_pretrained(folder, jnp.float32)
             processor = Processor.from_pretrained(folder)
         else:
-            model = Qwen2VL(write_folder(folder, corpus(SEED.value)))
+            model = VLM(write_folder(folder, corpus(SEED.value)))
             processor = Processor.from_pretrained(folder)
             params = model.init(jax.random.key(SEED.value))
         for phase in phases:

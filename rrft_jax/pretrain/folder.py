@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rrft_jax.data.processor import CHAT_TEMPLATE
-from rrft_jax.models.config import Qwen2VLConfig
+from rrft_jax.models.config import VLMConfig
 
 VOCABULARY = 576
 LENGTH = 4096  # tokens that a text may have
@@ -61,7 +61,7 @@ TOKENIZER = {
 }
 
 
-def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> Qwen2VLConfig:
+def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
     """Writes all files but the weights; returns the config. Words come from `corpus`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -100,7 +100,7 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> Qwen2VLConfig:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    return Qwen2VLConfig.from_dict(raw)
+    return VLMConfig.from_dict(raw)
 
 
 def _config(ids: Mapping[str, int]) -> dict[str, Any]:

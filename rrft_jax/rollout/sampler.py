@@ -21,7 +21,7 @@ import numpy as np
 from rrft_jax.models.decoding import Slots
 from rrft_jax.models.language import KeyValues
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import LayerCaches, PromptCache, Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM, LayerCaches, PromptCache
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
@@ -47,7 +47,7 @@ class Completions:
       tokens: [B,G,T] int32; after its end a completion holds `pad_token`.
       mask: [B,G,T] bool, True on sampled tokens, the stop token included.
       log_probs: [B,G,T] float32 under the policy itself (temperature 1, whole vocabulary).
-      sampled_log_probs: [B,G,T] float32 under the distribution that the token was drawn from:
+      rollout_log_probs: [B,G,T] float32 under the distribution that the token was drawn from:
         without banned tokens, temperature, top-k and top-p included; 0 for greedy choices.
       finished: [B,G] bool; False where a completion was cut off at its last possible token.
     """
@@ -55,7 +55,7 @@ class Completions:
     tokens: jax.Array
     mask: jax.Array
     log_probs: jax.Array
-    sampled_log_probs: jax.Array
+    rollout_log_probs: jax.Array
     finished: jax.Array
 
 
@@ -85,12 +85,12 @@ class _Rows:
 
 
 def generate(
-    model: Qwen2VL,
+    model: VLM,
     params: dict,
     prompt: Prompt,
     key: jax.Array,
     *,
-    num_samples: int = 1,
+    num_generations: int = 1,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...],
     sampling: SamplingParams = PLAIN,
@@ -107,7 +107,7 @@ def generate(
       params: its parameters.
       prompt: B prompts.
       key: the draw of a token is a function of (key, prompt index, sample index, token index).
-      num_samples: G.
+      num_generations: G.
       max_new_tokens: T.
       stop_tokens: any of these ends a completion (`Processor.stop_tokens`).
       sampling: temperature, top-k and top-p; traced.
@@ -119,7 +119,7 @@ def generate(
       cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
         so smaller chunks are faster, once each of their programs is compiled.
     """
-    batch, group = len(prompt.tokens), num_samples
+    batch, group = len(prompt.tokens), num_generations
     if budget is None:
         budget = np.full((batch, group), max_new_tokens, np.int32)
     sampling = SamplingParams(
@@ -214,7 +214,7 @@ def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length
             tokens=filled(pad_token, jnp.int32),
             mask=filled(False, bool),
             log_probs=filled(0, jnp.float32),
-            sampled_log_probs=filled(0, jnp.float32),
+            rollout_log_probs=filled(0, jnp.float32),
             finished=pin(jnp.zeros(rows, bool)),
         ),
     )
@@ -227,7 +227,7 @@ def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length
     donate_argnames="rows",
 )
 def _advance(
-    model: Qwen2VL,
+    model: VLM,
     weights: dict,
     prompts: PromptCache,
     rows: _Rows,
@@ -271,7 +271,7 @@ def _advance(
             tokens=put(out.tokens, tokens),
             mask=put(out.mask, ~done),
             log_probs=put(out.log_probs, jnp.where(done, 0.0, log_probs)),
-            sampled_log_probs=put(out.sampled_log_probs, jnp.where(done, 0.0, sampled)),
+            rollout_log_probs=put(out.rollout_log_probs, jnp.where(done, 0.0, sampled)),
             finished=out.finished | stopped,
         )
         done |= stopped | (time + 1 >= rows.budget)
@@ -283,7 +283,7 @@ def _advance(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "length"))
-def _grow(model: Qwen2VL, rows: _Rows, length: int) -> _Rows:
+def _grow(model: VLM, rows: _Rows, length: int) -> _Rows:
     """More room in the cache."""
     more = (0, length - rows.cache[0].length)
 
@@ -296,7 +296,7 @@ def _grow(model: Qwen2VL, rows: _Rows, length: int) -> _Rows:
 
 @functools.partial(jax.jit, static_argnames=("model", "size", "group"))
 def _compact(
-    model: Qwen2VL,
+    model: VLM,
     rows: _Rows,
     place: jax.Array,
     results: Completions | None,
@@ -329,7 +329,7 @@ def _compact(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _take_prompts(model: Qwen2VL, prompts: PromptCache, index: jax.Array) -> PromptCache:
+def _take_prompts(model: VLM, prompts: PromptCache, index: jax.Array) -> PromptCache:
     """A prompt for every row: `index` [N,r] counts among the prompts of its device."""
     return PromptCache(*jax.tree.map(lambda x: _take(model, x, index), (prompts.kv, prompts.mask)))
 

@@ -66,7 +66,7 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
     few = min(MOST_CANDIDATES, logits.shape[-1])
     lowest = jax.lax.switch(
-        way(params, few),
+        threshold(params, few),
         (
             lambda x: jnp.full(len(x), EXCLUDED),
             lambda x: _lowest_kept(jax.lax.top_k(_all(_largest(x, few), axis), few)[0], params),
@@ -83,7 +83,7 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
 
 
-def way(params: SamplingParams, few: int = MOST_CANDIDATES) -> jax.Array:
+def threshold(params: SamplingParams, few: int = MOST_CANDIDATES) -> jax.Array:
     """What finds the threshold: nothing (0), `few` candidates (1), or the whole vocabulary (2)."""
     enough = (params.top_k > 0) & (params.top_k <= few)
     truncating = (params.top_k > 0) | (params.top_p < 1.0)

@@ -51,7 +51,7 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         # Of the first process: a disk that machines share may show another one what was there.
-        self._steps: list[int] = distributed.first(lambda: sorted(self._manager.all_steps()))
+        self._steps: list[int] = distributed.on_host0(lambda: sorted(self._manager.all_steps()))
 
     @property
     def latest(self) -> int | None:
@@ -70,7 +70,7 @@ class Checkpoints:
         )
         self._manager.save(step, args=content, force=True)
         self._manager.wait_until_finished()
-        if distributed.is_first():
+        if distributed.is_host0():
             folder = self._folder / str(step)
             files = sorted(file for file in folder.rglob("*") if file.is_file())
             sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
@@ -137,7 +137,7 @@ class Checkpoints:
           Damaged: it isn't whole.
           UserError: it is whole, and its arrays aren't those of `like`.
         """
-        if damage := distributed.first(lambda: self._damage(step, like)):
+        if damage := distributed.on_host0(lambda: self._damage(step, like)):
             raise Damaged(damage)
         restored = damage = None
         try:

@@ -18,7 +18,7 @@ from rrft_jax.rollout import Completions
 from rrft_jax.training import objectives
 
 ROLLOUTS_KEPT = 2  # prompts of a step whose completions go to rollouts.jsonl
-LETTERS = {"completions": "BGT", "mask": "BGT", "finished": "BG", "sampler_log_probs": "BGT"}
+AXES = {"completions": "BGT", "mask": "BGT", "finished": "BG", "rollout_log_probs": "BGT"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Groups:
 
     Attributes:
       batch: the prompts of this process, and what they were made of.
-      arrays: of `LETTERS`' axes, what `GRPOBatch` calls by the same names.
+      arrays: of `AXES`' axes, what `GRPOBatch` calls by the same names.
       texts: [B][G].
       by_name: the rewards [B,G] by name, NaN in rows whose source doesn't have that one.
       rewards: [B,G], their weighted sums.
@@ -82,7 +82,7 @@ class Groups:
             }
             for b, example in enumerate(batch.examples)
         ]
-        rows = distributed.gather_rows(batch.places, rows)
+        rows = distributed.gather_rows(batch.row_ids, rows)
         unknown = np.full_like(rows[0]["rewards"], np.nan)
         names = dict.fromkeys(name for row in rows for name in row["by_name"])
         return cls(
@@ -109,7 +109,7 @@ class Groups:
     @property
     def own_arrays(self) -> dict[str, np.ndarray]:
         """`arrays` of this process's groups."""
-        return {name: array[self.batch.places] for name, array in self.arrays.items()}
+        return {name: array[self.batch.row_ids] for name, array in self.arrays.items()}
 
     @property
     def tokens(self) -> int:
@@ -117,7 +117,7 @@ class Groups:
         return sum(prompt["tokens"] for prompt in self.prompts) + int(self.arrays["mask"].sum())
 
     @property
-    def spread(self) -> np.ndarray:
+    def has_signal(self) -> np.ndarray:
         """[B] bool: whether rewards differ. A group where they don't has no advantage to learn."""
         return ~objectives.is_flat(self.rewards)
 
@@ -128,7 +128,7 @@ class Groups:
             "reward_std": self.rewards.std(),
             **{f"reward_{name}": np.nanmean(values) for name, values in self.by_name.items()},
             **{f"reward_{name}_std": np.nanstd(values) for name, values in self.by_name.items()},
-            "flat_groups": 1 - self.spread.mean(),
+            "flat_groups": 1 - self.has_signal.mean(),
             "completion_length": self.arrays["mask"].sum(-1).mean(),
             "truncated_share": 1 - self.arrays["finished"].mean(),
             **self.batch.padding,
@@ -148,13 +148,13 @@ class Groups:
 
 
 def completions_of(completions: Completions) -> dict[str, np.ndarray]:
-    """What this process has of the completions that were sampled, by `LETTERS`; waits for them."""
+    """What this process has of the completions that were sampled, by `AXES`; waits for them."""
     return sharding.fetch(
         {
             "completions": completions.tokens,
             "mask": completions.mask,
             "finished": completions.finished,
-            "sampler_log_probs": completions.sampled_log_probs,
+            "rollout_log_probs": completions.rollout_log_probs,
         }
     )
 
@@ -214,10 +214,10 @@ def refill(
       (groups, how many of them are replaced, how many more batches were sampled).
     """
     replaced = rounds = 0
-    while rounds < limit and not groups.spread.all():
+    while rounds < limit and not groups.has_signal.all():
         rounds += 1
         fresh = more(rounds)
-        pairs = list(zip(np.flatnonzero(~groups.spread), np.flatnonzero(fresh.spread)))
+        pairs = list(zip(np.flatnonzero(~groups.has_signal), np.flatnonzero(fresh.has_signal)))
         if pairs:
             groups = _with_rows(groups, fresh, dict(pairs), processor)
         replaced += len(pairs)
@@ -241,7 +241,7 @@ def _with_rows(a: Groups, b: Groups, rows: dict[int, int], processor: Processor)
     names = dict.fromkeys([*a.by_name, *b.by_name])
     return Groups(
         batch=dataclasses.replace(a.batch, prompt=_with_prompts(a.batch, b.batch, rows, processor)),
-        arrays={name: stacked(a.arrays[name], b.arrays[name]) for name in LETTERS},
+        arrays={name: stacked(a.arrays[name], b.arrays[name]) for name in AXES},
         texts=joined(a.texts, b.texts),
         by_name={name: stacked(unknown(a, name), unknown(b, name)) for name in names},
         rewards=stacked(a.rewards, b.rewards),
@@ -252,14 +252,14 @@ def _with_rows(a: Groups, b: Groups, rows: dict[int, int], processor: Processor)
 
 def _with_prompts(a: Batch, b: Batch, rows: dict[int, int], processor: Processor) -> Prompt:
     """This process's prompts of `a`, some replaced by such of `b`, which may be another's."""
-    places = a.places
-    wanted = {new for old, new in rows.items() if old not in places}  # by the others
-    mine = {new: _row(b.prompt, places.index(new)) for new in rows.values() if new in places}
+    row_ids = a.row_ids
+    wanted = {new for old, new in rows.items() if old not in row_ids}  # by the others
+    mine = {new: _row(b.prompt, row_ids.index(new)) for new in rows.values() if new in row_ids}
     others = distributed.gather({new: row for new, row in mine.items() if new in wanted})
     fresh = {new: row for part in others for new, row in part.items()} | mine
     own = [
         fresh[rows[place]] if place in rows else _row(a.prompt, number)
-        for number, place in enumerate(places)
+        for number, place in enumerate(row_ids)
     ]
     both = [a.prompt, b.prompt]
     return processor.batch(
@@ -272,5 +272,5 @@ def _with_prompts(a: Batch, b: Batch, rows: dict[int, int], processor: Processor
 def _row(prompt: Prompt, index: int) -> Prompt:
     """One row of a batch, padding included, as `Processor.batch` takes them."""
     return jax.tree.map(
-        lambda letters, x: np.take(x, index, axis=letters.index("B")), prompts.LETTERS, prompt
+        lambda letters, x: np.take(x, index, axis=letters.index("B")), prompts.AXES, prompt
     )

@@ -13,7 +13,7 @@ import optax
 
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.parallel import sharding
 from rrft_jax.training import objectives
 from rrft_jax.training import state as states
@@ -30,7 +30,7 @@ class GRPOBatch:
       mask: [B,G,T] bool, the sampled tokens up to the stop token.
       finished: [B,G] bool, False where a completion was cut off at T tokens.
       advantages: [B,G].
-      sampler_log_probs: [B,G,T] of the distribution that the tokens were drawn from.
+      rollout_log_probs: [B,G,T] of the distribution that the tokens were drawn from.
       old_log_probs: [B,G,T] of the policy that sampled, as `score` has them; None where the batch
         is used for one update alone, and the policy is still the one that sampled.
       reference_log_probs: [B,G,T] of the policy that the stage began with; None without a penalty.
@@ -41,7 +41,7 @@ class GRPOBatch:
     mask: jax.Array
     finished: jax.Array
     advantages: jax.Array
-    sampler_log_probs: jax.Array
+    rollout_log_probs: jax.Array
     old_log_probs: jax.Array | None = None
     reference_log_probs: jax.Array | None = None
 
@@ -49,12 +49,12 @@ class GRPOBatch:
 def letters(batch: GRPOBatch) -> GRPOBatch:
     """The axis letters of a batch's arrays, None where it has none."""
     return GRPOBatch(
-        prompt=prompts.LETTERS,
+        prompt=prompts.AXES,
         completions="BGT",
         mask="BGT",
         finished="BG",
         advantages="BG",
-        sampler_log_probs="BGT",
+        rollout_log_probs="BGT",
         old_log_probs=None if batch.old_log_probs is None else "BGT",
         reference_log_probs=None if batch.reference_log_probs is None else "BGT",
     )
@@ -85,7 +85,7 @@ def weights(config: ml_collections.ConfigDict, batch: GRPOBatch) -> Weights:
 
 
 def loss(
-    model: Qwen2VL,
+    model: VLM,
     config: ml_collections.ConfigDict,
     params: dict,
     batch: GRPOBatch,
@@ -120,7 +120,7 @@ def objective(
 ) -> tuple[jax.Array, dict]:
     """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T]).
 
-    correction x surrogate + entropy_bonus x entropy - beta x KL, each as `config` names it.
+    importance weight x surrogate + entropy_bonus x entropy - beta x KL, each as `config` names it.
 
     `moved` [] bool says whether any update has moved the policy. Until then it is the reference,
     and the KL and its gradient are exactly 0. The log-probabilities alone would not say so: the
@@ -137,22 +137,22 @@ def objective(
         old,
         batch.advantages,
         batch.mask,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        clip_dual=config.clip_dual,
+        epsilon_low=config.epsilon_low,
+        epsilon_high=config.epsilon_high,
+        dual_clip=config.dual_clip,
     )
-    correction = objectives.correction(
-        config.correction, old, batch.sampler_log_probs, batch.mask, config.correction_cap
+    weight = objectives.importance_weights(
+        config.importance_sampling, old, batch.rollout_log_probs, batch.mask, config.importance_cap
     )
-    value = correction * surrogate
+    value = weight * surrogate
     metrics = {
         "entropy": entropy,
         "clip_fraction": clipped,
         # Unbiased also where top-k and top-p leave the sampler fewer tokens than the trainer has.
-        "mismatch_kl": objectives.k1(batch.sampler_log_probs, old),
+        "mismatch_kl": objectives.k1(batch.rollout_log_probs, old),
     }
-    if config.correction != "none":
-        metrics["correction"] = correction
+    if config.importance_sampling != "none":
+        metrics["importance_weight"] = weight
     if config.entropy_bonus:  # against settling early (https://arxiv.org/abs/1602.01783)
         value += config.entropy_bonus * entropy
     if batch.reference_log_probs is not None:
@@ -172,9 +172,7 @@ def completion_kl(kind: str, batch: GRPOBatch) -> jax.Array:
     return jnp.sum(kl * batch.mask, axis=-1)
 
 
-def make_scorer(
-    model: Qwen2VL, micro_batches: int
-) -> Callable[[dict, Prompt, jax.Array], jax.Array]:
+def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.Array], jax.Array]:
     """A jitted `score` without gradient, a micro-batch at a time: -> log_probs [B,G,T].
 
     `micro_batches` 0: as many as leave a device one prompt at a time.
@@ -182,7 +180,7 @@ def make_scorer(
 
     def score(params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
         number = micro_batches or sharding.one_row_each(model.mesh, len(completions))
-        parts = sharding.micro_batches((prompt, completions), (prompts.LETTERS, "BGT"), number)
+        parts = sharding.micro_batches((prompt, completions), (prompts.AXES, "BGT"), number)
         log_probs = jax.lax.map(lambda part: model.score(params, *part), parts)
         return sharding.join_micro_batches(log_probs)
 
@@ -190,7 +188,7 @@ def make_scorer(
 
 
 def make_step(
-    model: Qwen2VL,
+    model: VLM,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     layout: TrainState,

@@ -17,7 +17,7 @@ from rrft_jax.data import Batch, Loader, Processor, prefetch
 from rrft_jax.errors import UserError
 from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, compilations, interrupts, say
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate
@@ -26,7 +26,7 @@ from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
 from rrft_jax.training.failing import FailingRewards
-from rrft_jax.training.groups import LETTERS, Groups, completions_of, refill
+from rrft_jax.training.groups import AXES, Groups, completions_of, refill
 from rrft_jax.training.state import TrainState
 
 SHOWN = ("loss", "reward", "kl", "completion_length")  # beside the progress bar
@@ -40,7 +40,7 @@ class Run:
     """What both stages need of the run: config, model, folder, and how to evaluate on the way."""
 
     config: ml_collections.ConfigDict
-    model: Qwen2VL
+    model: VLM
     processor: Processor
     mesh: jax.sharding.Mesh
     workdir: pathlib.Path
@@ -66,7 +66,7 @@ def train_sft(run: Run, params: dict, loader: Loader, steps: int) -> dict:
 
     def place(batch: Batch) -> sft.SFTBatch:
         rows = sft.SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
-        return sharding.place(run.mesh, rows, sft.LETTERS)
+        return sharding.shard(run.mesh, rows, sft.AXES)
 
     def step(state: TrainState, draw: Draw, number: int):
         batch, placed = draw()
@@ -94,13 +94,13 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
       reference: the frozen policy of the penalty; None where `config.grpo.beta` is 0.
       loader: batches of prompts without targets.
       steps: each samples a batch, or more where groups are to be replaced, and updates
-        `config.grpo.inner_updates` x `config.grpo.mini_batches` times.
+        `config.grpo.num_iterations` x `config.grpo.mini_batches` times.
 
     Returns:
       The parameters after the stage.
     """
     config = run.config.grpo
-    updates = config.inner_updates * config.mini_batches
+    updates = config.num_iterations * config.mini_batches
     penalized = reference is not None and config.kl_in == "reward"
     optimizer = optimizers.make_optimizer(config, steps * updates)
     schedule = optimizers.learning_rate(config, steps * updates)
@@ -108,13 +108,13 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
     update = grpo.make_step(run.model, optimizer, config, states.layout(state))
     scorer = grpo.make_scorer(run.model, config.mini_batches * config.micro_batches)
     key = jax.random.fold_in(jax.random.key(run.config.seed), SAMPLING_STREAM)
-    rollouts = MetricsWriter(run.workdir / "rollouts.jsonl", distributed.is_first())
+    rollouts = MetricsWriter(run.workdir / "rollouts.jsonl", distributed.is_host0())
     terms = reward_functions.read_terms(config.rewards)
     reward_functions.guard.limit(config.reward_seconds)
     failing = FailingRewards()
 
     def place(batch: Batch) -> Prompt:
-        return sharding.place(run.mesh, batch.prompt, prompts.LETTERS)
+        return sharding.shard(run.mesh, batch.prompt, prompts.AXES)
 
     def step(state: TrainState, draw: Draw, number: int):
         seconds: collections.Counter[str] = collections.Counter()
@@ -145,7 +145,7 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
         def score(prompt: Prompt, arrays: dict[str, np.ndarray]) -> grpo.GRPOBatch:
             """A batch without advantages. The device computes on while the host reads texts."""
             with _timed(seconds, "rewards"):
-                arrays = sharding.place(run.mesh, arrays, LETTERS)
+                arrays = sharding.shard(run.mesh, arrays, AXES)
                 batch = grpo.GRPOBatch(prompt=prompt, advantages=None, **arrays)
                 old = before = None
                 if updates > 1 or penalized:
@@ -161,16 +161,16 @@ def train_grpo(run: Run, params: dict, reference: dict | None, loader: Loader, s
         if batch is None:
             batch = score(place(groups.batch) if replaced else prompt, groups.own_arrays)
         with _timed(seconds, "update"):
-            rewards, places = groups.rewards, groups.batch.places
+            rewards, row_ids = groups.rewards, groups.batch.row_ids
             # Until it moves the policy is the reference; what differs is rounding.
             if penalized and state.moved:
                 kl = grpo.completion_kl(config.kl, batch)
                 kl = sharding.fetch(sharding.constrain(kl, "BG", run.mesh))
-                rewards = rewards - config.beta * np.stack(distributed.gather_rows(places, kl))
+                rewards = rewards - config.beta * np.stack(distributed.gather_rows(row_ids, kl))
             advantages = objectives.ADVANTAGES[config.advantages](rewards).astype(np.float32)
-            batch = batch.replace(advantages=sharding.place(run.mesh, advantages[places], "BG"))
+            batch = batch.replace(advantages=sharding.shard(run.mesh, advantages[row_ids], "BG"))
             metrics = []
-            for part in config.inner_updates * list(range(config.mini_batches)):
+            for part in config.num_iterations * list(range(config.mini_batches)):
                 state, values = update(state, batch, part)
                 metrics.append(values)
             metrics = jax.device_get(metrics)
@@ -305,7 +305,7 @@ def _sample(run: Run, params: dict, prompt: Prompt, key: jax.Array, first_row: i
         params,
         prompt,
         key,
-        num_samples=run.config.grpo.num_samples,
+        num_generations=run.config.grpo.num_generations,
         max_new_tokens=sampling.max_new_tokens,
         stop_tokens=run.processor.stop_tokens,
         sampling=SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p),

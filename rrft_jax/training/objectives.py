@@ -77,9 +77,9 @@ def surrogate(
     advantages: jax.Array,
     mask: jax.Array,
     *,
-    clip_low: float,
-    clip_high: float,
-    clip_dual: float = 0.0,
+    epsilon_low: float,
+    epsilon_high: float,
+    dual_clip: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The surrogate of each token, to be maximised.
 
@@ -92,9 +92,9 @@ def surrogate(
       old_log_probs: [B,G,T] of the policy before the batch's first update.
       advantages: [B,G].
       mask: [B,G,T] bool, the completions' tokens.
-      clip_low, clip_high: the ratio counts between 1 - clip_low and 1 + clip_high. A higher
-        clip_high is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
-      clip_dual: where the advantage is negative, the ratio counts up to here at most
+      epsilon_low, epsilon_high: the ratio counts from 1 - epsilon_low to 1 + epsilon_high. A higher
+        epsilon_high is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
+      dual_clip: where the advantage is negative, the ratio counts up to here at most
         (https://arxiv.org/abs/1912.09729); 0: without end.
 
     Returns:
@@ -106,13 +106,13 @@ def surrogate(
         mean = jnp.sum(log_ratio * mask, axis=-1, keepdims=True) / lengths
         log_ratio = jnp.broadcast_to(mean, log_ratio.shape)
     ratio = jnp.exp(log_ratio)
-    bounded = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    bounded = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high)
     if kind == "cispo":
         return jax.lax.stop_gradient(bounded) * advantages * log_probs, bounded != ratio
     plain, clipped = ratio * advantages, bounded * advantages
     value, decided = jnp.minimum(plain, clipped), clipped < plain
-    if clip_dual:
-        floor = jnp.where(advantages < 0, clip_dual * advantages, -jnp.inf)
+    if dual_clip:
+        floor = jnp.where(advantages < 0, dual_clip * advantages, -jnp.inf)
         value, decided = jnp.maximum(value, floor), decided | (value < floor)
     return value, decided
 
@@ -123,11 +123,11 @@ def _log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 
 # Between the sampler, whose arithmetic, temperature and truncation are its own, and the trainer.
 
-CORRECTIONS = ("none", "token", "sequence")
+IMPORTANCE_SAMPLING = ("none", "token", "sequence")
 
 
-def correction(
-    kind: str, old_log_probs: jax.Array, sampler_log_probs: jax.Array, mask: jax.Array, cap: float
+def importance_weights(
+    kind: str, old_log_probs: jax.Array, rollout_log_probs: jax.Array, mask: jax.Array, cap: float
 ) -> jax.Array:
     """The weight of a sample that another distribution drew, at most `cap`; no gradient.
 
@@ -139,14 +139,14 @@ def correction(
       kind: "token": a weight a token. "sequence": one a completion, the product over its tokens.
         "none": 1.
       old_log_probs: [B,G,T] as the trainer computes them, before the batch's first update.
-      sampler_log_probs: [B,G,T] of the distribution that was drawn from.
+      rollout_log_probs: [B,G,T] of the distribution that was drawn from.
       mask: [B,G,T] bool, the completions' tokens.
       cap: the largest weight.
 
     Returns:
       [B,G,T].
     """
-    delta = jnp.where(mask, old_log_probs - sampler_log_probs, 0.0)
+    delta = jnp.where(mask, old_log_probs - rollout_log_probs, 0.0)
     if kind == "none":
         return jnp.ones_like(delta)
     if kind == "sequence":

@@ -9,7 +9,7 @@ import optax
 
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.parallel import sharding
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState
@@ -28,10 +28,10 @@ class SFTBatch:
     mask: jax.Array
 
 
-LETTERS = SFTBatch(prompt=prompts.LETTERS, completions="BGT", mask="BGT")
+AXES = SFTBatch(prompt=prompts.AXES, completions="BGT", mask="BGT")
 
 
-def loss(model: Qwen2VL, params: dict, batch: SFTBatch, tokens: jax.Array):
+def loss(model: VLM, params: dict, batch: SFTBatch, tokens: jax.Array):
     """Negative log-likelihood, summed over a (micro-)batch and divided by `tokens`.
 
     Returns:
@@ -43,7 +43,7 @@ def loss(model: Qwen2VL, params: dict, batch: SFTBatch, tokens: jax.Array):
 
 
 def make_step(
-    model: Qwen2VL,
+    model: VLM,
     optimizer: optax.GradientTransformation,
     freeze: str,
     micro_batches: int,
@@ -63,7 +63,7 @@ def make_step(
             optimizer,
             freeze,
             lambda params, micro: loss(model, params, micro, tokens),
-            sharding.micro_batches(batch, LETTERS, number),
+            sharding.micro_batches(batch, AXES, number),
         )
         return new, {**metrics, "target_tokens": tokens}
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rrft_jax.errors import UserError
 from rrft_jax.models import int8
 from rrft_jax.models.layers import widened
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.parallel import sharding
 from rrft_jax.training import optimizer as optimizers
 
@@ -91,7 +91,7 @@ def abstract(
     return TrainState(step=step, params=params, opt_state=opt_state, moved=moved)
 
 
-def frozen_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
+def frozen_copy(model: VLM, params: dict, dtype: str) -> dict:
     """A copy that outlives the donated `params`: `grpo.reference_dtype` says in what.
 
     "" is the dtype that the model computes in, which its weights are rounded to at their use
@@ -105,7 +105,7 @@ def frozen_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
     return jax.tree.map(lambda x: x.copy() if x.dtype == own else x.astype(own), params)
 
 
-def abstract_copy(model: Qwen2VL, params: dict, dtype: str) -> dict:
+def abstract_copy(model: VLM, params: dict, dtype: str) -> dict:
     """What `frozen_copy` gives: shapes, dtypes and shardings."""
     own = jnp.dtype(model.dtype)
     if dtype == "int8":
@@ -136,7 +136,7 @@ def update(
 
     A bfloat16 sum stands still: 256 + 1 is 256 there. So the loss sees narrower parameters widened
     to float32, whose gradients are float32. Nothing of that is left in a compiled program where
-    they are cast back before a loop over layers (`Qwen2VL.param_dtype`).
+    they are cast back before a loop over layers (`VLM.param_dtype`).
 
     Args:
       state: the state before.

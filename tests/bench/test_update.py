@@ -9,7 +9,7 @@ import pytest
 
 from rrft_jax.bench import update, workload
 from rrft_jax.bench.flops import score_flops
-from rrft_jax.models import Qwen2VL
+from rrft_jax.models import VLM
 from tests import tiny
 
 SMALL = workload.Workload(
@@ -34,7 +34,7 @@ def test_operations_are_those_of_the_compiled_products():
     )
     sizes = dataclasses.replace(tiny.CONFIG, text=text, vision=vision)
     work = dataclasses.replace(SMALL, model=sizes)
-    model = Qwen2VL(sizes)
+    model = VLM(sizes)
     shape = (work.prompts, work.samples, work.new_tokens)
     lowered = jax.jit(model.score).lower(
         jax.eval_shape(model.init, jax.random.key(0)),

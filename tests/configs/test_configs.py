@@ -60,13 +60,13 @@ def test_public_hyperparameters(model):
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.9, 0.9, 50)
     assert sampling.max_new_tokens == 512
     stage = config.grpo
-    assert (stage.batch_size, stage.num_samples, stage.micro_batches) == (16, 8, 0)
+    assert (stage.batch_size, stage.num_generations, stage.micro_batches) == (16, 8, 0)
     assert (stage.learning_rate, stage.schedule, stage.warmup_steps) == (1e-6, "linear", 0)
-    assert (stage.weight_decay, stage.beta, stage.inner_updates) == (0, 0.04, 1)
+    assert (stage.weight_decay, stage.beta, stage.num_iterations) == (0, 0.04, 1)
     assert (stage.epochs, stage.freeze) == (1, "")
     assert (stage.advantages, stage.ratio, stage.aggregation) == ("group_std", "token", "sequence")
-    assert (stage.kl, stage.kl_in, stage.correction) == ("k3", "loss", "none")
-    assert not (stage.clip_dual or stage.entropy_bonus or stage.mask_truncated)
+    assert (stage.kl, stage.kl_in, stage.importance_sampling) == ("k3", "loss", "none")
+    assert not (stage.dual_clip or stage.entropy_bonus or stage.mask_truncated)
     assert (stage.dynamic_sampling, stage.mini_batches) == (0, 1)
     assert set(stage.rewards) <= set(rewards.names())
     evaluation = eval.get_config(f"model={model}").eval

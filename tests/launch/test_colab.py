@@ -28,7 +28,7 @@ WORKDIR = "run"
 OPTIONS = [
     "--config.sft.batch_size=8",
     "--config.grpo.batch_size=2",
-    "--config.grpo.num_samples=4",
+    "--config.grpo.num_generations=4",
     "--config.eval.batch_size=8",
 ]
 SHOWN = {SHOWN}

@@ -105,14 +105,14 @@ def batch_of(rows: int, stage: str):
     tokens = repeat(tokens[:, :group])
     mask = jnp.ones(tokens.shape, bool)
     if stage == "sft":
-        return sft.SFTBatch(prompt, tokens, mask), sft.LETTERS
+        return sft.SFTBatch(prompt, tokens, mask), sft.AXES
     batch = grpo.GRPOBatch(
         prompt=prompt,
         completions=tokens,
         mask=mask,
         finished=mask[..., 0],
         advantages=repeat(jnp.array([[1.0, -1.5, 0.5]])),
-        sampler_log_probs=jnp.zeros(mask.shape),
+        rollout_log_probs=jnp.zeros(mask.shape),
     )
     return batch, grpo.letters(batch)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.models import Qwen2VL, int8, parameters
+from rrft_jax.models import VLM, int8, parameters
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.training import grpo
@@ -48,7 +48,7 @@ def test_scores_are_those_of_the_weights_made_whole(axes):
         is_leaf=lambda x: isinstance(x, dict) and "int8" in x,
     )
     want = jax.jit(tiny.model().score)(jax.device_get(by_hand), prompt, tokens)
-    place = sharding.place(mesh, (prompt, tokens), (grpo.prompts.LETTERS, "BGT"))
+    place = sharding.shard(mesh, (prompt, tokens), (grpo.prompts.AXES, "BGT"))
     got = grpo.make_scorer(model, 0)(copy, *place)
     np.testing.assert_allclose(got, want, atol=2e-5)
     original = jax.jit(tiny.model().score)(tiny.params(), prompt, tokens)
@@ -61,7 +61,7 @@ def test_no_more_than_a_layer_is_made_whole():
 
     def temporaries(depth: int) -> int:
         text = dataclasses.replace(tiny.CONFIG.text, depth=depth, mlp_width=2048)
-        model = Qwen2VL(dataclasses.replace(tiny.CONFIG, text=text))
+        model = VLM(dataclasses.replace(tiny.CONFIG, text=text))
 
         def quantised(key):
             return int8.quantise(model.init(key), jnp.float32)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax.models import Qwen2VL
+from rrft_jax.models import VLM
 from tests import tiny
 
 QUICK = {"xla_backend_optimization_level": 0}  # what is asked of the programs doesn't change by it
@@ -16,7 +16,7 @@ QUICK = {"xla_backend_optimization_level": 0}  # what is asked of the programs d
 def gradient_of_score(tokens, **fields):
     """The compiled gradient of `score` over prompts without pictures, of a deeper model."""
     sizes = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, depth=6))
-    model, prompt = Qwen2VL(sizes, **fields), tiny.prompts(len(tokens))
+    model, prompt = VLM(sizes, **fields), tiny.prompts(len(tokens))
     prompt = prompt.replace(patches=prompt.patches[:, :0])
     params = jax.eval_shape(model.init, jax.random.key(0))
     gradient = jax.jit(jax.grad(lambda p: model.score(p, prompt, tokens).sum()))

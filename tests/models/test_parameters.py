@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 from transformers import Qwen2VLForConditionalGeneration
 
 from rrft_jax.models import parameters, pretrained
-from rrft_jax.models.qwen2_vl import Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM
 from rrft_jax.parallel.mesh import make_mesh
 
 PRESETS = ["small", "odd", "untied"]
@@ -21,7 +21,7 @@ def folder(request, checkpoint):
 
 def test_shapes_are_those_of_the_model(folder):
     config, _ = pretrained.read_config(folder)
-    initial = jax.eval_shape(Qwen2VL(config).init, jax.random.key(0))
+    initial = jax.eval_shape(VLM(config).init, jax.random.key(0))
     assert jax.tree.map(lambda x: x.shape, initial) == parameters.parameter_shapes(config)
 
 

@@ -19,7 +19,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from rrft_jax.data.processor import Processor
 from rrft_jax.models import parameters
 from rrft_jax.models.pretrained import load_pretrained
-from rrft_jax.models.qwen2_vl import PromptCache, Qwen2VL
+from rrft_jax.models.qwen2_vl import VLM, PromptCache
 from rrft_jax.rollout import SamplingParams, generate
 
 TOLERANCE = 2e-5  # activations are of order 1, and 2e-6 is usual
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
     """The same checkpoint twice, and one sample with 0, 1 and 2 pictures each (unbatched rows)."""
 
     theirs: Any
-    model: Qwen2VL
+    model: VLM
     params: dict
     processor: Processor
     rows: list

@@ -28,7 +28,7 @@ def main(coordinator: str, process_id: int, folder: pathlib.Path) -> None:
         checkpoints = Checkpoints(folder)
         for step in (1, 2):
             checkpoints.save(step, state(step), {"batches": step})
-        if distributed.is_first():
+        if distributed.is_host0():
             for file in (folder / "2" / "state" / "ocdbt.process_1" / "d").iterdir():
                 file.write_bytes(bytes(file.stat().st_size))
         distributed.gather(None)

@@ -109,15 +109,15 @@ def test_one_that_waits_for_the_others_in_vain_ends_in_one_line(process_id, tmp_
 
 
 def test_in_one_process_nothing_is_exchanged():
-    assert distributed.is_first() and distributed.gather("a") == ["a"]
+    assert distributed.is_host0() and distributed.gather("a") == ["a"]
     assert distributed.gather_rows([2, 0], ["c", "a"]) == ["a", "c"]
-    assert not distributed.agree(False) and distributed.first(lambda: 3) == 3
+    assert not distributed.agree(False) and distributed.on_host0(lambda: 3) == 3
 
     def wrong():
         raise UserError("no")
 
     with pytest.raises(UserError, match="no"):
-        distributed.first(wrong)
+        distributed.on_host0(wrong)
 
 
 def test_rows_of_several_processes_come_in_order_and_once():

@@ -50,9 +50,9 @@ def sampled(**axes):
         generate(
             tiny.model(mesh=mesh),
             jax.tree.map(jax.device_put, tiny.params(), shardings),
-            sharding.place(mesh, tiny.prompts(BATCH), prompts.LETTERS),
+            sharding.shard(mesh, tiny.prompts(BATCH), prompts.AXES),
             jax.random.key(0),
-            num_samples=GROUP,
+            num_generations=GROUP,
             max_new_tokens=LENGTH,
             stop_tokens=tuple(range(2, 14)),
             pad_token=tiny.PAD,
@@ -72,7 +72,7 @@ def trained(stage, **axes):
     if stage == "sft":
         step = sft.make_step(model, optimizer, "", 1, states.layout(state))
         rows = sft.SFTBatch(prompt, out.tokens, out.mask)
-        batch = sharding.place(mesh, rows, sft.LETTERS)
+        batch = sharding.shard(mesh, rows, sft.AXES)
     else:
         step = grpo.make_step(model, optimizer, HYPER, states.layout(state))
         rng = np.random.default_rng(0)
@@ -84,11 +84,11 @@ def trained(stage, **axes):
             mask=out.mask,
             finished=out.finished,
             advantages=objectives.group_std_advantages(rewards),
-            sampler_log_probs=out.sampled_log_probs,
+            rollout_log_probs=out.rollout_log_probs,
             old_log_probs=out.log_probs + 0.3 * noise[0],
             reference_log_probs=out.log_probs + 0.1 * noise[1],
         )
-        batch = sharding.place(mesh, rows, grpo.letters(rows))
+        batch = sharding.shard(mesh, rows, grpo.letters(rows))
     state, metrics = step(state, batch)
     if mesh.size > 1:
         assert not state.params["language"]["layers"]["gate"]["kernel"].sharding.mesh.empty
@@ -107,7 +107,7 @@ def test_samples_are_those_of_one_device(axes):
     assert 0 < want.finished.mean() < 1
     for name in ("tokens", "mask", "finished"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
-    for name in ("log_probs", "sampled_log_probs"):
+    for name in ("log_probs", "rollout_log_probs"):
         np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=1e-5)
 
 

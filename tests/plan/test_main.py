@@ -20,7 +20,7 @@ from tests import tiny
 QUICK = [
     "--config=configs/grpo.py",
     "--config.grpo.batch_size=8",
-    "--config.grpo.num_samples=4",
+    "--config.grpo.num_generations=4",
     "--config.sft.batch_size=4",
     "--config.sampling.max_new_tokens=16",
     "--config.sampling.cache_chunk=8",

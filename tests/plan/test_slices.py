@@ -76,7 +76,7 @@ def test_the_update_of_2b_fits_a_slice(compiled):
 
     # No array has more of the vocabulary than a chunk's logits, or a device's part of the head.
     vocabulary = SIZES.text.vocab_size // mesh.size
-    chunk = mesh.shape["fsdp"] * config.grpo.num_samples * config.model.logit_chunk * vocabulary
+    chunk = mesh.shape["fsdp"] * config.grpo.num_generations * config.model.logit_chunk * vocabulary
     shapes = {tuple(map(int, s.split(","))) for s in re.findall(r"[a-z]\d+\[([\d,]+)\]", text)}
     logits = {math.prod(s) for s in shapes if vocabulary in s and config.model.logit_chunk in s}
     assert max(logits) == chunk

@@ -19,7 +19,7 @@ STOPS = tuple(range(2, 14))
 
 
 def run(key=0, model=None, params=None, prompt=None, **options):
-    options = {"num_samples": 4, "max_new_tokens": LENGTH, "stop_tokens": STOPS} | options
+    options = {"num_generations": 4, "max_new_tokens": LENGTH, "stop_tokens": STOPS} | options
     return generate(
         model or tiny.model(),
         params or tiny.params(),
@@ -54,7 +54,7 @@ def test_log_probs_are_those_that_score_gives(out):
 
 
 def test_picture_tokens_are_never_drawn():
-    hot = run(num_samples=16, sampling=SamplingParams(temperature=100.0), stop_tokens=())
+    hot = run(num_generations=16, sampling=SamplingParams(temperature=100.0), stop_tokens=())
     tokens = np.asarray(hot.tokens)
     assert not np.isin(tokens, tiny.CONFIG.visual_tokens).any()
     assert len(np.unique(tokens)) > 40  # nearly all others were
@@ -103,13 +103,13 @@ def test_sampled_log_probs_are_those_of_the_truncated_distribution():
         p = p[: np.searchsorted(np.cumsum(p), 0.9) + 1]
         place = order.tolist().index(out.tokens[b, g, 0])
         want = np.log(p[place] / p.sum())
-        assert out.sampled_log_probs[b, g, 0] == pytest.approx(want, abs=1e-4)
+        assert out.rollout_log_probs[b, g, 0] == pytest.approx(want, abs=1e-4)
 
 
 def test_draws_do_not_depend_on_the_batch(out):
     second = jax.tree.map(
         lambda name, x: x.take(np.array([1]), axis=name.index("B")),
-        prompts.LETTERS,
+        prompts.AXES,
         tiny.prompts(3),
     )
     alone = run(prompt=second, first_row=1)
@@ -133,7 +133,7 @@ def assert_same(got, want):
     """All of two `Completions`; log-probabilities to rounding."""
     for name in ("tokens", "mask", "finished"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
-    for name in ("log_probs", "sampled_log_probs"):
+    for name in ("log_probs", "rollout_log_probs"):
         np.testing.assert_allclose(getattr(got, name), getattr(want, name), atol=2e-5)
 
 
@@ -167,7 +167,7 @@ def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
     got = run(
         model=tiny.model(mesh=mesh),
         params=jax.tree.map(jax.device_put, tiny.params(), shardings),
-        prompt=sharding.place(mesh, tiny.prompts(4), prompts.LETTERS),
+        prompt=sharding.shard(mesh, tiny.prompts(4), prompts.AXES),
         max_new_tokens=20,
         stop_tokens=(),
         budget=ENDS,
@@ -190,7 +190,7 @@ def loop_body(mesh=None) -> tuple[str, str]:
     if mesh is not None:
         shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
         params = jax.tree.map(jax.device_put, params, shardings)
-        prompt = sharding.place(mesh, prompt, prompts.LETTERS)
+        prompt = sharding.shard(mesh, prompt, prompts.AXES)
     budget = np.full((8, 4), 24, np.int32)
     begun = sampler._begin(model, params, prompt, jax.random.key(0), 0, budget, 24, 24, 0)
     text = (

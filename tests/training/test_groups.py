@@ -6,7 +6,7 @@ import pytest
 
 from rrft_jax.assets import TINY
 from rrft_jax.data import Batch, Example, Processor, Source
-from rrft_jax.training.groups import LETTERS, Groups, refill
+from rrft_jax.training.groups import AXES, Groups, refill
 
 G, T = 2, 3
 
@@ -25,7 +25,7 @@ def groups_of(processor, names, spread, patches=4, length=64):
         "completions": np.broadcast_to(number[:, None, None], (len(names), G, T)),
         "mask": np.ones((len(names), G, T), bool),
         "finished": np.ones((len(names), G), bool),
-        "sampler_log_probs": np.broadcast_to(-number[:, None, None] / 10, (len(names), G, T)),
+        "rollout_log_probs": np.broadcast_to(-number[:, None, None] / 10, (len(names), G, T)),
     }
     rewards = np.stack([number, number + np.array(spread)], axis=1).astype(np.float32)
     return Groups(
@@ -37,7 +37,7 @@ def groups_of(processor, names, spread, patches=4, length=64):
             prompt_texts=list(names),
             completions=None,
             completion_mask=None,
-            places=list(range(len(names))),
+            row_ids=list(range(len(names))),
         ),
         arrays=arrays,
         texts=[[name] * G for name in names],
@@ -66,8 +66,8 @@ def test_only_groups_without_spread_are_replaced_and_by_such_with_spread(process
     assert (replaced, rounds, asked) == (3, 2, [1, 2])
     assert [prompt["id"] for prompt in got.prompts] == names
     assert got.texts == [[name] * G for name in names]
-    assert got.spread.all() and got.rewards[:, 0].tolist() == [ord(name) for name in names]
-    for name in LETTERS:
+    assert got.has_signal.all() and got.rewards[:, 0].tolist() == [ord(name) for name in names]
+    for name in AXES:
         assert got.arrays[name].shape == first.arrays[name].shape
         np.testing.assert_array_equal(got.own_arrays[name], got.arrays[name])
     assert got.arrays["completions"][:, 0, 0].tolist() == [ord(name) for name in names]

@@ -15,7 +15,7 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import Processor, Source, make_loader
 from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.errors import UserError
-from rrft_jax.models import Qwen2VL
+from rrft_jax.models import VLM
 from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
@@ -27,9 +27,9 @@ from tests import tiny
 
 STEPS = 3
 FIELDS = {
-    "batch_size": 4, "num_samples": 2, "inner_updates": 2, "mini_batches": 2, "dynamic_sampling": 6,
-    "kl_in": "reward", "kl": "k1", "beta": 0.1, "correction": "token", "learning_rate": 1e-3,
-    "moment_dtype": "bfloat16", "reference_dtype": "int8",
+    "batch_size": 4, "num_generations": 2, "num_iterations": 2, "mini_batches": 2,
+    "dynamic_sampling": 6, "kl_in": "reward", "kl": "k1", "beta": 0.1, "learning_rate": 1e-3,
+    "importance_sampling": "token", "moment_dtype": "bfloat16", "reference_dtype": "int8",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
     released, _ = read_config(TINY)
     text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
     vision = dataclasses.replace(tiny.CONFIG.vision, depth=1)
-    model = Qwen2VL(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
+    model = VLM(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
     params = jax.device_put(params, sharding.replicated(mesh))
     reference = states.frozen_copy(model, params, config.grpo.reference_dtype)
@@ -113,7 +113,7 @@ def test_mismatch_and_penalty_are_logged(finished):
     for m in lines(finished[0] / "metrics.jsonl"):
         # float32 on both sides, temperature 1; but the sampler never draws a picture's tokens.
         assert abs(m["mismatch_kl"]) < 0.02
-        assert m["correction"] == pytest.approx(1, abs=0.02)
+        assert m["importance_weight"] == pytest.approx(1, abs=0.02)
         assert np.isfinite(m["kl"])
 
 

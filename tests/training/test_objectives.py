@@ -24,29 +24,29 @@ KINDS = {
     "aggregation": objectives.AGGREGATIONS,
     "kl": objectives.KLS,
     "kl_in": objectives.KL_PLACES,
-    "correction": objectives.CORRECTIONS,
+    "importance_sampling": objectives.IMPORTANCE_SAMPLING,
 }
 CASES = {
     "reason_rft": {},
     "without a reference": {"beta": 0.0},
     "first of its updates": {"old": None},
-    "first, corrected": {"old": None, "correction": "token", "ratio": "cispo"},
+    "first, corrected": {"old": None, "importance_sampling": "token", "ratio": "cispo"},
     "k1": {"kl": "k1", "beta": 0.5},
     "k2": {"kl": "k2", "beta": 0.5},
     "k3": {"kl": "k3", "beta": 0.5},
     "penalty in the reward": {"kl_in": "reward", "beta": 0.5},
-    "dual clip": {"clip_dual": 1.4},
+    "dual clip": {"dual_clip": 1.4},
     "entropy": {"entropy_bonus": 0.1},
     "token": {"aggregation": "token"},
     "token, truncated": {"aggregation": "token", "mask_truncated": True},
     "sequence, truncated": {"mask_truncated": True},
     "constant, truncated": {"aggregation": "constant", "mask_truncated": True},
-    "corrected by token": {"correction": "token", "correction_cap": 1.5},
-    "corrected by sequence": {"correction": "sequence", "correction_cap": 1.5},
-    "DAPO": {"aggregation": "token", "clip_high": 0.28, "beta": 0.0, "mask_truncated": True},
+    "corrected by token": {"importance_sampling": "token", "importance_cap": 1.5},
+    "corrected by sequence": {"importance_sampling": "sequence", "importance_cap": 1.5},
+    "DAPO": {"aggregation": "token", "epsilon_high": 0.28, "beta": 0.0, "mask_truncated": True},
     "Dr. GRPO": {"aggregation": "constant", "beta": 0.0},
-    "GSPO": {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04, "beta": 0.0},
-    "CISPO": {"ratio": "cispo", "clip_low": 1.0, "clip_high": 0.2, "aggregation": "token"},
+    "GSPO": {"ratio": "sequence", "epsilon_low": 0.03, "epsilon_high": 0.04, "beta": 0.0},
+    "CISPO": {"ratio": "cispo", "epsilon_low": 1.0, "epsilon_high": 0.2, "aggregation": "token"},
 }
 
 
@@ -83,7 +83,7 @@ def expected(config, x, new, held, entropy):
             ratio = np.exp(new[i] - old[i])
             if config.ratio == "sequence":
                 ratio = np.prod([np.exp(new[j] - old[j]) for j in tokens]) ** (1 / len(tokens))
-            low, high = 1 - config.clip_low, 1 + config.clip_high
+            low, high = 1 - config.epsilon_low, 1 + config.epsilon_high
             bounded = min(max(ratio, low), high)
             if config.ratio == "cispo":
                 weight = min(max(np.exp(held[i] - old[i]), low), high)
@@ -91,11 +91,13 @@ def expected(config, x, new, held, entropy):
             else:
                 term, clipped = min(ratio * advantage, bounded * advantage), False
                 clipped = bounded * advantage < ratio * advantage
-                if config.clip_dual and advantage < 0 and term < config.clip_dual * advantage:
-                    term, clipped = config.clip_dual * advantage, True
-            if config.correction != "none":
-                weight = np.exp(off[i] if config.correction == "token" else sum(off.values()))
-                term *= min(weight, config.correction_cap)
+                if config.dual_clip and advantage < 0 and term < config.dual_clip * advantage:
+                    term, clipped = config.dual_clip * advantage, True
+            if config.importance_sampling != "none":
+                weight = np.exp(
+                    off[i] if config.importance_sampling == "token" else sum(off.values())
+                )
+                term *= min(weight, config.importance_cap)
             term += config.entropy_bonus * entropy[i]
             if config.beta:
                 d = x["reference"][i] - new[i]
@@ -142,7 +144,7 @@ def test_loss_and_gradient_are_those_of_the_papers(case, arrays):
         mask=x["mask"],
         finished=x["finished"],
         advantages=x["advantages"],
-        sampler_log_probs=x["sampler"],
+        rollout_log_probs=x["sampler"],
         old_log_probs=None if config.old is None else x["old"],
         reference_log_probs=x["reference"] if config.beta else None,
     )
@@ -154,7 +156,7 @@ def test_loss_and_gradient_are_those_of_the_papers(case, arrays):
     want, want_metrics = expected(config, arrays, new, new, entropy)
     close = {"rtol": 1e-4, "atol": 1e-6}
     np.testing.assert_allclose(value, want, **close)
-    assert want_metrics.keys() == metrics.keys() - {"correction"}
+    assert want_metrics.keys() == metrics.keys() - {"importance_weight"}
     for name, number in want_metrics.items():
         np.testing.assert_allclose(metrics[name], number, **close, err_msg=name)
     by_new = slope(lambda v: expected(config, arrays, v, new, entropy)[0], new)
@@ -245,14 +247,14 @@ def test_the_command_knows_the_choices_of_each_term():
         )
 
 
-@pytest.mark.parametrize("clip_dual", [0.5, 1.0, -1.0])
-def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(clip_dual):
+@pytest.mark.parametrize("dual_clip", [0.5, 1.0, -1.0])
+def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(dual_clip):
     config = program.get_config()
-    config.grpo.clip_dual = clip_dual
+    config.grpo.dual_clip = dual_clip
     with pytest.raises(UserError, match="more than 1, or 0 for none"):
         check(config)
-    config.grpo.clip_dual, config.grpo.ratio = 3.0, "cispo"
-    with pytest.raises(UserError, match="clip_dual=3.0: grpo.ratio=cispo bounds the ratio"):
+    config.grpo.dual_clip, config.grpo.ratio = 3.0, "cispo"
+    with pytest.raises(UserError, match="dual_clip=3.0: grpo.ratio=cispo bounds the ratio"):
         check(config)
 
 
@@ -280,7 +282,7 @@ def test_a_surrogate_is_finite_however_far_the_policy_has_moved(kind, advantage)
 
     def total(log_probs, old):
         value, _ = objectives.surrogate(
-            kind, log_probs, old, advantages, mask, clip_low=0.2, clip_high=0.2
+            kind, log_probs, old, advantages, mask, epsilon_low=0.2, epsilon_high=0.2
         )
         return value.sum()
 

@@ -28,9 +28,9 @@ def flat_batch(mesh):
         mask=mask,
         finished=np.ones((B, G), bool),
         advantages=objectives.group_std_advantages(np.full((B, G), 0.7, np.float32)),
-        sampler_log_probs=np.zeros(tokens.shape, np.float32),
+        rollout_log_probs=np.zeros(tokens.shape, np.float32),
     )
-    return sharding.place(mesh, batch, grpo.letters(batch))
+    return sharding.shard(mesh, batch, grpo.letters(batch))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def sft_step(mesh, freeze="", micro_batches=1, steps=1):
     model, optimizer, state = start(mesh, freeze)
     step = sft.make_step(model, optimizer, freeze, micro_batches, states.layout(state))
     tokens, mask = tiny.completions(BATCH, 1, 6)
-    batch = sharding.place(mesh, sft.SFTBatch(tiny.prompts(BATCH), tokens, mask), sft.LETTERS)
+    batch = sharding.shard(mesh, sft.SFTBatch(tiny.prompts(BATCH), tokens, mask), sft.AXES)
     for _ in range(steps):
         state, metrics = step(state, batch)
     return state, jax.device_get(metrics)
@@ -67,9 +67,9 @@ def grpo_step(mesh, micro_batches=1):
         mask=mask,
         finished=np.ones((BATCH, 4), bool),
         advantages=objectives.group_std_advantages(rewards),
-        sampler_log_probs=np.zeros(tokens.shape, np.float32),
+        rollout_log_probs=np.zeros(tokens.shape, np.float32),
     )
-    batch = sharding.place(mesh, batch, grpo.letters(batch))
+    batch = sharding.shard(mesh, batch, grpo.letters(batch))
     reference = score(state.params, batch.prompt, batch.completions)
     noise = np.random.default_rng(1).normal(size=reference.shape).astype(np.float32)
     batch = batch.replace(

@@ -54,11 +54,11 @@ def batch_of(mesh):
         mask=mask,
         finished=rng.random((B, G)) < 0.7,
         advantages=objectives.group_std_advantages(rng.normal(size=(B, G)).astype(np.float32)),
-        sampler_log_probs=log_probs + 0.1 * noise[0],
+        rollout_log_probs=log_probs + 0.1 * noise[0],
         old_log_probs=log_probs,
         reference_log_probs=log_probs + 0.3 * noise[1],
     )
-    return sharding.place(mesh, batch, grpo.letters(batch))
+    return sharding.shard(mesh, batch, grpo.letters(batch))
 
 
 def table():
