@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from rrft_jax import command, storage
+from rrft_jax import command
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
-from rrft_jax.models import VLM, kinds, parameters, save_pretrained
-from rrft_jax.models.pretrained import read_config
-from rrft_jax.models.weights import file_sizes
+from rrft_jax.hf import kinds, save_pretrained, storage
+from rrft_jax.hf.pretrained import read_config
+from rrft_jax.hf.weights import file_sizes
+from rrft_jax.models import VLM, table
 from rrft_jax.runs import EXPORT, fingerprint
 from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 
@@ -96,7 +97,7 @@ def export(
         )
     like = jax.tree.map(
         lambda shape: jnp.zeros(shape, config.model.dtype),
-        parameters.parameter_shapes(sizes),
+        table.parameter_shapes(sizes),
         is_leaf=lambda x: isinstance(x, tuple),
     )
     checkpoints = Checkpoints(stage_folder(run, chosen))

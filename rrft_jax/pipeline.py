@@ -24,9 +24,10 @@ from rrft_jax.data.targets import check_targets
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, predictions, scores, tables
 from rrft_jax.evaluation import evaluate as evaluation
-from rrft_jax.models import layout, load_pretrained, save_pretrained
-from rrft_jax.models.pretrained import read_config
-from rrft_jax.models.weights import file_sizes
+from rrft_jax.hf import load_pretrained, save_pretrained
+from rrft_jax.hf.pretrained import read_config
+from rrft_jax.hf.weights import file_sizes
+from rrft_jax.models import layout
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.parallel.mesh import axis_sizes, batch_parts, make_mesh, nearest
@@ -65,7 +66,7 @@ def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     _check_best_split(config, data)
     check_targets(config, data.training.get("sft", ()))
     processor = open_processor(config)
-    for line in layout.table(sizes, mesh):
+    for line in layout.summary(sizes, mesh):
         say(line)
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
         say(line)

@@ -9,9 +9,8 @@ from typing import Any
 
 import ml_collections
 
-from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.models import kinds
+from rrft_jax.hf import kinds, storage
 from rrft_jax.renamed import RENAMED
 
 EXPORT, EXPORT_BEST = "export", "export-best"

@@ -10,7 +10,7 @@ import pytest
 from rrft_jax import main
 from rrft_jax.assets import TINY
 from rrft_jax.data.drawn import TINY_SIZE, counting
-from rrft_jax.models import load_pretrained
+from rrft_jax.hf import load_pretrained
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SFT, EVAL = (f"--config={CONFIGS / name}" for name in ("sft.py", "eval.py"))

@@ -13,8 +13,8 @@ import pytest
 from rrft_jax import export, runs
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
-from rrft_jax.models import load_pretrained, save_pretrained
-from rrft_jax.models.weights import file_sizes
+from rrft_jax.hf import load_pretrained, save_pretrained
+from rrft_jax.hf.weights import file_sizes
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
 from rrft_jax.training.state import TrainState
 

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from rrft_jax.models import VLM, load_pretrained
+from rrft_jax.hf import load_pretrained
+from rrft_jax.models import VLM
 from rrft_jax.models.config import TextConfig, VisionConfig, VLMConfig
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding

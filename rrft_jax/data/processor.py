@@ -18,7 +18,7 @@ from PIL import Image
 from rrft_jax.data.pictures import BadRow, image_size, open_image, picture_name
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
-from rrft_jax.models import agreement, pretrained
+from rrft_jax.hf import agreement, pretrained
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.rewards.format import TAGS
 

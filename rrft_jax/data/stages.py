@@ -10,9 +10,9 @@ from rrft_jax.data.loader import Loader, make_loader
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
 from rrft_jax.errors import UserError
-from rrft_jax.models.pretrained import read_config
+from rrft_jax.hf.pretrained import read_config
+from rrft_jax.hf.storage import Path
 from rrft_jax.runs import checkpoint
-from rrft_jax.storage import Path
 
 
 def model_folder(config: ml_collections.ConfigDict) -> Path:

@@ -12,7 +12,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, score_all
 from rrft_jax.models import prompt as prompts
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring import Progress, interrupts
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import parameters
+from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
 
 LARGEST = 127
-_KERNELS = {e.path for e in parameters.TABLE if e.stacked and e.path.endswith("/kernel")}
+_KERNELS = {e.path for e in table.TABLE if e.stacked and e.path.endswith("/kernel")}
 
 
 def quantise(params: dict, dtype: Any) -> dict:
@@ -31,7 +31,7 @@ def parameter_axes(config: VLMConfig) -> dict:
             return axes
         return {"int8": axes, "scale": f"{axes[0]}.{axes[2]}"}
 
-    return _map(parameters.parameter_axes(config), letters)
+    return _map(table.parameter_axes(config), letters)
 
 
 def _quantise(kernel: jax.Array) -> dict:
@@ -42,5 +42,5 @@ def _quantise(kernel: jax.Array) -> dict:
 
 
 def _map(params: dict, function) -> dict:
-    flat = parameters.flatten(params)
-    return parameters.unflatten({path: function(path, x) for path, x in flat.items()})
+    flat = table.flatten(params)
+    return table.unflatten({path: function(path, x) for path, x in flat.items()})

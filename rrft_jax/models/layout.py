@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 import jax
 
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters
+from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import MESH_AXES, batch_parts, nearest
@@ -60,7 +60,7 @@ def check(config: VLMConfig, mesh: jax.sharding.Mesh) -> None:
                     )
 
 
-def table(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
+def summary(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """The lines that a run prints at its start; of one device a single one."""
     shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in MESH_AXES)
     hosts = len({device.process_index for device in mesh.devices.flat})
@@ -84,8 +84,8 @@ def table(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
 
 def every_parameter(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
     """A line on each parameter: its letters, its shape, its part on a device, the axes of those."""
-    for entry in parameters.entries(config):
-        shape, letters = parameters.shape(entry, config), parameters.letters(entry)
+    for entry in table.entries(config):
+        shape, letters = table.shape(entry, config), table.letters(entry)
         where = sharding.sharding(mesh, letters, shape)
         part = where.shard_shape(shape)
         axes = ", ".join(

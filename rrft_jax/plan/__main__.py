@@ -47,8 +47,8 @@ import ml_collections
 from rrft_jax import command
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
+from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models.config import RELEASED, VLMConfig
-from rrft_jax.models.pretrained import read_config
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import report, search

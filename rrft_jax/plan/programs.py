@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rrft_jax.models import VLM, Prompt, parameters, qwen2_vl
+from rrft_jax.models import VLM, Prompt, table, vlm
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.language import KeyValues
+from rrft_jax.models.decoder import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, sampler
 from rrft_jax.rollout.sampling import threshold
@@ -232,14 +232,14 @@ def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterato
     index = jax.ShapeDtypeStruct((), np.int32)
     yield Program(
         "layer",
-        lambda: qwen2_vl.decoding_layer.lower(model, layers, index),
+        lambda: vlm.decoding_layer.lower(model, layers, index),
         {"parameters": layers},
         {"sampler's weights": gathered[1:], "other parameters": (ends, params["vision"]), **held},
         times=len(gathered),
     )
     yield Program(
         "ends",
-        lambda: qwen2_vl.decoding_ends.lower(model, ends),
+        lambda: vlm.decoding_ends.lower(model, ends),
         {"parameters": ends},
         {"sampler's weights": gathered, "other parameters": (layers, params["vision"]), **held},
     )
@@ -249,8 +249,8 @@ def abstract_params(model: VLM, dtype: Any) -> dict:
     """The parameters' shapes, and where they lie."""
     return jax.tree.map(
         lambda where, shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where),
-        parameters.parameter_shardings(model.config, model.mesh),
-        parameters.parameter_shapes(model.config),
+        table.parameter_shardings(model.config, model.mesh),
+        table.parameter_shapes(model.config),
     )
 
 
@@ -301,8 +301,8 @@ def sampler_weights(model: VLM) -> dict:
         where = sharding.sharding(model.mesh, letters.replace("D", "."), shape)
         return jax.ShapeDtypeStruct(shape, model.dtype, sharding=where)
 
-    axes = parameters.parameter_axes(model.config)["language"]
-    shapes = parameters.parameter_shapes(model.config)["language"]
+    axes = table.parameter_axes(model.config)["language"]
+    shapes = table.parameter_shapes(model.config)["language"]
     layer = jax.tree.map(
         lambda letters, shape: gathered(letters.removeprefix("L"), shape[1:]),
         axes.pop("layers"),

@@ -15,8 +15,8 @@ from absl import app, flags
 
 from rrft_jax.data import drawn, prompts
 from rrft_jax.data.processor import Processor
-from rrft_jax.models import pretrained
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.hf import pretrained
+from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring import Progress
 from rrft_jax.parallel import mesh as meshes
 from rrft_jax.parallel import sharding

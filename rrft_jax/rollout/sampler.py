@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrft_jax.models.decoding import Slots
-from rrft_jax.models.language import KeyValues
+from rrft_jax.models.attention.decoding import Slots
+from rrft_jax.models.decoder import KeyValues
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import VLM, LayerCaches, PromptCache
+from rrft_jax.models.vlm import VLM, LayerCaches, PromptCache
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample

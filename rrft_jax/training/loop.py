@@ -17,7 +17,7 @@ from rrft_jax.data import Batch, Loader, Processor, prefetch
 from rrft_jax.errors import UserError
 from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, compilations, interrupts, say
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import Completions, SamplingParams, generate

@@ -9,7 +9,7 @@ import optax
 
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel import sharding
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState

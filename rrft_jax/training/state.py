@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rrft_jax.errors import UserError
 from rrft_jax.models import int8
 from rrft_jax.models.layers import widened
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel import sharding
 from rrft_jax.training import optimizer as optimizers
 

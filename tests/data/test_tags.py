@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
-from rrft_jax.models import load_pretrained, save_pretrained
+from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.rewards import format as formats
 
 ANSWER = ("<think>", "</think>", "<answer>", "</answer>")

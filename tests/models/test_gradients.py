@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from configs import grpo as program
-from rrft_jax.models import parameters
+from rrft_jax.models import table
 from rrft_jax.models.attention import xla
 from rrft_jax.models.layers import Dense, Embedding, RMSNorm, broadcast
 from rrft_jax.models.vision import _norm
@@ -158,7 +158,7 @@ def gradients(stage: str, dtype, rows: int, micro_batches: int) -> dict[str, np.
 def test_every_parameters_gradient_is_as_right_in_a_long_batch(stage, dtype, micro_batches):
     """The loss is a mean, so the gradient of one row over and over is that of the row."""
     one, many = gradients(stage, dtype, 1, 1), gradients(stage, dtype, 256, micro_batches)
-    assert set(many) == set(parameters.flatten(tiny.params()))
+    assert set(many) == set(table.flatten(tiny.params()))
     for name, want in one.items():
         assert np.linalg.norm(many[name] - want) < 1e-4 * np.linalg.norm(want), name
 
@@ -168,7 +168,7 @@ def test_a_gradient_in_bfloat16_is_rounded_at_its_end():
     model, params = tiny.model(dtype=BF16), jax.tree.map(lambda x: x.astype(BF16), tiny.params())
     batch, _ = batch_of(256, "sft")
     function = jax.grad(lambda p: sft.loss(model, p, batch, 256 * 6)[0])
-    got = parameters.flatten(jax.jit(function, compiler_options=QUICK)(params))
+    got = table.flatten(jax.jit(function, compiler_options=QUICK)(params))
     for name, want in gradients("sft", BF16, 1, 1).items():
         assert got[name].dtype == BF16
         error = np.asarray(got[name], np.float64) - want

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.models import VLM, int8, parameters
+from rrft_jax.models import VLM, int8, table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.training import grpo
@@ -33,7 +33,7 @@ def test_a_weight_is_off_by_half_a_step_of_its_output_at_most():
 def test_scores_are_those_of_the_weights_made_whole(axes):
     mesh = make_mesh(**axes)
     model = tiny.model(mesh=mesh)
-    shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+    shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     params = jax.tree.map(jax.device_put, tiny.params(), shardings)
     copy = states.frozen_copy(model, params, "int8")
     expected = states.abstract_copy(model, params, "int8")

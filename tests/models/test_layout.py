@@ -37,16 +37,16 @@ def test_released_and_tiny_models_fit_the_usual_meshes(axes):
     # The vocabulary may be left whole.
     for config in (*RELEASED.values(), tiny.CONFIG, with_text(vocab_size=63)):
         layout.check(config, mesh)
-        lines = {line.split()[0]: line for line in layout.table(config, mesh)}
+        lines = {line.split()[0]: line for line in layout.summary(config, mesh)}
         assert not [line for letter, line in lines.items() if letter in "DHF" and "whole" in line]
 
 
 def test_the_table_says_what_lies_where():
-    assert list(layout.table(tiny.CONFIG, make_mesh())) == [
+    assert list(layout.summary(tiny.CONFIG, make_mesh())) == [
         "mesh: data 1 x fsdp 1 x tensor 1, 1 device, 1 process"
     ]
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    text = "\n".join(layout.table(with_text(vocab_size=63), mesh))
+    text = "\n".join(layout.summary(with_text(vocab_size=63), mesh))
     assert text.startswith("mesh: data 2 x fsdp 2 x tensor 2, 8 devices, 1 process\n")
     for line in (
         "B  batch                   data x fsdp  1/4 of its rows",

@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
 from rrft_jax.data.processor import Processor
-from rrft_jax.models import parameters
-from rrft_jax.models.pretrained import load_pretrained
-from rrft_jax.models.qwen2_vl import VLM, PromptCache
+from rrft_jax.hf.pretrained import load_pretrained
+from rrft_jax.models import table
+from rrft_jax.models.vlm import VLM, PromptCache
 from rrft_jax.rollout import SamplingParams, generate
 
 TOLERANCE = 2e-5  # activations are of order 1, and 2e-6 is usual
@@ -220,7 +220,7 @@ def test_gradients(pair):
 
         return jax.grad(loss)(params)
 
-    ours = parameters.flatten(gradients(pair.params))
+    ours = table.flatten(gradients(pair.params))
     theirs = copy.deepcopy(pair.theirs).double()
     for row, i in enumerate(BATCHES["mixed"]):
         for number, completion in enumerate(torch.tensor(pair.completions[i])):
@@ -230,9 +230,9 @@ def test_gradients(pair):
             (taken * torch.tensor(weights[row, number])).sum().backward()
     expected = {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
     config = pair.model.config
-    for entry in parameters.entries(config):
-        names = parameters.names(entry, config)
-        want = np.stack([parameters.from_hf(entry, expected[name]) for name in names])
+    for entry in table.entries(config):
+        names = table.names(entry, config)
+        want = np.stack([table.from_hf(entry, expected[name]) for name in names])
         got = np.asarray(ours[entry.path]).reshape(want.shape)
         tolerance = 1e-5 * np.abs(want).max()
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance, err_msg=entry.path)

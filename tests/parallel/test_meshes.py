@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import grpo as program
-from rrft_jax.models import layout, parameters
+from rrft_jax.models import layout, table
 from rrft_jax.models import prompt as prompts
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
@@ -98,7 +98,7 @@ def trained(stage, **axes):
 def _mesh(axes):
     mesh = make_mesh(**axes)
     layout.check(tiny.CONFIG, mesh)
-    return mesh, parameters.parameter_shardings(tiny.CONFIG, mesh)
+    return mesh, table.parameter_shardings(tiny.CONFIG, mesh)
 
 
 @pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
@@ -135,5 +135,5 @@ def test_caches_of_key_value_heads_that_do_not_divide_stay_whole_and_the_table_s
     mesh, _ = _mesh({"tensor": 4})
     heads = tiny.CONFIG.text.kv_heads
     assert sharding.spec(mesh, "RK..", (BATCH, heads, 8, LENGTH))[1] is None
-    table = "\n".join(layout.table(tiny.CONFIG, mesh))
+    table = "\n".join(layout.summary(tiny.CONFIG, mesh))
     assert f"{heads} -> {heads} ({heads} is no multiple of 4: whole)" in table

@@ -9,7 +9,7 @@ import pytest
 from configs import grpo as grpo_config
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import RELEASED
-from rrft_jax.models.parameters import parameter_shapes
+from rrft_jax.models.table import parameter_shapes
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import __main__ as command

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax.models import parameters
 from rrft_jax.models import prompt as prompts
+from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import SamplingParams, generate, sampler
@@ -163,7 +163,7 @@ def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
         sampler, "_compact", lambda *args: shapes.append(args[-2]) or compact(*args)
     )
     mesh = make_mesh(**axes)
-    shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+    shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     got = run(
         model=tiny.model(mesh=mesh),
         params=jax.tree.map(jax.device_put, tiny.params(), shardings),
@@ -188,7 +188,7 @@ def loop_body(mesh=None) -> tuple[str, str]:
     """All that the decoding loop runs, as optimised HLO; the types of a layer's keys and values."""
     model, params, prompt = tiny.model(mesh=mesh), tiny.params(), tiny.prompts(8)
     if mesh is not None:
-        shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+        shardings = table.parameter_shardings(tiny.CONFIG, mesh)
         params = jax.tree.map(jax.device_put, params, shardings)
         prompt = sharding.shard(mesh, prompt, prompts.AXES)
     budget = np.full((8, 4), 24, np.int32)

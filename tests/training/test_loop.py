@@ -15,8 +15,8 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import Processor, Source, make_loader
 from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.errors import UserError
+from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models import VLM
-from rrft_jax.models.pretrained import read_config
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rrft_jax.models import parameters
+from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.training import grpo, objectives
@@ -46,7 +46,7 @@ def test_weights_stay_where_the_policy_is_the_reference(
 ):
     mesh = make_mesh(**axes)
     model = tiny.model(mesh=mesh, dtype=dtype)
-    shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+    shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), tiny.params(), shardings)
     reference = states.frozen_copy(model, params, reference_dtype)
     config = ml_collections.ConfigDict(

@@ -8,7 +8,7 @@ import pytest
 
 from configs import grpo as program
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters
+from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.training import grpo, objectives, sft
@@ -37,7 +37,7 @@ HYPER = ml_collections.ConfigDict(
 def start(mesh, freeze=""):
     """A fresh state on the mesh, its model and its optimizer."""
     model = tiny.model(mesh=mesh)
-    shardings = parameters.parameter_shardings(tiny.CONFIG, mesh)
+    shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), tiny.params(), shardings)
     optimizer = optimizers.make_optimizer(HYPER, 100)
     return model, optimizer, states.create(params, optimizer, freeze, mesh)

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax.models import pretrained, weights
+from rrft_jax.hf import pretrained, weights
 from rrft_jax.parallel.mesh import make_mesh
-from tests.models import measured
+from tests.hf import measured
 from tests.parallel.runs import ROOT, free_port
 
 # A few tensors of the largest size, and what doesn't grow with a model: what is read ahead,
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 def measure(folder, devices: int, number: int) -> list[dict[str, int]]:
     """What `number` processes say that it took each of them."""
     port, environment = free_port(), os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "tests.models.measured", folder, str(devices)]
+    command = [sys.executable, "-m", "tests.hf.measured", folder, str(devices)]
     processes = [
         subprocess.Popen(
             [*command, str(port), str(number), str(i)],

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rrft_jax.errors import UserError
+from rrft_jax.hf.pretrained import read_json
+from rrft_jax.hf.storage import Path
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.pretrained import read_json
 from rrft_jax.rewards.format import TAGS
-from rrft_jax.storage import Path
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rrft_jax.models import attention, decoding, leaves, rotary
+from rrft_jax.models import attention, leaves, rotary
+from rrft_jax.models.attention import decoding
 from rrft_jax.models.config import TextConfig
 from rrft_jax.models.layers import Dense, Embedding, RMSNorm, product
 from rrft_jax.models.remat import rematerialised

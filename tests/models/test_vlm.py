@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.models.language import text_angles
-from rrft_jax.models.qwen2_vl import PromptCache
+from rrft_jax.models.decoder import text_angles
+from rrft_jax.models.vlm import PromptCache
 from tests import tiny
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file as save_torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters, pretrained
+from rrft_jax.hf import pretrained
+from rrft_jax.models import table
 from rrft_jax.parallel.mesh import make_mesh
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -76,7 +77,7 @@ def test_round_trip_is_exact(checkpoint, tmp_path, preset, max_shard_bytes):
 
 def test_todays_names_are_read_too(copy, checkpoint):
     folder = copy()
-    rewrite(folder, lambda old: {parameters.import_name(name): x for name, x in old.items()})
+    rewrite(folder, lambda old: {table.import_name(name): x for name, x in old.items()})
     assert "model.visual.merger.ln_q.weight" in tensors(folder)
     _, params = pretrained.load_pretrained(folder)
     _, expected = pretrained.load_pretrained(checkpoint("small"))

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrft_jax.models import parameters, weights
+from rrft_jax.hf import weights
+from rrft_jax.hf.weights import DTYPES, INDEX, WEIGHTS
+from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.weights import DTYPES, INDEX, WEIGHTS
 from rrft_jax.parallel import sharding
 
 _NAMES = {name: code for code, name in DTYPES.items()}
@@ -43,7 +44,7 @@ def save(
             for tensor in tensors:
                 array = gather(tensor.entry, tensor.layer)
                 if out:
-                    array = parameters.to_hf(tensor.entry, array, config)
+                    array = table.to_hf(tensor.entry, array, config)
                     out.write(array.reshape(-1).view(np.uint8))
     if folder and len(plan) > 1:
         total = sum(p.nbytes for p in params.values())
@@ -56,7 +57,7 @@ class _Written:
     """A tensor that is to be written: `name` is the released files' name for it."""
 
     name: str
-    entry: parameters.Entry
+    entry: table.Entry
     layer: int
     shape: tuple[int, ...]
     dtype: jnp.dtype
@@ -72,10 +73,10 @@ def _plan_files(
     """Which tensors go to which file: in the order of the table, as many as fit."""
     files: list[list[_Written]] = [[]]
     size = 0
-    for entry in parameters.entries(config):
-        shape, dtype = parameters.hf_shape(entry, config), params[entry.path].dtype
-        for layer, name in enumerate(parameters.names(entry, config)):
-            one = _Written(parameters.export_name(name), entry, layer, shape, dtype)
+    for entry in table.entries(config):
+        shape, dtype = table.hf_shape(entry, config), params[entry.path].dtype
+        for layer, name in enumerate(table.names(entry, config)):
+            one = _Written(table.export_name(name), entry, layer, shape, dtype)
             if files[-1] and size + one.nbytes > max_bytes:
                 files.append([])
                 size = 0
@@ -107,7 +108,7 @@ class _Gatherer:
         self._params = params
         self._path, self._stack = "", None
 
-    def __call__(self, entry: parameters.Entry, layer: int) -> np.ndarray | None:
+    def __call__(self, entry: table.Entry, layer: int) -> np.ndarray | None:
         array = self._params[entry.path]
         if not entry.stacked:
             return sharding.to_host0(array)

@@ -10,8 +10,8 @@ import pytest
 from rrft_jax import runs
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
-from rrft_jax.models import load_pretrained
-from rrft_jax.models.pretrained import read_config
+from rrft_jax.hf import load_pretrained
+from rrft_jax.hf.pretrained import read_config
 
 WEIGHTS = "model.safetensors"
 SIZE = (TINY / WEIGHTS).stat().st_size

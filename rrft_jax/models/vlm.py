@@ -13,11 +13,11 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from rrft_jax.models import language, leaves, parameters, vision
+from rrft_jax.models import decoder, leaves, table, vision
 from rrft_jax.models.attention import Kernels, choose
+from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.decoding import Slots
-from rrft_jax.models.language import KeyValues, Step, text_angles
+from rrft_jax.models.decoder import KeyValues, Step, text_angles
 from rrft_jax.models.layers import broadcast, widened
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
@@ -71,9 +71,9 @@ class VLM:
         how = (self.dtype, self.remat, self.kernels, in_parts)
         return vision.VisionTower(self.config.vision, *how)
 
-    def _language(self, in_parts: bool = False) -> language.Decoder:
+    def _language(self, in_parts: bool = False) -> decoder.Decoder:
         how = (self.dtype, self.remat, self.kernels, in_parts)
-        return language.Decoder(self.config.text, *how)
+        return decoder.Decoder(self.config.text, *how)
 
     @property
     def kernels(self) -> Kernels:
@@ -90,10 +90,10 @@ class VLM:
         tokens, mask = jnp.zeros((1, 1), int), jnp.ones((1, 1), bool)
         angles = text_angles(c.text, jnp.zeros((3, 1, 1), int))
 
-        def run(decoder: language.Decoder):
-            x = decoder.embed_tokens(tokens)
-            x, *_ = decoder(x, None, Step(prompt_mask=mask, prompt_angles=angles))
-            return decoder.logits(x)
+        def run(language: decoder.Decoder):
+            x = language.embed_tokens(tokens)
+            x, *_ = language(x, None, Step(prompt_mask=mask, prompt_angles=angles))
+            return language.logits(x)
 
         return {
             "vision": self._vision().init(vision_key, patches, rows_cols, segments)["params"],
@@ -172,7 +172,7 @@ class VLM:
         """
         positions = jnp.broadcast_to(next_position + time, (3, len(tokens)))
         angles = text_angles(self.config.text, positions)
-        layer = language.DecoderLayer(self.config.text, self.dtype)
+        layer = decoder.DecoderLayer(self.config.text, self.dtype)
         x, extended = self._embed(weights, tokens), []
         for layer_weights, kv, own in zip(weights["language"]["layers"], prompts.kv, cache):
             x, own = layer.apply(
@@ -311,14 +311,14 @@ class VLM:
 @functools.partial(jax.jit, static_argnames="model")
 def decoding_ends(model: VLM, ends: dict) -> dict:
     """What `VLM.decoding_weights` makes of all that the decoder has beside its layers."""
-    axes = parameters.parameter_axes(model.config)["language"]
+    axes = table.parameter_axes(model.config)["language"]
     return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def decoding_layer(model: VLM, layers: dict, index: jax.Array) -> dict:
     """What `VLM.decoding_weights` makes of one of the layers, which are stacked."""
-    axes = parameters.parameter_axes(model.config)["language"]["layers"]
+    axes = table.parameter_axes(model.config)["language"]["layers"]
     one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
     return _gathered(model, one, jax.tree.map(lambda letters: letters.removeprefix("L"), axes))
 

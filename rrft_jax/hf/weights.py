@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.models import parameters
+from rrft_jax.hf import storage
+from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 
@@ -67,32 +67,32 @@ class Weights:
         self.found: dict[str, Tensor] = {}  # by today's name
         for file in _open(folder):
             for tensor in _header(file)[0]:
-                self.found[parameters.import_name(tensor.name)] = tensor
+                self.found[table.import_name(tensor.name)] = tensor
         self._check(folder)
 
     def load(self, dtype: Any, mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
         """All parameters by their path, in this dtype (None: the files'), laid out on the mesh."""
-        entries = parameters.entries(self.config)
+        entries = table.entries(self.config)
         wanted = {entry.path: _own(entry, self.config, mesh) for entry in entries}
         reads = _ahead(
             (self.found[name], *_file_ranges(entry, wanted[entry.path]))
             for entry in entries
-            for name in parameters.names(entry, self.config)
+            for name in table.names(entry, self.config)
         )
         params = {}
         for entry in entries:
-            names = parameters.names(entry, self.config)
+            names = table.names(entry, self.config)
             stored = {DTYPES[self.found[name].dtype] for name in names}
             one = jnp.dtype(dtype or functools.reduce(jnp.promote_types, stored))
-            layers = (parameters.from_hf(entry, next(reads)) for _ in names)
+            layers = (table.from_hf(entry, next(reads)) for _ in names)
             params[entry.path] = _place(layers, entry, self.config, one, wanted[entry.path], mesh)
         return params
 
     def _check(self, folder: storage.Path) -> None:
         expected = {
-            name: parameters.hf_shape(entry, self.config)
-            for entry in parameters.entries(self.config)
-            for name in parameters.names(entry, self.config)
+            name: table.hf_shape(entry, self.config)
+            for entry in table.entries(self.config)
+            for name in table.names(entry, self.config)
         }
         missing = [name for name in expected if name not in self.found]
         if missing:
@@ -103,7 +103,7 @@ class Weights:
             )
         for name, tensor in self.found.items():
             where = f"{tensor.file.path}: weight {tensor.name}"
-            if name == parameters.HEAD and self.config.text.tied:
+            if name == table.HEAD and self.config.text.tied:
                 self._check_tied_head(tensor)
                 continue
             if name not in expected:
@@ -128,7 +128,7 @@ class Weights:
             same = same and np.array_equal(one, other)
         if not same:
             raise UserError(
-                f"{head.file.path}: {parameters.HEAD} differs from the embedding, but config.json "
+                f"{head.file.path}: {table.HEAD} differs from the embedding, but config.json "
                 "ties them; set tie_word_embeddings to false there"
             )
 
@@ -219,9 +219,9 @@ def _nbytes(tensor: Tensor) -> int:
     return math.prod(tensor.shape) * jnp.dtype(DTYPES[tensor.dtype]).itemsize
 
 
-def _own(entry: parameters.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) -> list[Index]:
+def _own(entry: table.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) -> list[Index]:
     """The parts of one layer, in our shape, that lie on devices of this process."""
-    shape = parameters.shape(entry, config)[entry.stacked :]
+    shape = table.shape(entry, config)[entry.stacked :]
     if mesh is None:
         return [tuple(slice(0, size) for size in shape)]
     layout = sharding.sharding(mesh, entry.letters, shape)
@@ -232,7 +232,7 @@ def _own(entry: parameters.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | N
     return [tuple(slice(*part) for part in index) for index in sorted(found)]
 
 
-def _file_ranges(entry: parameters.Entry, own: Iterable[Index]) -> tuple[Ranges, Ranges | None]:
+def _file_ranges(entry: table.Entry, own: Iterable[Index]) -> tuple[Ranges, Ranges | None]:
     """Of one layer in its file's shape: rows, and columns (those of ours, of a linear map)."""
     rows, columns = (
         _joined((index[axis].start, index[axis].stop) for index in own)
@@ -307,14 +307,14 @@ def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator
 
 def _place(
     layers: Iterator[np.ndarray],
-    entry: parameters.Entry,
+    entry: table.Entry,
     config: VLMConfig,
     dtype: jnp.dtype,
     own: Iterable[Index],
     mesh: jax.sharding.Mesh | None,
 ) -> jax.Array:
     """An array of ours on its devices, from its layers as they come."""
-    shape, letters = parameters.shape(entry, config), parameters.letters(entry)
+    shape, letters = table.shape(entry, config), table.letters(entry)
     if not entry.stacked:
         return _put(next(layers), shape, dtype, letters, mesh)
     if math.prod(shape) * dtype.itemsize <= STACK:

@@ -1,6 +1,6 @@
 """Hugging Face folders: loads one into (model, params), writes one from them, byte for byte.
 
-What a folder holds beside its weights, which are in `models/weights.py`.
+What a folder holds beside its weights, which are in `weights.py`.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.models import kinds, parameters, saving, weights
+from rrft_jax.hf import kinds, saving, storage, weights
+from rrft_jax.hf.storage import Path
+from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel import distributed
-from rrft_jax.storage import Path
 
 COPIED = (
     "generation_config.json",
@@ -66,7 +66,7 @@ def load_pretrained(
         compute_dtype = _common_dtype(params)
     dtypes = {"dtype": jnp.dtype(compute_dtype), "param_dtype": _common_dtype(params)}
     model = VLM(config, **dtypes, mesh=mesh, source=source)
-    return model, parameters.unflatten(params)
+    return model, table.unflatten(params)
 
 
 def save_pretrained(
@@ -107,14 +107,14 @@ def save_pretrained(
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
     if not distributed.is_host0():
-        saving.save(None, model.config, parameters.flatten(params), max_shard_bytes)
+        saving.save(None, model.config, table.flatten(params), max_shard_bytes)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         partial.mkdir()
-        saving.save(partial, model.config, parameters.flatten(params), max_shard_bytes)
+        saving.save(partial, model.config, table.flatten(params), max_shard_bytes)
         raw = _with_dtype(raw, {str(p.dtype) for p in jax.tree.leaves(params)})
         (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
         for name in COPIED:

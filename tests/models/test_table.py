@@ -7,8 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec
 from transformers import Qwen2VLForConditionalGeneration
 
-from rrft_jax.models import parameters, pretrained
-from rrft_jax.models.qwen2_vl import VLM
+from rrft_jax.hf import pretrained
+from rrft_jax.models import table
+from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel.mesh import make_mesh
 
 PRESETS = ["small", "odd", "untied"]
@@ -22,15 +23,15 @@ def folder(request, checkpoint):
 def test_shapes_are_those_of_the_model(folder):
     config, _ = pretrained.read_config(folder)
     initial = jax.eval_shape(VLM(config).init, jax.random.key(0))
-    assert jax.tree.map(lambda x: x.shape, initial) == parameters.parameter_shapes(config)
+    assert jax.tree.map(lambda x: x.shape, initial) == table.parameter_shapes(config)
 
 
 def test_names_and_shapes_are_those_of_transformers(folder):
     config, _ = pretrained.read_config(folder)
     ours = {
-        name: parameters.hf_shape(entry, config)
-        for entry in parameters.entries(config)
-        for name in parameters.names(entry, config)
+        name: table.hf_shape(entry, config)
+        for entry in table.entries(config)
+        for name in table.names(entry, config)
     }
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
     theirs = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
@@ -38,34 +39,34 @@ def test_names_and_shapes_are_those_of_transformers(folder):
 
 
 def test_either_spelling_of_a_name():
-    for entry in parameters.TABLE:
-        released = parameters.export_name(entry.name)
-        assert parameters.import_name(released) == entry.name
-        assert parameters.import_name(entry.name) == entry.name
-    assert parameters.export_name("model.visual.merger.ln_q.bias") == "visual.merger.ln_q.bias"
-    assert parameters.export_name("model.language_model.norm.weight") == "model.norm.weight"
+    for entry in table.TABLE:
+        released = table.export_name(entry.name)
+        assert table.import_name(released) == entry.name
+        assert table.import_name(entry.name) == entry.name
+    assert table.export_name("model.visual.merger.ln_q.bias") == "visual.merger.ln_q.bias"
+    assert table.export_name("model.language_model.norm.weight") == "model.norm.weight"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_turning_there_and_back_changes_no_bit(checkpoint, dtype):
     config, _ = pretrained.read_config(checkpoint("odd"))
     random = np.random.default_rng(0)
-    for entry in parameters.entries(config):
-        array = random.normal(size=parameters.hf_shape(entry, config)).astype(dtype)
-        ours = parameters.from_hf(entry, array)
-        assert ours.shape == parameters.shape(entry, config)[entry.stacked :]
-        back = parameters.to_hf(entry, ours, config)
+    for entry in table.entries(config):
+        array = random.normal(size=table.hf_shape(entry, config)).astype(dtype)
+        ours = table.from_hf(entry, array)
+        assert ours.shape == table.shape(entry, config)[entry.stacked :]
+        back = table.to_hf(entry, ours, config)
         assert back.dtype == dtype
         assert back.tobytes() == array.tobytes()
 
 
 def test_every_axis_has_a_letter_and_large_kernels_are_split_both_ways(folder):
     config, _ = pretrained.read_config(folder)
-    letters = parameters.flatten(parameters.parameter_axes(config))
-    shapes = parameters.flatten(parameters.parameter_shapes(config))
+    letters = table.flatten(table.parameter_axes(config))
+    shapes = table.flatten(table.parameter_shapes(config))
     assert {k: len(v) for k, v in letters.items()} == {k: len(v) for k, v in shapes.items()}
 
-    shardings = parameters.parameter_shardings(config, make_mesh(fsdp=2, tensor=2))
+    shardings = table.parameter_shardings(config, make_mesh(fsdp=2, tensor=2))
     language = shardings["language"]
     assert language["layers"]["gate"]["kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
     assert language["layers"]["down"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")

@@ -17,9 +17,9 @@ import pytest
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
 from rrft_jax.data.drawn import TINY_SIZE, counting
-from rrft_jax.models import load_pretrained, save_pretrained
+from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.rollout import SamplingParams, generate
-from tests.models import reading
+from tests.hf import reading
 
 # Each with the releases of its own time, which its import insists on.
 RELEASES = {

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax import runs, storage
+from rrft_jax import runs
 from rrft_jax.data import Processor
 from rrft_jax.errors import UserError
-from rrft_jax.models import load_pretrained, save_pretrained
-from rrft_jax.models.weights import file_sizes
+from rrft_jax.hf import load_pretrained, save_pretrained, storage
+from rrft_jax.hf.weights import file_sizes
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):

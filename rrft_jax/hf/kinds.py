@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrft_jax import storage
 from rrft_jax.errors import UserError
-from rrft_jax.storage import Path
+from rrft_jax.hf import storage
+from rrft_jax.hf.storage import Path
 
 _HUB = re.compile(
     r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w-][\w.-]*/[\w-][\w.-]*)"

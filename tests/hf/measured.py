@@ -1,6 +1,6 @@
 """Writes a checkpoint of 1.1 GB, loads and saves it, and says what that took: for tests.
 
-python -m tests.models.measured FOLDER DEVICES [PORT NUMBER INDEX]
+python -m tests.hf.measured FOLDER DEVICES [PORT NUMBER INDEX]
 """
 
 import hashlib
@@ -12,7 +12,8 @@ import sys
 import jax
 import numpy as np
 
-from rrft_jax.models import load_pretrained, parameters, pretrained, save_pretrained
+from rrft_jax.hf import load_pretrained, pretrained, save_pretrained
+from rrft_jax.models import table
 from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import make_mesh
 
@@ -39,9 +40,9 @@ def write(folder: pathlib.Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     config, _ = pretrained.read_config(folder)
     tensors = [
-        (parameters.export_name(name), parameters.hf_shape(entry, config))
-        for entry in parameters.entries(config)
-        for name in parameters.names(entry, config)
+        (table.export_name(name), table.hf_shape(entry, config))
+        for entry in table.entries(config)
+        for name in table.names(entry, config)
     ]
     numbers = np.random.default_rng(0).integers(2**16, size=2**23 + 1, dtype=np.uint16)
     noise = (numbers & 0xBFFF).tobytes()  # no NaN, of which devices keep no more than that it's one

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax.models.decoding import Slots, attend
+from rrft_jax.models.attention.decoding import Slots, attend
 
 PROMPTS, GROUP, LENGTH, TIME, HEADS, KV_HEADS, SIZE = 3, 4, 96, 5, 4, 2, 16
 LEFT = {"all rows": None, "some rows": np.array([[0, 1, 3, 9]], np.int32)}  # none of prompt 1

@@ -1,0 +1,5 @@
+"""Hugging Face folders: read into (model, params), and written from them."""
+
+from rrft_jax.hf.pretrained import load_pretrained, save_pretrained
+
+__all__ = ["load_pretrained", "save_pretrained"]
