@@ -10,16 +10,17 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
 
 from rrft_jax import lock
-from rrft_jax.data import BadRow, Loader, Processor, Source
+from rrft_jax.data import Loader, Processor, Source
+from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.sources import Data
-from rrft_jax.data.stages import model_folder, open_processor, stage_loader
+from rrft_jax.data.stages import model_folder, num_samples, num_steps, open_processor, stage_loader
 from rrft_jax.data.targets import check_targets
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, predictions, scores, tables
@@ -29,7 +30,7 @@ from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import layout
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
-from rrft_jax.parallel import distributed, sharding
+from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import axis_sizes, batch_parts, make_mesh, nearest
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
@@ -121,6 +122,7 @@ class _Stages:
     test_loaders: dict[str, Loader] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        self.skipped_log = SkippedLog(self.workdir / "skipped.jsonl")
         # What `results.json` holds, which only the first process reads and writes: a disk that
         # machines share may show another one what was there a while ago.
         self.results: dict[str, Any] = distributed.on_host0(self._read_results)
@@ -142,7 +144,7 @@ class _Stages:
         )
         for stage in config.stages:
             steps, sources = self._steps(stage), self.data.training[stage]
-            say(f"{stage}: {steps} steps on {_samples(sources):,} samples")
+            say(f"{stage}: {steps} steps on {num_samples(sources):,} samples")
             with contextlib.closing(self._loader(sources, stage, stage)) as loader:
                 self._describe(stage, loader)
                 if stage == "sft":
@@ -201,7 +203,7 @@ class _Stages:
                     passes=config.passes,
                     file=file,
                     name=f"{name}: {split}{suffix}",
-                    total=_samples(sources),
+                    total=num_samples(sources),
                 )
                 entry = distributed.on_host0(lambda: predictions.entry(predictions.read(file)))  # noqa: B023
                 entry["decoding"] = evaluation.decoding(sampling)
@@ -303,24 +305,6 @@ class _Stages:
             f"{self.workdir / 'skipped.jsonl'} says which and why"
         )
 
-    def _report(self, name: str) -> Callable[[BadRow], None]:
-        """Writes what a loader leaves out to `skipped.jsonl`, each sample once."""
-        if not distributed.is_host0():
-            return lambda row: None
-        file = self.workdir / "skipped.jsonl"
-        known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
-
-        def report(row: BadRow) -> None:
-            line = json.dumps(
-                {"where": name, "cause": row.cause, "reason": str(row)}, ensure_ascii=False
-            )
-            if line not in known:
-                known.add(line)
-                with file.open("a", encoding="utf-8") as out:
-                    out.write(line + "\n")
-
-        return report
-
     def _print_gains(self) -> None:
         """What each stage gained over the one before, on the same samples."""
         for before, after in itertools.pairwise(("start", *self.config.stages)):
@@ -351,29 +335,11 @@ class _Stages:
             write_json(self.workdir / "results.json", self.results)
 
     def _steps(self, stage: str) -> int:
-        section = self.config[stage]
-        if section.steps:
-            return section.steps
-        return -(-_samples(self.data.training[stage]) * section.epochs // section.batch_size)
+        return num_steps(self.config, stage, self.data.training[stage])
 
     def _loader(self, sources: Sequence[Source], stage: str, name: str) -> Loader:
-        batch_size = self.config[stage].batch_size
-        if stage == "eval":  # a small split needs no large batch, and no draw depends on its size
-            parts = batch_parts(self.mesh)
-            batch_size = -(-min(batch_size, _samples(sources)) // parts) * parts
-        return stage_loader(
-            self.config,
-            stage,
-            sources,
-            self.processor,
-            batch_size=batch_size,
-            row_ids=sharding.rows(self.mesh, batch_size),
-            report=self._report(name),
-        )
-
-
-def _samples(sources: Sequence[Source]) -> int:
-    return sum(len(source.examples) for source in sources)
+        report = self.skipped_log.report(name)
+        return stage_loader(self.config, stage, sources, self.processor, self.mesh, report)
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -1,8 +1,9 @@
 """From files and drawn scenes to batches: examples, what is asked of them, arrays."""
 
 from rrft_jax.data.example import Example, Source
-from rrft_jax.data.loader import Batch, Loader, make_loader, prefetch
+from rrft_jax.data.loader import Batch, Loader, make_loader
 from rrft_jax.data.pictures import BadRow, open_image
+from rrft_jax.data.prefetch import Prefetch
 from rrft_jax.data.processor import Processor, rope_positions
 from rrft_jax.data.prompts import PARADIGMS, TASKS, Prompts, messages, read_prompts, target
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "Example",
     "Loader",
+    "Prefetch",
     "Processor",
     "Prompts",
     "Shape",
@@ -25,7 +27,6 @@ __all__ = [
     "make_loader",
     "messages",
     "open_image",
-    "prefetch",
     "read_examples",
     "read_prompts",
     "rope_positions",

@@ -362,20 +362,3 @@ def _used(batch: Batch, b: int) -> tuple[int, int]:
     if batch.completion_mask is not None:
         tokens = tokens + batch.completion_mask[b].sum()
     return int((batch.prompt.patch_image[b] >= 0).sum()), int(tokens)
-
-
-def prefetch(
-    loader: Loader, place: Callable[[Batch], Any]
-) -> Iterator[tuple[Batch, Any, dict[str, Any]]]:
-    """Yields (batch, what `place` made of it, the loader's state after it), one batch behind.
-
-    So the next batch is on its way to the device before the current one is computed.
-    """
-    ahead = None
-    for batch in loader:
-        following = batch, place(batch), loader.get_state()
-        if ahead:
-            yield ahead
-        ahead = following
-    if ahead:
-        yield ahead

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import jax
 import ml_collections
 
 from rrft_jax.assets import TINY
@@ -12,6 +13,8 @@ from rrft_jax.data.processor import Processor
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
+from rrft_jax.parallel import sharding
+from rrft_jax.parallel.mesh import batch_parts
 from rrft_jax.runs import checkpoint
 
 
@@ -36,17 +39,37 @@ def open_processor(config: ml_collections.ConfigDict) -> Processor:
     )
 
 
+def num_samples(sources: Sequence[Source]) -> int:
+    """Return the number of samples that several sources have together."""
+    return sum(len(source.examples) for source in sources)
+
+
+def num_steps(config: ml_collections.ConfigDict, stage: str, sources: Sequence[Source]) -> int:
+    """Return the number of steps of a training stage, as its steps or its epochs ask for."""
+    section = config[stage]
+    return section.steps or -(-num_samples(sources) * section.epochs // section.batch_size)
+
+
 def stage_loader(
     config: ml_collections.ConfigDict,
     stage: str,
     sources: Sequence[Source],
     processor: Processor,
-    *,
-    batch_size: int,
-    row_ids: Sequence[int] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     report: Callable[[BadRow], None] = lambda row: None,
 ) -> Loader:
-    """The batches of a stage: "sft" (with targets), "grpo" or "eval" (once through, in order)."""
+    """Return the batches of a stage.
+
+    Args:
+      config: the run's config.
+      stage: "sft" (with targets), "grpo" or "eval" (once through, in order).
+      sources: the samples.
+      processor: the processor of the checkpoint.
+      mesh: the devices that the batches go to: they decide which rows this process reads, and the
+        size of an evaluation's batches. Without a mesh a batch is one row, to look at.
+      report: is told of every sample that is left out.
+    """
+    batch_size = _batch_size(config, stage, sources, mesh) if mesh else 1
     return make_loader(
         sources,
         processor,
@@ -62,6 +85,20 @@ def stage_loader(
         max_buckets=config.data.buckets,
         max_skipped_share=config.data.max_skipped_share,
         workers=config.data.workers,
-        row_ids=row_ids,
+        row_ids=sharding.rows(mesh, batch_size) if mesh else None,
         report=report,
     )
+
+
+def _batch_size(
+    config: ml_collections.ConfigDict,
+    stage: str,
+    sources: Sequence[Source],
+    mesh: jax.sharding.Mesh,
+) -> int:
+    size = config[stage].batch_size
+    if stage != "eval":
+        return size
+    # A small split needs no large batch, and no result depends on the size.
+    parts = batch_parts(mesh)
+    return -(-min(size, num_samples(sources)) // parts) * parts

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rrft_jax.data import Batch, Example, Loader, Processor, prefetch
+from rrft_jax.data import Batch, Example, Loader, Prefetch, Processor
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, score_all
@@ -74,8 +74,8 @@ def evaluate(
     partial = Partial(file, passes) if distributed.is_host0() else None
     begun, done, scores = partial.begun if partial else 0, 0, []
     with Progress(name, total=total, start=begun) as progress:
-        batches = prefetch(loader, lambda batch: sharding.shard(mesh, batch.prompt, prompts.AXES))
-        for number, (batch, prompt, _) in enumerate(batches):
+        batches = Prefetch(loader, lambda batch: sharding.shard(mesh, batch.prompt, prompts.AXES))
+        for number, (batch, prompt) in enumerate(batches):
             told = distributed.gather(
                 (interrupts.requested(), partial.take(batch.ids) if partial else None)
             )

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from rrft_jax import rewards as reward_functions
-from rrft_jax.data import Batch, Loader, Processor, prefetch
+from rrft_jax.data import Batch, Loader, Prefetch, Processor
 from rrft_jax.errors import UserError
 from rrft_jax.models import Prompt
 from rrft_jax.models import prompt as prompts
@@ -238,19 +238,12 @@ def _loop(
     if evaluation_due(done):  # it may have been interrupted
         run.evaluate(f"{stage}@{done}", state.params)
     compiled_before = compilations.total("step")
-    position = loader.get_state()
-    batches = prefetch(loader, place)
-
-    def draw() -> tuple[Batch, Any]:
-        nonlocal position
-        batch, placed, position = next(batches)
-        return batch, placed
-
+    batches = Prefetch(loader, place)
     with Progress(stage, total=steps, start=done) as progress:
         for number in range(done + 1, steps + 1):
-            state, values = step(state, draw, number)
+            state, values = step(state, batches.__next__, number)
             values |= {
-                "skipped_samples": sum(position["skipped"].values()),
+                "skipped_samples": sum(batches.position["skipped"].values()),
                 "compilations": compilations.total(),
             }
             finite_weights = values.pop("finite_weights") == 1
@@ -260,13 +253,13 @@ def _loop(
             stop = distributed.agree(interrupts.requested())
             due = number % config.checkpoint_every == 0 or evaluation_due(number)
             if stop or due or number == steps:
-                checkpoints.save(number, state, position)
+                checkpoints.save(number, state, batches.position)
             if stop and number < steps:
                 raise interrupts.Interrupted(f"{stage}, after step {number} of {steps}")
             if evaluation_due(number):
                 run.evaluate(f"{stage}@{number}", state.params)
     checkpoints.close()
-    loader.set_state(position)  # what was read ahead is not part of the stage
+    loader.set_state(batches.position)  # what was read ahead is not part of the stage
     if done < steps:
         say(f"{stage}: step programs compiled: {compilations.total('step') - compiled_before}")
     return state.params

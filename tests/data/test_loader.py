@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rrft_jax.data import BadRow, Processor, Prompts, Source, drawn, prefetch, target
+from rrft_jax.data import BadRow, Processor, Prompts, Source, drawn, target
 from rrft_jax.errors import UserError
 from tests.loading import Drawn, cut_png, example_of, ids_of, loader_of, uneven
 
@@ -215,20 +215,3 @@ def test_thoughts_are_dropped_by_sample_alike_in_every_epoch(processor):
     assert 0.2 < len(once) / 200 < 0.4
     assert dropped(shuffle=True, epochs=2) == sorted(once * 2)
     assert dropped(seed=1) != once
-
-
-def test_the_next_batch_is_placed_before_this_one_is_given(processor):
-    examples = [example_of(i) for i in range(12)]
-    placed = []
-
-    def place(batch):
-        placed.append(batch.examples[0].id)
-        return len(placed)
-
-    given = prefetch(loader_of(examples, processor), place)
-    batch, first, state = next(given)
-    assert (batch.examples[0].id, first, placed) == ("e0", 1, ["e0", "e4"])
-    resumed = loader_of(examples, processor)
-    resumed.set_state(state)
-    assert ids_of(resumed, batches=1) == ["e4", "e5", "e6", "e7"]
-    assert [(batch.examples[0].id, number) for batch, number, _ in given] == [("e4", 2), ("e8", 3)]

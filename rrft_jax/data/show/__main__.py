@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if known.n < 1:
             raise UserError(f"-n {known.n}: expected 1 or more")
         data, processor = Data.open(config), open_processor(config)
-        loader = stage_loader(config, stage, data.training[stage], processor, batch_size=1)
+        loader = stage_loader(config, stage, data.training[stage], processor)
         with contextlib.closing(loader):
             for row in itertools.islice(loader.samples(), known.n):
                 if isinstance(row, BadRow):
