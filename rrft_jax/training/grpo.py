@@ -131,18 +131,15 @@ def objective(
     old = batch.old_log_probs
     if old is None:
         old = jax.lax.stop_gradient(log_probs)
-    surrogate, clipped = objectives.surrogate(
-        config.ratio,
+    surrogate, clipped = objectives.RATIOS[config.ratio](
         log_probs,
         old,
         batch.advantages,
         batch.mask,
-        epsilon_low=config.epsilon_low,
-        epsilon_high=config.epsilon_high,
-        dual_clip=config.dual_clip,
+        objectives.Clip(config.epsilon_low, config.epsilon_high, config.dual_clip),
     )
-    weight = objectives.importance_weights(
-        config.importance_sampling, old, batch.rollout_log_probs, batch.mask, config.importance_cap
+    weight = objectives.IMPORTANCE_SAMPLING[config.importance_sampling](
+        old, batch.rollout_log_probs, batch.mask, config.importance_cap
     )
     value = weight * surrogate
     metrics = {
@@ -169,7 +166,7 @@ def completion_kl(kind: str, batch: GRPOBatch) -> jax.Array:
     Summed over its tokens, by the policy that sampled (https://arxiv.org/abs/1909.08593).
     """
     kl = objectives.KLS[kind](batch.old_log_probs, batch.reference_log_probs)
-    return jnp.sum(kl * batch.mask, axis=-1)
+    return objectives.reward_penalty(kl, batch.mask)
 
 
 def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.Array], jax.Array]:

@@ -1,28 +1,65 @@
 """The objective of GRPO and of its relatives, term by term, as pure functions of arrays.
 
 Group Relative Policy Optimization (DeepSeekMath, https://arxiv.org/abs/2402.03300): the advantage
-of a completion is its reward relative to those of the other completions of the same prompt, the
-policy ratio is clipped as in PPO, and a penalty keeps the policy near a frozen reference. What
-later papers changed about it is a choice in one of the terms:
+of a completion is its reward relative to the rewards of the other completions of the same prompt,
+the policy ratio is clipped as in PPO, and a penalty keeps the policy near a frozen reference. Each
+change that a later paper made is a choice in one of the terms:
 
-    reward -> ADVANTAGES -> surrogate, of one of the RATIOS -> correction -> penalty -> AGGREGATIONS
+    reward -> ADVANTAGES -> RATIOS -> IMPORTANCE_SAMPLING -> KLS, KL_PLACES -> AGGREGATIONS
 
-`grpo.py: objective` puts them together. Axes: B prompts, G completions a prompt, T tokens.
+Every choice is registered where it is computed. The check of a config and `docs/algorithms.md` read
+`TERMS`. `grpo.py: objective` puts the terms together. Axes: B prompts, G completions a prompt,
+T tokens.
 """
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-EPSILON = 1e-4  # what a standard deviation of 0 is divided by
+from rrft_jax.errors import UserError
+
+EPSILON = 1e-4  # added to a standard deviation before the division
 ROUNDING = 1e-6  # rewards of a group that differ by less than this share of their size are equal
-# Bounds of what goes through an exponential, and of k3, as verl has them in `core_algos.py`
+# Bounds of exponents, and of k3, as verl has them in `core_algos.py`
 # (https://arxiv.org/abs/2409.19256). exp(89) is already infinite in float32. Beyond a bound a token
 # has no gradient.
 MAX_LOG_RATIO = 20.0
 MAX_K3 = 10.0
 
 
-# Advantages: rewards [B,G] -> [B,G]. They work on NumPy's arrays as well as on JAX's.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One way to compute a term: call it like its function."""
+
+    function: Callable
+    origin: str  # the method that is known for it
+    paper: str  # URL
+
+    @property
+    def description(self) -> str:
+        """The first line of the function's docstring."""
+        return (self.function.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def _register(term: dict[str, Choice], name: str, origin: str, paper: str) -> Callable:
+    """Return a decorator that adds a function to the choices of a term."""
+
+    def register(function: Callable) -> Callable:
+        term[name] = Choice(function, origin, paper)
+        return function
+
+    return register
+
+
+# Advantages: rewards [B,G] -> [B,G]. They take arrays of NumPy as well as of JAX.
+
+ADVANTAGES: dict[str, Choice] = {}
 
 
 def is_flat(rewards: jax.Array) -> jax.Array:
@@ -35,84 +72,111 @@ def is_flat(rewards: jax.Array) -> jax.Array:
     return rewards.max(axis=-1) - rewards.min(axis=-1) <= ROUNDING * (1 + size)
 
 
+@_register(ADVANTAGES, "group_std", "GRPO", "https://arxiv.org/abs/2402.03300")
 def group_std_advantages(rewards: jax.Array) -> jax.Array:
-    """GRPO: (reward - mean) / (std + epsilon) over the group, std with ddof 1."""
+    """Reward minus the group's mean, divided by the group's standard deviation (ddof 1)."""
     return group_advantages(rewards) / (rewards.std(axis=-1, ddof=1, keepdims=True) + EPSILON)
 
 
+@_register(ADVANTAGES, "group", "Dr. GRPO", "https://arxiv.org/abs/2503.20783")
 def group_advantages(rewards: jax.Array) -> jax.Array:
-    """Dr. GRPO (https://arxiv.org/abs/2503.20783): reward - mean, so that groups that are nearly
-    all right or all wrong weigh no more than others. Exactly 0 in a flat group."""
+    """Reward minus the group's mean.
+
+    Groups that are nearly all right or all wrong weigh no more than others. Exactly 0 in a flat
+    group.
+    """
     return (rewards - rewards.mean(axis=-1, keepdims=True)) * ~is_flat(rewards)[..., None]
 
 
+@_register(ADVANTAGES, "batch_std", "Lite PPO", "https://arxiv.org/abs/2508.08221")
 def batch_std_advantages(rewards: jax.Array) -> jax.Array:
-    """Lite PPO (https://arxiv.org/abs/2508.08221): mean of the group, std of the whole batch."""
+    """Reward minus the group's mean, divided by the whole batch's standard deviation (ddof 1)."""
     return group_advantages(rewards) / (rewards.std(ddof=1) + EPSILON)
 
 
+@_register(ADVANTAGES, "rloo", "RLOO", "https://arxiv.org/abs/2402.14740")
 def rloo_advantages(rewards: jax.Array) -> jax.Array:
-    """RLOO (https://arxiv.org/abs/2402.14740): reward - mean of the group's *other* rewards."""
+    """Reward minus the mean of the group's other rewards."""
     group = rewards.shape[-1]
     return group_advantages(rewards) * (group / (group - 1))
 
 
-ADVANTAGES = {
-    "group_std": group_std_advantages,
-    "group": group_advantages,
-    "batch_std": batch_std_advantages,
-    "rloo": rloo_advantages,
-}
+# Ratios: (log_probs [B,G,T] of the policy, old_log_probs [B,G,T] of the policy before the batch's
+# first update, advantages [B,G], mask [B,G,T] of the completions' tokens, Clip) -> the surrogate
+# [B,G,T], which is maximised, and True [B,G,T] where the clip decided.
+
+RATIOS: dict[str, Choice] = {}
 
 
-# The surrogate: what is maximised where there's nothing but the advantages.
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Bounds of the policy ratio.
 
-RATIOS = ("token", "sequence", "cispo")
+    A `high` above `low` is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
+    """
+
+    low: float  # the ratio counts from 1 - low
+    high: float  # to 1 + high
+    # Where the advantage is negative the ratio counts up to here at most; 0: without a bound
+    # (https://arxiv.org/abs/1912.09729).
+    dual: float = 0.0
+
+    def __call__(self, ratio: jax.Array) -> jax.Array:
+        """Return the ratio within the bounds of `low` and `high`."""
+        return jnp.clip(ratio, 1 - self.low, 1 + self.high)
 
 
-def surrogate(
-    kind: str,
+@_register(RATIOS, "token", "PPO", "https://arxiv.org/abs/1707.06347")
+def token_surrogate(
     log_probs: jax.Array,
     old_log_probs: jax.Array,
     advantages: jax.Array,
     mask: jax.Array,
-    *,
-    epsilon_low: float,
-    epsilon_high: float,
-    dual_clip: float = 0.0,
+    clip: Clip,
 ) -> tuple[jax.Array, jax.Array]:
-    """The surrogate of each token, to be maximised.
+    """The clipped ratio of each token."""
+    return _clipped(_log_ratio(log_probs, old_log_probs), advantages, clip)
 
-    Args:
-      kind: "token": PPO's clipped ratio (https://arxiv.org/abs/1707.06347). "sequence": GSPO's
-        (https://arxiv.org/abs/2507.18071), the geometric mean over a completion's tokens. "cispo":
-        MiniMax-M1's (https://arxiv.org/abs/2506.13585), the clipped ratio as a constant weight of
-        REINFORCE, so that no token ever loses its gradient.
-      log_probs: [B,G,T] of the policy.
-      old_log_probs: [B,G,T] of the policy before the batch's first update.
-      advantages: [B,G].
-      mask: [B,G,T] bool, the completions' tokens.
-      epsilon_low, epsilon_high: the ratio counts from 1 - epsilon_low to 1 + epsilon_high. A higher
-        epsilon_high is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
-      dual_clip: where the advantage is negative, the ratio counts up to here at most
-        (https://arxiv.org/abs/1912.09729); 0: without end.
 
-    Returns:
-      (surrogate [B,G,T]; clipped [B,G,T], True where the clip decided).
-    """
-    log_ratio, advantages = _log_ratio(log_probs, old_log_probs), advantages[..., None]
-    if kind == "sequence":
-        lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
-        mean = jnp.sum(log_ratio * mask, axis=-1, keepdims=True) / lengths
-        log_ratio = jnp.broadcast_to(mean, log_ratio.shape)
+@_register(RATIOS, "sequence", "GSPO", "https://arxiv.org/abs/2507.18071")
+def sequence_surrogate(
+    log_probs: jax.Array,
+    old_log_probs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    clip: Clip,
+) -> tuple[jax.Array, jax.Array]:
+    """The clipped geometric mean of the ratios of a completion's tokens."""
+    log_ratio = _log_ratio(log_probs, old_log_probs)
+    lengths = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+    mean = jnp.sum(log_ratio * mask, axis=-1, keepdims=True) / lengths
+    return _clipped(jnp.broadcast_to(mean, log_ratio.shape), advantages, clip)
+
+
+@_register(RATIOS, "cispo", "CISPO of MiniMax-M1", "https://arxiv.org/abs/2506.13585")
+def cispo_surrogate(
+    log_probs: jax.Array,
+    old_log_probs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array,
+    clip: Clip,
+) -> tuple[jax.Array, jax.Array]:
+    """REINFORCE with the clipped ratio as a constant weight: no token loses its gradient."""
+    ratio = jnp.exp(_log_ratio(log_probs, old_log_probs))
+    bounded = clip(ratio)
+    return jax.lax.stop_gradient(bounded) * advantages[..., None] * log_probs, bounded != ratio
+
+
+def _clipped(
+    log_ratio: jax.Array, advantages: jax.Array, clip: Clip
+) -> tuple[jax.Array, jax.Array]:
+    """Return the smaller of the plain and the clipped surrogate, and where the clip decided."""
+    advantages = advantages[..., None]
     ratio = jnp.exp(log_ratio)
-    bounded = jnp.clip(ratio, 1 - epsilon_low, 1 + epsilon_high)
-    if kind == "cispo":
-        return jax.lax.stop_gradient(bounded) * advantages * log_probs, bounded != ratio
-    plain, clipped = ratio * advantages, bounded * advantages
+    plain, clipped = ratio * advantages, clip(ratio) * advantages
     value, decided = jnp.minimum(plain, clipped), clipped < plain
-    if dual_clip:
-        floor = jnp.where(advantages < 0, dual_clip * advantages, -jnp.inf)
+    if clip.dual:
+        floor = jnp.where(advantages < 0, clip.dual * advantages, -jnp.inf)
         value, decided = jnp.maximum(value, floor), decided | (value < floor)
     return value, decided
 
@@ -121,88 +185,143 @@ def _log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.clip(a - b, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-# Between the sampler, whose arithmetic, temperature and truncation are its own, and the trainer.
+# Importance sampling: (old_log_probs [B,G,T] as the trainer computes them before the batch's first
+# update, rollout_log_probs [B,G,T] of the distribution that the tokens were drawn from, mask
+# [B,G,T], cap) -> the weight of each token [B,G,T], at most `cap`, without a gradient. The sampler
+# has an arithmetic, a temperature and a truncation of its own. Truncated importance sampling:
+# Ionides 2008; for samplers beside trainers Yao et al. 2025, "Your efficient RL framework secretly
+# brings you off-policy RL training".
 
-IMPORTANCE_SAMPLING = ("none", "token", "sequence")
+IMPORTANCE_SAMPLING: dict[str, Choice] = {}
 
 
-def importance_weights(
-    kind: str, old_log_probs: jax.Array, rollout_log_probs: jax.Array, mask: jax.Array, cap: float
+@_register(IMPORTANCE_SAMPLING, "none", "GRPO", "https://arxiv.org/abs/2402.03300")
+def no_importance_weights(
+    old_log_probs: jax.Array, rollout_log_probs: jax.Array, mask: jax.Array, cap: float
 ) -> jax.Array:
-    """The weight of a sample that another distribution drew, at most `cap`; no gradient.
+    """A weight of 1."""
+    return jnp.ones_like(_off_policy(old_log_probs, rollout_log_probs, mask))
 
-    Truncated importance sampling (Ionides 2008; V-trace, https://arxiv.org/abs/1802.01561; for
-    samplers beside trainers: Yao et al. 2025, "Your efficient RL framework secretly brings you
-    off-policy RL training").
 
-    Args:
-      kind: "token": a weight a token. "sequence": one a completion, the product over its tokens.
-        "none": 1.
-      old_log_probs: [B,G,T] as the trainer computes them, before the batch's first update.
-      rollout_log_probs: [B,G,T] of the distribution that was drawn from.
-      mask: [B,G,T] bool, the completions' tokens.
-      cap: the largest weight.
+@_register(IMPORTANCE_SAMPLING, "token", "V-trace", "https://arxiv.org/abs/1802.01561")
+def token_importance_weights(
+    old_log_probs: jax.Array, rollout_log_probs: jax.Array, mask: jax.Array, cap: float
+) -> jax.Array:
+    """A truncated weight for each token."""
+    return _truncated(_off_policy(old_log_probs, rollout_log_probs, mask), cap)
 
-    Returns:
-      [B,G,T].
-    """
-    delta = jnp.where(mask, old_log_probs - rollout_log_probs, 0.0)
-    if kind == "none":
-        return jnp.ones_like(delta)
-    if kind == "sequence":
-        delta = jnp.broadcast_to(delta.sum(-1, keepdims=True), delta.shape)
+
+@_register(
+    IMPORTANCE_SAMPLING, "sequence", "Ionides 2008", "https://doi.org/10.1198/106186008X320456"
+)
+def sequence_importance_weights(
+    old_log_probs: jax.Array, rollout_log_probs: jax.Array, mask: jax.Array, cap: float
+) -> jax.Array:
+    """A truncated weight for each completion, the product over its tokens."""
+    delta = _off_policy(old_log_probs, rollout_log_probs, mask)
+    return _truncated(jnp.broadcast_to(delta.sum(-1, keepdims=True), delta.shape), cap)
+
+
+def _off_policy(old: jax.Array, rollout: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, old - rollout, 0.0)
+
+
+def _truncated(delta: jax.Array, cap: float) -> jax.Array:
     return jax.lax.stop_gradient(jnp.exp(jnp.minimum(delta, jnp.log(cap))))
 
 
-# KL(policy || reference) of a token [B,G,T], estimated from the one token that was drawn.
-# Source: John Schulman, "Approximating KL divergence", 2020, http://joschu.net/blog/kl-approx.html.
+# KL(policy || reference) of a token [B,G,T], estimated from the one token that was drawn:
+# (log_probs [B,G,T], reference_log_probs [B,G,T]) -> [B,G,T].
+
+KLS: dict[str, Choice] = {}
+_SCHULMAN = "http://joschu.net/blog/kl-approx.html"
 
 
+@_register(KLS, "k1", "Schulman 2020", _SCHULMAN)
 def k1(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-    """Unbiased, and negative as often as not. In the reward it's the usual one; in the loss its
-    gradient is 0 in the mean."""
+    """Unbiased, and negative as often as not: the usual one in the reward.
+
+    In the loss its gradient is 0 in the mean.
+    """
     return log_probs - reference_log_probs
 
 
+@_register(KLS, "k2", "Schulman 2020", _SCHULMAN)
 def k2(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-    """Biased, never negative; in the loss its gradient is that of the KL itself."""
+    """Biased and never negative: in the loss its gradient is that of the KL itself."""
     return jnp.square(log_probs - reference_log_probs) / 2
 
 
+@_register(KLS, "k3", "GRPO", "https://arxiv.org/abs/2402.03300")
 def k3(log_probs: jax.Array, reference_log_probs: jax.Array) -> jax.Array:
-    """Unbiased and never negative: GRPO's. At most `MAX_K3`, without a gradient from there on."""
+    """Unbiased and never negative.
+
+    At most `MAX_K3`, without a gradient from there on.
+    """
     delta = _log_ratio(reference_log_probs, log_probs)
     return jnp.minimum(jnp.exp(delta) - delta - 1, MAX_K3)
 
 
-KLS = {"k1": k1, "k2": k2, "k3": k3}
-KL_PLACES = ("loss", "reward")
+# Places of the KL penalty: (kl [B,G,T] of each token, mask [B,G,T]) -> the penalty, before `beta`.
+
+KL_PLACES: dict[str, Choice] = {}
 
 
-# Aggregations: mask [B,G,T] of the tokens that count, number of completions -> weights [B,G,T],
-# which turn the sum over a whole batch into its loss. So micro-batches add up exactly.
+@_register(KL_PLACES, "loss", "GRPO", "https://arxiv.org/abs/2402.03300")
+def loss_penalty(kl: jax.Array, mask: jax.Array) -> jax.Array:
+    """Each token's KL is subtracted from its surrogate."""
+    return kl
 
 
+@_register(KL_PLACES, "reward", "Ziegler et al. 2019", "https://arxiv.org/abs/1909.08593")
+def reward_penalty(kl: jax.Array, mask: jax.Array) -> jax.Array:
+    """The sampling policy's KL, summed over a completion, is subtracted from its reward."""
+    return jnp.sum(kl * mask, axis=-1)
+
+
+# Aggregations: mask [B,G,T] of the tokens that count -> weights [B,G,T], which turn the sum over a
+# whole batch into its loss. So micro-batches add up exactly.
+
+AGGREGATIONS: dict[str, Choice] = {}
+
+
+@_register(AGGREGATIONS, "sequence", "GRPO", "https://arxiv.org/abs/2402.03300")
 def sequence_weights(mask: jax.Array) -> jax.Array:
-    """GRPO: the mean over a completion's tokens, then over completions."""
+    """The mean over a completion's tokens, then over completions."""
     batch, group, _ = mask.shape
     lengths = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
     return mask / (lengths * batch * group)
 
 
+@_register(AGGREGATIONS, "token", "DAPO", "https://arxiv.org/abs/2503.14476")
 def token_weights(mask: jax.Array) -> jax.Array:
-    """DAPO (https://arxiv.org/abs/2503.14476), elsewhere called BNPO: the mean over all tokens of
-    the batch, so that those of long completions count as much as others."""
+    """The mean over all tokens of the batch, elsewhere called BNPO.
+
+    The tokens of long completions count as much as others.
+    """
     return mask / jnp.maximum(mask.sum(), 1)
 
 
+@_register(AGGREGATIONS, "constant", "Dr. GRPO", "https://arxiv.org/abs/2503.20783")
 def constant_weights(mask: jax.Array) -> jax.Array:
-    """Dr. GRPO (https://arxiv.org/abs/2503.20783): the sum over tokens, by B x G x longest."""
+    """The sum over tokens, divided by B x G x the longest completion."""
     return mask / mask.size
 
 
-AGGREGATIONS = {
-    "sequence": sequence_weights,
-    "token": token_weights,
-    "constant": constant_weights,
+# Field of the config's section `grpo` -> its choices by name.
+TERMS = {
+    "advantages": ADVANTAGES,
+    "ratio": RATIOS,
+    "aggregation": AGGREGATIONS,
+    "kl": KLS,
+    "kl_in": KL_PLACES,
+    "importance_sampling": IMPORTANCE_SAMPLING,
 }
+
+
+def check(settings: Any) -> None:
+    """Raise UserError unless every term of the section `grpo` is a registered choice."""
+    for field, choices in TERMS.items():
+        name = getattr(settings, field)
+        if name not in choices:
+            raise UserError(f"--config.grpo.{field}={name}: expected one of {', '.join(choices)}")
