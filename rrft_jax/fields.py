@@ -1,0 +1,151 @@
+"""Fields of the settings: a default, a meaning, and a rule for their values.
+
+    temperature: float = field(0.9, "Divides the logits before a token is drawn.", POSITIVE)
+
+A section is a frozen dataclass of such fields. A subclass may give a field of its base another
+default by a plain assignment; meaning and rule stay.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
+
+from rrft_jax.errors import UserError
+
+Section = TypeVar("Section")
+_KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The values that make sense: in words, and as a test."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*choices: str) -> Rule:
+    """Return the rule of a field that takes one of a few texts."""
+    return Rule(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def at_least(least: float) -> Rule:
+    """Return the rule of a finite number with a lower bound."""
+    return Rule(f"{least:g} or more", lambda value: least <= value < math.inf)
+
+
+def each_once(choices: Collection[str], *, ordered: bool = False) -> Rule:
+    """Return the rule of a list of choices without repetition, perhaps in their order."""
+
+    def holds(value: tuple[str, ...]) -> bool:
+        known = [choice for choice in choices if choice in value]
+        return list(value) == known if ordered else sorted(value) == sorted(known)
+
+    order = ", in this order" if ordered else ""
+    return Rule(f"of {', '.join(choices)}, each once{order}", holds)
+
+
+POSITIVE = Rule("more than 0", lambda value: 0 < value < math.inf)
+SHARE = Rule("a share between 0 and 1", lambda value: 0 <= value <= 1)
+TOP_P = Rule("more than 0, at most 1", lambda value: 0 < value <= 1)
+AXIS = Rule("1 or more, or -1 for the rest", lambda value: value == -1 or value >= 1)
+DTYPE = one_of("float32", "bfloat16")
+ANY = Rule("", lambda value: True)
+
+
+def field(default: Any, meaning: str, rule: Rule = ANY) -> Any:
+    """Declare a field of a section."""
+    metadata = {"meaning": meaning, "rule": rule}
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def described(section: type) -> Iterator[tuple[dataclasses.Field, str, Rule]]:
+    """Yield the fields of a section that are values, each with its meaning and its rule."""
+    for own in dataclasses.fields(section):
+        for cls in section.__mro__:
+            declared = getattr(cls, "__dataclass_fields__", {}).get(own.name)
+            if declared is not None and declared.metadata:
+                yield own, declared.metadata["meaning"], declared.metadata["rule"]
+                break
+
+
+def sections(settings: type) -> dict[str, type]:
+    """Return the sections of the settings by name, the optional ones too."""
+    found = {}
+    for name, hint in typing.get_type_hints(settings).items():
+        for part in typing.get_args(hint) or (hint,):
+            if dataclasses.is_dataclass(part):
+                found[name] = part
+    return found
+
+
+def build(section: type[Section], values: Mapping[str, Any], path: str = "") -> Section:
+    """Make a section of plain values, nested as its sections are.
+
+    Args:
+      section: a dataclass.
+      values: its fields by name. A field that is missing has its default.
+      path: where the section stands in the config, for messages: "", "grpo.".
+
+    Raises:
+      UserError: a field is unknown, or a value has the wrong type or breaks the rule.
+    """
+    nested, given = sections(section), {}
+    known = {own.name: own for own in dataclasses.fields(section)}
+    for name, value in values.items():
+        if name not in known:
+            where = f"config.{path}".rstrip(".")
+            raise UserError(
+                f"unknown config key {path}{name}: {where} has {', '.join(sorted(known))}"
+            )
+        if name in nested:
+            given[name] = build(nested[name], value, f"{path}{name}.")
+    for own, _, rule in described(section):
+        if own.name in values:
+            given[own.name] = _checked(own, values[own.name], rule, path)
+    return section(**given)
+
+
+def _checked(own: dataclasses.Field, value: Any, rule: Rule, path: str) -> Any:
+    """Return the value in the type of its field."""
+    kind = typing.get_origin(own.type) or own.type
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    elif kind is tuple and isinstance(value, list):
+        value = tuple(value)
+    key = f"--config.{path}{own.name}={value}"
+    if kind in _KINDS and type(value) is not kind:
+        raise UserError(f"{key}: expected {_KINDS[kind]}, found {type(value).__name__}")
+    if not rule.holds(value):
+        raise UserError(f"{key}: expected {rule.wanted}")
+    return value
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Return the settings as nested dicts of plain values, without the sections that are None."""
+    values = {own.name: getattr(settings, own.name) for own in dataclasses.fields(settings)}
+    return {
+        name: plain(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def replaced(settings: Section, changes: Mapping[str, Any]) -> Section:
+    """Return the settings with some fields changed, which are named as in "grpo.beta"."""
+    for key, value in changes.items():
+        name, _, rest = key.partition(".")
+        if rest:
+            value = replaced(getattr(settings, name), {rest: value})
+        settings = dataclasses.replace(settings, **{name: value})
+    return settings

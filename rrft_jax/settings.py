@@ -1,0 +1,329 @@
+"""Every setting of a run: its default, its meaning, and the values that make sense.
+
+The defaults are the published ones of Reason-RFT, with two exceptions: 16 prompts a batch, because
+14 do not divide over a slice, and no model, data or stage is chosen. A file under `configs/` states
+the fields that differ. `command.parse` makes a `Config` of them, once and checked, and the run
+hands its sections down. `docs/configs.md` is generated from this file.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rrft_jax import fields, rewards
+from rrft_jax.errors import UserError
+from rrft_jax.fields import AXIS, DTYPE, POSITIVE, SHARE, TOP_P, Rule, at_least, field, one_of
+
+STAGES = ("sft", "grpo")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The model, and the way it computes."""
+
+    name: str = field(
+        "tiny", "Settings of a size of model. Chosen by `--config=FILE:model=...`, not by override."
+    )
+    path: str = field(
+        "",
+        "Hugging Face folder, on a disk or at a URL, or the folder of a run, which means its "
+        'export. `""` is the packaged base model, which only `tiny` has.',
+    )
+    dtype: str = field(
+        "float32",
+        "Of the weights that the optimizer updates. In bfloat16 they are rounded at random and "
+        "take half the memory; their gradients are float32 sums.",
+        DTYPE,
+    )
+    compute_dtype: str = field("bfloat16", "Of the activations.", DTYPE)
+    attention: str = field(
+        "auto",
+        "`auto` is splash attention on TPUs, cuDNN on GPUs, and XLA elsewhere.",
+        one_of("auto", "xla", "splash", "cudnn"),
+    )
+    remat: str = field(
+        "full",
+        "Recompute in the backward pass: every layer, all but the matrix products, or nothing.",
+        one_of("none", "full", "dots"),
+    )
+    logit_chunk: int = field(128, "Completion tokens whose logits exist at one time.", at_least(1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """The samples: their place, their words, and their limits."""
+
+    path: str = field(
+        "",
+        "Reason-RFT's folder, another folder of samples, or a JSON file. Without `path` and "
+        "`source` the pictures are drawn.",
+    )
+    source: str = field("", "`tfds:DIR`, a TFDS build, in place of `path`.")
+    file: str = field("", "Another training file of the folder, by its name or a part of it.")
+    mixture: str = field("", "JSON or YAML file, a list of places with their weights.")
+    image_root: str = field(
+        "", 'Folder where the paths of pictures start. `""` looks beside the JSON file.'
+    )
+    prompts: str = field("", "JSON or YAML file with instructions of your own.")
+    system_prompt: str = field("", "Takes the place of the instruction after the question.")
+    variant: str = field(
+        "",
+        "Of spatial transformation: `caption` asks for a summary and a caption first, `brief` does "
+        "not list the calls.",
+    )
+    min_pixels: int = field(3136, "A smaller picture is enlarged.", at_least(1))
+    max_pixels: int = field(480_000, "A larger picture is made smaller.", at_least(1))
+    max_prompt_length: int = field(
+        4096, "Tokens. A longer row is left out and counted.", at_least(1)
+    )
+    max_target_length: int = field(
+        2048, "Tokens. A row with a longer target is left out and counted.", at_least(1)
+    )
+    activation_samples: int = field(
+        1600,
+        "Under `reason_rft` the first samples wake up reasoning by SFT, and GRPO reinforces on "
+        "the others.",
+        at_least(1),
+    )
+    reuse_activation: bool = field(
+        False, "GRPO trains on the samples of SFT too. The task says whether it has too few."
+    )
+    buckets: int = field(4, "The most shapes that a stage's batches are padded to.", at_least(1))
+    workers: int = field(0, "Processes that read pictures. 0 reads in threads.", at_least(0))
+    thought_dropout: float = field(
+        0.0, "Share of the chains of thought that SFT sees emptied.", SHARE
+    )
+    max_skipped_share: float = field(
+        0.5, "Share of the rows that may be left out; more end the run.", SHARE
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How GRPO samples completions."""
+
+    temperature: float = field(0.9, "Divides the logits.", POSITIVE)
+    top_k: int = field(
+        50, "Draw from the likeliest tokens. 0 is the whole vocabulary.", at_least(0)
+    )
+    top_p: float = field(
+        0.9, "Draw from the likeliest tokens with this share. 1 is the whole vocabulary.", TOP_P
+    )
+    max_new_tokens: int = field(512, "Tokens of the longest completion.", at_least(1))
+    cache_chunk: int = field(256, "Tokens by which the cache of completions grows.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """The evaluation of held-out splits."""
+
+    tasks: tuple[str, ...] = field(
+        (),
+        "Tasks whose splits are evaluated. `()` is the config's own task.",
+        fields.each_once(rewards.TASKS),
+    )
+    samples: int = field(
+        0, "Of each split. 0 takes all of them, or 1,000 where they are drawn.", at_least(0)
+    )
+    passes: int = field(1, "Completions a sample; its score is their mean.", at_least(1))
+    batch_size: int = field(16, "Samples at a time.", at_least(1))
+    temperature: float = field(0.1, "Divides the logits. 0 is greedy.", at_least(0))
+    top_k: int = field(50, "As in `sampling`.", at_least(0))
+    top_p: float = field(0.9, "As in `sampling`.", TOP_P)
+    max_new_tokens: int = field(768, "Tokens of the longest completion.", at_least(1))
+    sampled: bool = field(False, "Report the accuracy at temperature 1 as well.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshSettings:
+    """Devices along each axis, of all processes together. One axis may be -1: the rest."""
+
+    data: int = field(-1, "Each device has a copy of the weights, and rows of its own.", AXIS)
+    fsdp: int = field(1, "Devices share the weights and the optimizer, and have own rows.", AXIS)
+    tensor: int = field(1, "Devices share the weights, and work on the same rows.", AXIS)
+    show: bool = field(False, "Print where each parameter lies.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSettings:
+    """Fields that both stages of training have."""
+
+    steps: int = field(0, "Steps of the stage. 0: as many as the epochs have.", at_least(0))
+    epochs: int = field(1, "Passes over the samples.", at_least(1))
+    batch_size: int = field(
+        16,
+        "Prompts a step: a multiple of mesh.data x mesh.fsdp x mini_batches x micro_batches.",
+        at_least(1),
+    )
+    micro_batches: int = field(
+        0,
+        "Parts of a batch whose gradients are added up before the update. 0: as many as leave a "
+        "device one row at a time, which takes the least memory.",
+        at_least(0),
+    )
+    learning_rate: float = field(1e-5, "The highest, after the warm-up.", at_least(0))
+    schedule: str = field("cosine", "Decay of the learning rate to 0.", one_of("cosine", "linear"))
+    warmup_steps: int = field(0, "Steps in which the learning rate rises from 0.", at_least(0))
+    weight_decay: float = field(0.0, "AdamW's, of all but biases and norms.", at_least(0))
+    freeze: str = field(
+        "",
+        "Regular expression of the parameters that are not trained, and have no optimizer state. "
+        '`""` trains all.',
+    )
+    b1: float = field(0.9, "Adam's decay of the first moment.")
+    b2: float = field(0.999, "Adam's decay of the second moment.")
+    eps: float = field(1e-8, "Adam's epsilon.")
+    clip_norm: float = field(1.0, "Gradients of a larger norm are scaled down to it.", POSITIVE)
+    moment_dtype: str = field(
+        "float32", "Of both of Adam's moments. bfloat16 halves their memory.", DTYPE
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTSettings(StageSettings):
+    """Supervised fine-tuning, alone or as the first stage of `reason_rft`."""
+
+    mini_batches: ClassVar[int] = 1  # a step is one update
+
+    learning_rate: float = 1e-5
+    schedule: str = "cosine"
+    warmup_steps: int = 100  # the 1,600 / 16 steps that wake up reasoning are all of it
+    weight_decay: float = 0.1
+    freeze: str = r"vision/.*"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GRPOSettings(StageSettings):
+    """Group relative policy optimization. `docs/algorithms.md` explains the objective's terms."""
+
+    learning_rate: float = 1e-6
+    schedule: str = "linear"
+    num_generations: int = field(8, "Completions a prompt.", at_least(2))
+    num_iterations: int = field(1, "Passes over one batch of completions.", at_least(1))
+    mini_batches: int = field(1, "Parts of the batch in a pass, each an update.", at_least(1))
+    advantages: str = field("group_std", "How rewards become advantages.")
+    ratio: str = field("token", "The ratio between the policy and the one that sampled.")
+    epsilon_low: float = field(0.2, "The ratio counts from 1 minus this.", SHARE)
+    epsilon_high: float = field(0.2, "The ratio counts to 1 plus this.", at_least(0))
+    dual_clip: float = field(
+        0.0,
+        "Where the advantage is negative, the ratio counts to this. 0: without a bound.",
+        Rule("more than 1, or 0 for none", lambda value: value == 0 or 1 < value < math.inf),
+    )
+    aggregation: str = field("sequence", "How the losses of tokens become the loss of a batch.")
+    beta: float = field(
+        0.04,
+        "Weight of the KL penalty to the policy before this stage. 0 keeps no such policy.",
+        at_least(0),
+    )
+    reference_dtype: str = field(
+        "",
+        'Of that policy\'s weights. `""` is `model.compute_dtype`; `int8` takes half of bfloat16.',
+        Rule('"" for model.compute_dtype, or int8', lambda value: value in ("", "int8")),
+    )
+    kl: str = field("k3", "How the KL is estimated.")
+    kl_in: str = field("loss", "Where the KL penalty is applied.")
+    entropy_bonus: float = field(0.0, "Weight of the entropy in the objective.", at_least(0))
+    mask_truncated: bool = field(False, "Completions that are cut at the limit carry no loss.")
+    dynamic_sampling: int = field(
+        0,
+        "Batches of fresh prompts that a step may sample to replace groups whose rewards are all "
+        "the same.",
+        at_least(0),
+    )
+    importance_sampling: str = field(
+        "none",
+        "Weights between the distribution that tokens were drawn from and the policy at "
+        "temperature 1.",
+    )
+    importance_cap: float = field(2.0, "The largest such weight.", POSITIVE)
+    reward_seconds: float = field(
+        2.0, "Time limit for the rewards of one completion. Past it they are 0.", POSITIVE
+    )
+    rewards: Mapping[str, Any] = field(
+        {},
+        "Name or dotted path of a function -> its weight in the sum, or a mapping of its `weight` "
+        "and options. The task has a default.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    seed: int = field(0, "Of everything that is drawn.")
+    task: str = field("visual_counting", "Chosen by `--config=FILE:task=...`, not by override.")
+    paradigm: str = field("reason_rft", "Chosen by `--config=FILE:paradigm=...`, not by override.")
+    stages: tuple[str, ...] = field(
+        (),
+        "Stages of training to run, `sft` and `grpo`, in order. Evaluation always follows.",
+        fields.each_once(STAGES, ordered=True),
+    )
+    checkpoint_every: int = field(100, "Steps between checkpoints.", at_least(1))
+    eval_every: int = field(
+        0, "Steps between evaluations. 0 evaluates only after each stage.", at_least(0)
+    )
+    rollouts_every: int = field(
+        10, "Steps between the completions that `rollouts.jsonl` keeps.", at_least(1)
+    )
+    best_split: str = field(
+        "",
+        "Split by whose accuracy the best of a stage's evaluated weights are kept beside the last "
+        'ones. `""` is the first split.',
+    )
+    model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
+    eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
+    mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+    sft: SFTSettings | None = None
+    grpo: GRPOSettings | None = None
+
+    def stage(self, name: str) -> SFTSettings | GRPOSettings:
+        """Return the section of a stage that the config runs."""
+        return getattr(self, name)
+
+
+def make(values: Mapping[str, Any]) -> Config:
+    """Make the settings of a run from plain values, and check them.
+
+    Raises:
+      UserError: names the first field that is unknown or makes no sense, and says what it may be.
+    """
+    config = fields.build(Config, values)
+    _check_evaluation(config.eval)
+    for name in config.stages:
+        if config.stage(name) is None:
+            raise UserError(f"--config.stages={name}: this config has no section {name}")
+        _check_batches(name, config.stage(name))
+    if "grpo" in config.stages:
+        _check_grpo(config.grpo)
+    return config
+
+
+def _check_evaluation(settings: EvalSettings) -> None:
+    if settings.passes > 1 and settings.temperature == 0:
+        raise UserError(
+            f"--config.eval.passes={settings.passes}: at eval.temperature=0 all completions of "
+            "a sample are the same; expected 1, or a temperature above 0"
+        )
+
+
+def _check_batches(stage: str, settings: SFTSettings | GRPOSettings) -> None:
+    parts = {name: getattr(settings, name) for name in ("mini_batches", "micro_batches")}
+    parts = {name: number for name, number in parts.items() if number > 1}
+    if settings.batch_size % math.prod(parts.values()):
+        product = " x ".join(f"{stage}.{name}={number}" for name, number in parts.items())
+        raise UserError(
+            f"--config.{stage}.batch_size={settings.batch_size}: expected a multiple of {product}"
+        )
+
+
+def _check_grpo(settings: GRPOSettings) -> None:
+    rewards.read_terms(settings.rewards, "--config.grpo.rewards")
+    if settings.ratio == "cispo" and settings.dual_clip:
+        raise UserError(
+            f"--config.grpo.dual_clip={settings.dual_clip}: grpo.ratio=cispo bounds the ratio by "
+            "epsilon_high, whatever the advantage; expected 0"
+        )
