@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from rrft_jax.errors import UserError
+from rrft_jax.json_files import read_object
 from rrft_jax.monitoring import interrupts, say
 
 FILE = "lock"
@@ -75,7 +76,7 @@ class _Lock:
         self._released.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if _read(self._file.read_bytes()).get("token") == self._owner["token"]:
+            if read_object(self._file.read_bytes()).get("token") == self._owner["token"]:
                 self._file.unlink()
         os.close(self._descriptor)
 
@@ -91,7 +92,7 @@ class _Lock:
                     os.close(descriptor)
                     continue
                 text = os.pread(descriptor, 4096, 0)
-                alive = text != dead and _alive(_read(text), descriptor, flock)
+                alive = text != dead and _alive(read_object(text), descriptor, flock)
             except BlockingIOError:
                 text, alive = os.pread(descriptor, 4096, 0), True
             if alive is False:
@@ -110,9 +111,9 @@ class _Lock:
     def _watch(self, text: bytes) -> bytes:
         """What is in the file, once it has stayed so; a sign of life is refused."""
         say(
-            f"{self._file} is of {_name(_read(text))}, which can't be asked from here; if it gives "
-            f"no sign of life within {PATIENCE_SECONDS} s, this run goes on; delete that file to "
-            "go on at once"
+            f"{self._file} is of {_name(read_object(text))}, which can't be asked from here; if it "
+            f"gives no sign of life within {PATIENCE_SECONDS} s, this run goes on; delete that "
+            "file to go on at once"
         )
         deadline = time.monotonic() + PATIENCE_SECONDS
         with interrupts.at_once(f"waiting for the run in {self._folder}"):
@@ -128,8 +129,8 @@ class _Lock:
 
     def _refuse(self, text: bytes) -> NoReturn:
         raise UserError(
-            f"{self._folder}: {_name(_read(text))} runs there; wait until it has ended, or give "
-            "another --workdir"
+            f"{self._folder}: {_name(read_object(text))} runs there; wait until it has ended, or "
+            "give another --workdir"
         )
 
     def _write(self) -> None:
@@ -146,7 +147,7 @@ class _Lock:
         while not self._released.wait(seconds):
             seconds = BEAT_SECONDS
             with contextlib.suppress(OSError):  # a network may be down for a while
-                owner = _read(self._file.read_bytes())
+                owner = read_object(self._file.read_bytes())
                 if owner.get("token") == self._owner["token"]:
                     self._write()
                 elif owner:
@@ -206,15 +207,6 @@ def _started(pid: Any) -> str | None:
     except (OSError, ValueError):
         return None
     return None if state in "ZX" else fields[18]
-
-
-def _read(text: bytes) -> dict[str, Any]:
-    """What a run wrote; empty where it can't be read."""
-    try:
-        owner = json.loads(text)
-    except ValueError:
-        return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _name(owner: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from rrft_jax import json_files
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, storage
 from rrft_jax.renamed import RENAMED
@@ -102,10 +103,9 @@ def checkpoint(path: storage.Path) -> storage.Path:
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-    """Written beside it and renamed, so that no moment has half of a file."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    beside.replace(file)
+    """Write a value, whole at every moment."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    json_files.replace(file, text.encode())
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -138,7 +138,7 @@ def test_a_run_that_can_not_be_asked_is_refused_while_it_lives(tmp_path, place, 
         owner["device"] = -1
     (tmp_path / "lock").write_text(json.dumps(owner))
     os.utime(tmp_path / "lock", (0, 0))
-    beat = "import sys,time\ntime.sleep(.5)\nopen(sys.argv[1],'w').write(sys.argv[2])"
+    beat = "import sys,time\ntime.sleep(.5)\nopen(sys.argv[1],'r+').write(sys.argv[2])"
     owner["beats"] += 1
     command = [sys.executable, "-c", beat, str(tmp_path / "lock"), json.dumps(owner)]
     monkeypatch.setattr(lock, "PATIENCE_SECONDS", 20)

@@ -20,7 +20,6 @@ its place, so that the others keep theirs; the loader leaves it out and counts i
 whose picture is broken. A file without a single well-formed row is an error.
 """
 
-import collections
 import dataclasses
 import json
 import os
@@ -36,6 +35,7 @@ from rrft_jax.data.options import index_base
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.rows import read_row
 from rrft_jax.errors import UserError
+from rrft_jax.json_files import unique_ids
 from rrft_jax.monitoring import say
 
 SPLITS = ("train", "id", "ood", "ood-left", "ood-right")
@@ -218,23 +218,17 @@ def _with_unique_ids(
 
     Not an error: questions about one picture often share its id.
     """
-    ids = collections.Counter(row.id for row in examples if isinstance(row, Example))
-    repeated = ids.total() - len(ids)
-    if not repeated:
-        return examples
-    seen = set()
-    unique = []
-    for index, example in enumerate(examples):
-        if isinstance(example, BadRow):
-            unique.append(example)
-            continue
-        name = example.id
-        while name in seen or (name != example.id and name in ids):
-            name = f"{name}#{index}"
-        seen.add(name)
-        unique.append(dataclasses.replace(example, id=name))
-    say(f"data: {file}: {repeated} samples share an earlier one's id; '#' and their index is added")
-    return unique
+    ids = [row.id if isinstance(row, Example) else None for row in examples]
+    unique = unique_ids(ids)
+    if repeated := sum(new != old for new, old in zip(unique, ids)):
+        say(
+            f"data: {file}: {repeated} samples share an earlier one's id; '#' and their index is "
+            "added"
+        )
+    return [
+        row if new == old else dataclasses.replace(row, id=new)
+        for row, new, old in zip(examples, unique, ids)
+    ]
 
 
 def _rows(file: pathlib.Path) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from rrft_jax.data import media, options
 from rrft_jax.data.example import Example
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.replies import Reply, read_reply
+from rrft_jax.json_files import is_number
 from rrft_jax.rewards.transformation import parse_calls
 
 THOUGHTS = (
@@ -80,7 +81,7 @@ def read_row(
     if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
     name = default_id if row.get("id") in (None, "") else row["id"]
-    if not isinstance(name, str) and not _is_number(name):
+    if not isinstance(name, str) and not is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
     part = _part(row)
     for text in (str(name), problem, system, preface, answer, thought, part):
@@ -199,14 +200,14 @@ def _reply(
             raise _malformed(f"{where} is {type(text).__name__}; expected a text")
         replies[where] = _parts(where, text, "thought")
     for where, text in (answers | chat.get("reply", {})).items():
-        if not isinstance(text, str) and not _is_number(text):
+        if not isinstance(text, str) and not is_number(text):
             raise _malformed(
                 f"{where} is {type(text).__name__}, {text!r:.60}; expected a text or a number"
             )
         replies[where] = _parts(where, str(text), "answer")
     for where, reply in replies.items() if choices else ():
         if reply.answer:
-            number = _is_number(answers.get(where))
+            number = is_number(answers.get(where))
             letter = options.letter_of(reply.answer, choices, number=number, base=base)
             replies[where] = dataclasses.replace(reply, answer=letter)
     answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
@@ -253,7 +254,7 @@ def _part(row: Mapping[str, Any]) -> str:
     """What a row is grouped by in the results: its "level" or "type", if it has one."""
     for key in ("level", "type"):
         value = row.get(key)
-        if _is_number(value) or (isinstance(value, str) and value.strip()):
+        if is_number(value) or (isinstance(value, str) and value.strip()):
             return " ".join([key, *str(value).split()])
     return ""
 
@@ -269,10 +270,3 @@ def _held(row: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_number(value: Any) -> bool:
-    """Whether JSON meant a number: not true, and not the NaN that other tools write for nothing."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)

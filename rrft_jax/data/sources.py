@@ -36,7 +36,6 @@ split is then called after its task too, "structure_perception/id".
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +51,7 @@ from rrft_jax.data.prompts import TASKS, Prompts, read_prompts
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
+from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say
 
 DRAWN_TRAINING = 100_000
@@ -363,13 +363,9 @@ def _beside(folder: pathlib.Path, path: str) -> str:
     return os.fspath(folder / os.path.expanduser(path))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
-
-
 # What an entry's values may be; those of the other keys are texts.
 _VALUES = {
     "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
-    "weight": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "weight": ("a number above 0", lambda value: is_number(value) and value > 0),
     "rewards": ("a mapping of rewards to weights", lambda value: isinstance(value, dict) and value),
 }

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from rrft_jax import json_files
+
 
 class Partial:
     """A file of predictions that grows; beside the finished one until it is that one.
@@ -31,7 +33,7 @@ class Partial:
         """The next rows, if they are those of these samples; else None, and no row is left."""
         count = len(ids) * self._passes
         lines = self._left[:count]
-        rows = [_read(line) for line in lines]
+        rows = [json_files.read_object(line) for line in lines]
         expected = [(name, number) for name in ids for number in range(self._passes)]
         found = [(row.get("id"), row.get("pass", 0)) for row in rows]
         if not self._left or found != expected:
@@ -53,12 +55,3 @@ class Partial:
         """All rows are there: the file takes its own name."""
         os.truncate(self._path, self._size)
         self._path.replace(self._file)
-
-
-def _read(line: bytes) -> dict[str, Any]:
-    """The row of a line; empty where it is none."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}

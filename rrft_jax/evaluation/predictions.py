@@ -19,6 +19,7 @@ from typing import Any
 
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation.scores import score, summary
+from rrft_jax.json_files import is_number, unique_ids
 from rrft_jax.rewards import TASKS
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import are_calls
@@ -88,7 +89,7 @@ def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
     predictions = []
     for (where, row), name, (answer, completion) in zip(rows, names, fields):
         own = _task(row, where) or task or _guess(answer, lettered)
-        scores = {mode: float(row[key]) for mode, key in MODES.items() if _is_number(row.get(key))}
+        scores = {mode: float(row[key]) for mode, key in MODES.items() if is_number(row.get(key))}
         problem = row.get("problem")
         predictions.append(
             Prediction(
@@ -201,7 +202,7 @@ def _fields(row: dict[str, Any], where: str) -> tuple[str, str]:
 def _first(row: dict[str, Any], *keys: str) -> str | None:
     """The first of the keys' values that is a text or a number."""
     values = (row.get(key) for key in keys)
-    return next((str(v) for v in values if isinstance(v, str) or _is_number(v)), None)
+    return next((str(v) for v in values if isinstance(v, str) or is_number(v)), None)
 
 
 def _task(row: dict[str, Any], where: str) -> str:
@@ -226,7 +227,7 @@ def _parts(row: dict[str, Any], task: str, answer: str) -> tuple[str, ...]:
         parts.append(row["part"])
     for key in _GROUPS:
         value = row.get(key)
-        if _is_number(value) or (isinstance(value, str) and value.strip()):
+        if is_number(value) or (isinstance(value, str) and value.strip()):
             parts.append(" ".join([key, *str(value).split()]))
     return tuple(parts)
 
@@ -237,20 +238,10 @@ def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     A further pass follows the first one of its sample, and has its name.
     """
     ids = [str(i) if row.get("id") in (None, "") else str(row["id"]) for i, row in enumerate(rows)]
-    known, seen, names = set(ids), set(), []
-    for index, (row, own) in enumerate(zip(rows, ids)):
-        if row.get("pass") and index and ids[index - 1] == own:
-            names.append(names[-1])
-            continue
-        name = own
-        while name in seen or (name != own and name in known):
-            name = f"{name}#{index}"
-        seen.add(name)
-        names.append(name)
+    is_further = [
+        bool(row.get("pass")) and own == before for row, own, before in zip(rows, ids, [None, *ids])
+    ]
+    names = []
+    for name in unique_ids([None if further else own for own, further in zip(ids, is_further)]):
+        names.append(names[-1] if name is None else name)
     return names
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from rrft_jax import json_files
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import MODES, Prediction
@@ -66,11 +67,9 @@ def report(name: str, rows: Sequence[Prediction], modes: Sequence[str]) -> str:
 
 
 def _write(file: pathlib.Path, rows: Sequence[Prediction]) -> None:
-    """Written beside it and renamed: it may be the file that was read."""
-    beside = file.with_name(file.name + ".new")
+    """Write the rows; the file may be the one that was read."""
     lines = (json.dumps(row.row) + "\n" for row in rows)  # ASCII: a text may be no Unicode
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(file)
+    json_files.replace(file, "".join(lines).encode())
 
 
 if __name__ == "__main__":

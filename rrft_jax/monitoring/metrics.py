@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rrft_jax import json_files
+
 
 class MetricsWriter:
     """Appends lines to a file; each is complete on disk before the next step begins.
@@ -51,21 +53,13 @@ class MetricsWriter:
         kept = [line for line in lines if (value := _read(line)) is not None and wanted(value)]
         if kept == lines:
             return
-        # Written beside it and renamed, so that no moment has half of a file.
-        beside = self._path.with_name(self._path.name + ".new")
-        beside.write_bytes(b"".join(kept))
-        os.replace(beside, self._path)
+        json_files.replace(self._path, b"".join(kept))
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
     """The object of a whole line; None for a torn one."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and {"stage", "step"} <= value.keys() else None
+    value = json_files.read_object(line) if line.endswith(b"\n") else {}
+    return value if {"stage", "step"} <= value.keys() else None
 
 
 def _plain(value: Any) -> Any:
