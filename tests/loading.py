@@ -1,5 +1,6 @@
 """What the tests of data share: a loader with the usual options, good and broken samples for it."""
 
+import dataclasses
 import io
 import itertools
 
@@ -7,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrft_jax.data import BadRow, Example, Source, make_loader
+from rrft_jax.data import BadRow, Batching, Example, Format, Reading, Source, make_loader
 
 CHAT = [{"role": "user", "content": [{"type": "image"}]}]
 
 
 def loader_of(data, processor, **options):
     """A loader over a list of sources, or over one data set: once through, in order."""
-    defaults = {
+    fields = {
         "paradigm": "cot_sft",
         "batch_size": 4,
         "seed": 0,
@@ -23,9 +24,14 @@ def loader_of(data, processor, **options):
         "targets": True,
         "max_prompt_length": 256,
         "max_target_length": 128,
-    }
+    } | options
+    records = []
+    for record in (Format, Batching, Reading):
+        names = [field.name for field in dataclasses.fields(record) if field.name in fields]
+        records.append(record(**{name: fields.pop(name) for name in names}))
+    assert not fields, f"no such options: {fields}"
     sources = data if len(data) and isinstance(data[0], Source) else [Source(data)]
-    return make_loader(sources, processor, **defaults | options)
+    return make_loader(sources, processor, *records)
 
 
 def refusal(use, picture):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from rrft_jax.assets import TINY
-from rrft_jax.data import Example, Processor, Source, make_loader
+from rrft_jax.data import Batching, Example, Format, Processor, Source, make_loader
 
 
 def bench_data(samples: int, repeats: int) -> dict:
@@ -25,19 +25,11 @@ def bench_data(samples: int, repeats: int) -> dict:
     bare = Qwen2VLImageProcessorPil(size=limits)
     processor = Processor.from_pretrained(TINY, min_pixels=3136, max_pixels=480_000)
 
+    form = Format("reason_rft", targets=False, max_prompt_length=4096, max_target_length=1)
+    batching = Batching(16, seed=0, shuffle=False, epochs=1)
+
     def with_loader(examples: list[Example]) -> int:
-        loader = make_loader(
-            [Source(examples)],
-            processor,
-            paradigm="reason_rft",
-            batch_size=16,
-            seed=0,
-            shuffle=False,
-            epochs=1,
-            targets=False,
-            max_prompt_length=4096,
-            max_target_length=1,
-        )
+        loader = make_loader([Source(examples)], processor, form, batching)
         with contextlib.closing(loader):
             return sum(int((batch.prompt.patch_image >= 0).sum()) for batch in loader)
 

@@ -1,12 +1,15 @@
 """From files and drawn scenes to batches: examples, what is asked of them, arrays."""
 
+from rrft_jax.data.batch import Batch
 from rrft_jax.data.example import Example, Source
-from rrft_jax.data.loader import Batch, Loader, make_loader
+from rrft_jax.data.loader import Loader, Reading, make_loader
+from rrft_jax.data.order import Batching
 from rrft_jax.data.pictures import BadRow, open_image
 from rrft_jax.data.prefetch import Prefetch
 from rrft_jax.data.processor import Processor, rope_positions
 from rrft_jax.data.prompts import PARADIGMS, TASKS, Prompts, messages, read_prompts, target
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.samples import Format
 from rrft_jax.data.shapes import Shape, bucket
 
 __all__ = [
@@ -15,11 +18,14 @@ __all__ = [
     "TASKS",
     "BadRow",
     "Batch",
+    "Batching",
     "Example",
+    "Format",
     "Loader",
     "Prefetch",
     "Processor",
     "Prompts",
+    "Reading",
     "Shape",
     "Source",
     "bucket",

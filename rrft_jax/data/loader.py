@@ -16,40 +16,29 @@ import grain
 import numpy as np
 from absl import flags
 
-from rrft_jax.data.example import Example, Source
-from rrft_jax.data.order import Order, Plan, causes, make_stream
+from rrft_jax.data.batch import Batch, make_batch, used
+from rrft_jax.data.example import Source
+from rrft_jax.data.order import Batching, Order, Plan, causes, make_stream
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
-from rrft_jax.data.samples import Row, Samples
-from rrft_jax.data.shapes import Shape
+from rrft_jax.data.samples import Format, Row, Samples
 from rrft_jax.errors import UserError
-from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import distributed
 
 # So many samples are seen before the share of skipped ones can end a run.
 _FIRST_VERDICT = 20
 
 
-@dataclasses.dataclass
-class Batch:
-    """The rows of one process, B in all, and what is to be known of those of all processes.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a process reads its rows, and how it deals with samples that cannot be used."""
 
-    Only a finite loader has batches of fewer `examples` than rows. Those that are none of theirs
-    are repeated or borrowed to keep the shape; their completion mask is False throughout.
-    """
-
-    prompt: Prompt  # NumPy arrays
-    examples: list[Example]
-    rows: list[int]  # where each example stands in the arrays
-    sources: list[Source]  # where each example is from
-    prompt_texts: list[str]  # one an example, for people to read
-    completions: np.ndarray | None  # [B,1,T] int32, padded on the right; None without targets
-    completion_mask: np.ndarray | None  # [B,1,T] bool
-    row_ids: list[int]  # of the B rows in the batch of all processes
-    # Of all processes:
-    ids: list[str] = dataclasses.field(default_factory=list)  # of the examples, in order
-    tokens: int = 0  # of the prompts and completions
-    padding: dict[str, float] = dataclasses.field(default_factory=dict)  # shares, by kind
+    workers: int = 0  # processes that load rows; 0 loads them by threads of this process
+    row_ids: Sequence[int] | None = None  # this process's rows of a batch; None is all of them
+    # Tells a value to all processes that train together, and returns the values of all.
+    gather: Callable[[Any], list[Any]] = distributed.gather
+    report: Callable[[BadRow], None] = lambda row: None  # is told of every sample left out
+    max_skipped_share: float = 0.5  # a larger share of unusable samples ends the run
 
 
 class _Told(NamedTuple):
@@ -105,24 +94,11 @@ class Loader(Iterator[Batch]):
         whatever process they are read.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        order: Order,
-        *,
-        workers: int,
-        max_skipped_share: float,
-        row_ids: Sequence[int],
-        gather: Callable[[Any], list[Any]],
-        report: Callable[[BadRow], None],
-    ):
-        """For the arguments see `make_loader`."""
-        self._samples, self._order = samples, order
+    def __init__(self, samples: Samples, order: Order, reading: Reading):
+        """Read nothing yet; `make_loader` makes the arguments."""
+        self._samples, self._order, self._reading = samples, order, reading
+        row_ids = range(order.batching.batch_size) if reading.row_ids is None else reading.row_ids
         self._share = _Share(samples, order, row_ids)
-        self._gather = gather
-        self._workers = workers
-        self._max_skipped_share = max_skipped_share
-        self._report = report
         self._rows: grain.DatasetIterator | None = None
         self._given = 0  # batches
         self.used = 0
@@ -153,9 +129,11 @@ class Loader(Iterator[Batch]):
             if bad and number < own:
                 broken[number] = bad
         kept = [n for n in range(min(own, len(rows))) if self._order.endless or n not in broken]
-        batch = self.batch(rows, plan.shape, kept) if not failed else None
+        batch = None
+        if not failed:
+            batch = make_batch(self._samples, rows, plan.shape, self._share.row_ids, kept)
         told = [
-            _Told(rows[n].example.id, broken.get(n), _used(batch, n))
+            _Told(rows[n].example.id, broken.get(n), used(batch, n))
             if n in kept
             else _Told(None, broken[n], (0, 0))
             for n in range(own if batch else 0)
@@ -164,7 +142,7 @@ class Loader(Iterator[Batch]):
 
     def _with_others(self, batch: Batch | None, told: list[_Told], failed: BadRow | None) -> Batch:
         """The batch, once every process knows of the rows of all: all count and fail alike."""
-        parts = self._gather((failed, dict(zip(self._share.row_ids, told))))
+        parts = self._reading.gather((failed, dict(zip(self._share.row_ids, told))))
         for bad, _ in parts:
             if bad:
                 raise UserError(f"no usable sample in the data, the last of them: {bad}")
@@ -176,17 +154,20 @@ class Loader(Iterator[Batch]):
         batch.tokens = int(tokens)
         shape, size = batch.prompt.patch_image.shape, batch.prompt.mask.shape[1]
         size += 0 if batch.completions is None else batch.completions.shape[2]
-        held = self._order.batch_size * np.array([shape[1], size])
+        held = self._order.batching.batch_size * np.array([shape[1], size])
         batch.padding = {
             f"padding_{name}": float(1 - used / room) if room else 0.0
             for name, used, room in zip(("patches", "tokens"), (patches, tokens), held)
         }
         return batch
 
-    def samples(self) -> Iterator[Row | BadRow]:
-        """Every sample in the order of the stream, before it is sorted by shape, one at a time."""
+    def samples(self) -> Iterator[Batch | BadRow]:
+        """Yield every sample as a batch of its own, in their order before they are sorted."""
         stream = self._order.stream
-        return (self._samples.load(stream[i]) for i in range(len(stream)))
+        for i in range(len(stream)):
+            row = self._samples.load(stream[i])
+            bad = isinstance(row, BadRow)
+            yield row if bad else make_batch(self._samples, [row], row.size, range(1))
 
     def description(self) -> list[str]:
         """A line on each shape that the first batches have, with its share and its padding."""
@@ -214,30 +195,6 @@ class Loader(Iterator[Batch]):
         self._given, self.used = state["batches"], state["used"]
         self.skipped = collections.Counter(state["skipped"])
 
-    def batch(self, rows: list[Row], shape: Shape, kept: Sequence[int] | None = None) -> Batch:
-        """Puts at most B rows together, of which `kept` are examples; the last fills them up."""
-        size, kept = self._share.rows, range(len(rows)) if kept is None else kept
-        padded = [*rows, *rows[-1:] * (size - len(rows))]
-        processor = self._samples.processor
-        prompt = processor.batch([row.prompt for row in padded], shape.prompt, shape.patches)
-        completions = mask = None
-        if self._samples.targets:
-            completions = np.full((size, 1, shape.target), processor.pad_token, np.int32)
-            mask = np.zeros(completions.shape, bool)
-            for b, row in enumerate(padded):
-                completions[b, 0, : len(row.target)] = row.target
-                mask[b, 0, : len(row.target)] = b in kept
-        return Batch(
-            prompt=prompt,
-            examples=[rows[b].example for b in kept],
-            rows=list(kept),
-            sources=[self._samples.sources[rows[b].source] for b in kept],
-            prompt_texts=[rows[b].text for b in kept],
-            completions=completions,
-            completion_mask=mask,
-            row_ids=list(self._share.row_ids),
-        )
-
     def _read_ahead(self) -> grain.DatasetIterator:
         """The rows from the next batch on."""
         share, rows = self._share, 2**62
@@ -246,12 +203,12 @@ class Loader(Iterator[Batch]):
             rows = (len(plans) - 1) * share.rows + max(1, share.own(plans[-1]))
         indices = grain.MapDataset.range(self._given * share.rows, rows)
         ahead = max(2, min(2 * share.rows, 64))
-        if self._workers:
+        if workers := self._reading.workers:
             if not flags.FLAGS.is_parsed():  # Grain looks its own up, whoever parses the command.
                 flags.FLAGS.mark_as_parsed()
             read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             options = grain.multiprocessing.MultiprocessingOptions(
-                self._workers, per_worker_buffer_size=max(1, ahead // self._workers)
+                workers, per_worker_buffer_size=max(1, ahead // workers)
             )
             return iter(indices.map(share).to_iter_dataset(read).mp_prefetch(options))
         threads = min(16, os.cpu_count() or 1)
@@ -263,12 +220,12 @@ class Loader(Iterator[Batch]):
         if not rows:
             return
         for row in rows:
-            self._report(row)
+            self._reading.report(row)
         self.used -= len(rows)
         self.skipped.update(row.cause for row in rows)
         bad = self.skipped.total()
         seen = bad + self.used
-        if seen >= _FIRST_VERDICT and bad > self._max_skipped_share * seen:
+        if seen >= _FIRST_VERDICT and bad > self._reading.max_skipped_share * seen:
             raise UserError(
                 f"{bad} of the first {seen} samples are unusable ({causes(self.skipped)}), the "
                 f"last of them: {rows[-1]}; mend the data or raise data.max_skipped_share"
@@ -278,47 +235,21 @@ class Loader(Iterator[Batch]):
 def make_loader(
     sources: Sequence[Source],
     processor: Processor,
-    *,
-    paradigm: str,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    epochs: int | None,
-    targets: bool,
-    max_prompt_length: int,
-    max_target_length: int,
-    thought_dropout: float = 0.0,
-    max_buckets: int = 4,
-    max_skipped_share: float = 0.5,
-    workers: int = 0,
-    row_ids: Sequence[int] | None = None,
-    gather: Callable[[Any], list[Any]] = distributed.gather,
-    report: Callable[[BadRow], None] = lambda row: None,
+    form: Format,
+    batching: Batching,
+    reading: Reading = Reading(),
 ) -> Loader:
-    """A `Loader` over the examples of `sources`.
+    """Return a `Loader` over the examples of `sources`.
 
     Args:
-      sources: what to read; their `examples` are called from several threads. Give all of them a
-        weight, or none: then an epoch is every sample of every source once. With weights, each
-        source goes through its own epochs, and one of the mixture is as many samples as there are.
+      sources: the data sets; their `examples` are called from several threads. Give all of them a
+        weight, or none. Without weights an epoch is every sample of every source once. With
+        weights each source goes through its own epochs, and an epoch of the mixture is as many
+        samples as there are.
       processor: turns messages and pictures into rows.
-      paradigm: one of prompts.PARADIGMS, or ZERO_SHOT without targets; decides what is asked and
-        what the target looks like.
-      batch_size: samples of a batch, all processes together.
-      seed: decides the order, and whose thoughts are dropped.
-      shuffle: a new order each epoch; False keeps the order of the sources.
-      epochs: how often to go through them; None for ever. Batches run on across epochs.
-      targets: whether batches hold the completions to learn.
-      max_prompt_length: tokens of the longest prompt that is used, pictures included.
-      max_target_length: tokens of the longest target that is used.
-      thought_dropout: the share of samples whose target has an empty thought. A sample belongs to
-        it or not by its id, in every epoch alike.
-      max_buckets: how many shapes batches may have, but for samples beyond all of those chosen.
-      max_skipped_share: more unusable samples than this share end the run with a UserError.
-      workers: processes that load rows; 0 loads them by threads of this one.
-      row_ids: which rows of a batch are this process's; None is all of them.
-      gather: tells a value to all processes that train together, and gives what each of them told.
-      report: is told of every sample that is left out.
+      form: how a sample becomes a prompt and a target.
+      batching: how samples become batches.
+      reading: how this process reads its rows.
 
     Raises:
       UserError: there are no samples, or the numbers don't fit.
@@ -329,36 +260,9 @@ def make_loader(
         raise UserError("the data set is empty; expected at least one sample")
     if any(weights) and not all(weight > 0 for weight in weights):
         raise UserError(f"weights {weights} of the sources: give each one above 0, or none at all")
-    if max_buckets < 1:
-        raise UserError(f"data.buckets={max_buckets}: expected 1 or more")
-    # Patches are bounded by the prompt's tokens, four of them to one.
-    limits = Shape(2**31, max_prompt_length, max_target_length)
-    samples = Samples(sources, processor, paradigm, seed, targets, thought_dropout, limits)
-    order = Order(
-        make_stream(lengths, weights, seed=seed, shuffle=shuffle, epochs=epochs),
-        samples.measure,
-        total=sum(lengths),
-        endless=epochs is None,
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        limits=limits,
-        max_shapes=max_buckets,
-    )
-    return Loader(
-        samples,
-        order,
-        workers=workers,
-        max_skipped_share=max_skipped_share,
-        row_ids=range(batch_size) if row_ids is None else row_ids,
-        gather=gather,
-        report=report,
-    )
-
-
-def _used(batch: Batch, b: int) -> tuple[int, int]:
-    """Patches and tokens of a row that aren't padding."""
-    tokens = batch.prompt.mask[b].sum()
-    if batch.completion_mask is not None:
-        tokens = tokens + batch.completion_mask[b].sum()
-    return int((batch.prompt.patch_image[b] >= 0).sum()), int(tokens)
+    if batching.max_buckets < 1:
+        raise UserError(f"data.buckets={batching.max_buckets}: expected 1 or more")
+    samples = Samples(sources, processor, form, batching.seed)
+    stream = make_stream(lengths, weights, batching)
+    order = Order(stream, samples.measure, sum(lengths), batching, form.limits)
+    return Loader(samples, order, reading)

@@ -56,23 +56,30 @@ class Window:
     skipped: list[BadRow]  # those of them that cannot be used
 
 
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How samples become batches: how many at a time, in which order, in how many shapes."""
+
+    batch_size: int  # samples of a batch, all processes together
+    seed: int  # decides the order
+    shuffle: bool  # a new order in each epoch; False keeps the order of the sources
+    epochs: int | None  # None repeats for ever; batches run on across epochs
+    max_buckets: int = 4  # shapes that batches may have; a sample beyond them all adds one
+
+
 @dataclasses.dataclass
 class Order:
-    """The plans of all batches. Safe to share by threads, and can be sent to other processes.
+    """The plans of all batches. Threads may share it, and other processes may receive it.
 
     An endless order has full batches only: a window that is short of usable samples repeats some.
-    One that ends is a single window, however long, and its last batch may have fewer samples.
+    A finite order is a single window of any length. Its last batch may have fewer samples.
     """
 
-    stream: grain.MapDataset  # of samples' numbers, as `make_stream` makes it
-    measure: Callable[[int], Shape | BadRow]  # of a sample's number
+    stream: grain.MapDataset  # the numbers of samples, from `make_stream`
+    measure: Callable[[int], Shape | BadRow]  # number of a sample -> size of its row
     total: int  # number of samples
-    endless: bool
-    batch_size: int  # B, of all processes together
-    seed: int
-    shuffle: bool
-    limits: Shape
-    max_shapes: int
+    batching: Batching
+    limits: Shape  # no row is larger
     shapes: Sequence[Shape] | None = None  # None chooses them by the first samples
 
     def __post_init__(self):
@@ -80,18 +87,23 @@ class Order:
         self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
         self._windows: dict[int, Window] = {}
         self._size = functools.lru_cache(_SIZES_KEPT)(self.measure)
-        self._batches = max(_WINDOW_BATCHES, -(-_WINDOW_SAMPLES // self.batch_size))
+        self._batches = max(_WINDOW_BATCHES, -(-_WINDOW_SAMPLES // self.batching.batch_size))
         if self.shapes is None:
             found = self._pool.map(self._size, self._numbers(0, min(_SAMPLE, self.total)))
             usable = [size for size in found if isinstance(size, Shape)]
-            self.shapes = shapes.choose(usable, self.limits, self.max_shapes)
+            self.shapes = shapes.choose(usable, self.limits, self.batching.max_buckets)
 
     def __reduce__(self):
         # As what it was made of: what it has worked out is worked out again.
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
+    @property
+    def endless(self) -> bool:
+        """Whether there is always another batch."""
+        return self.batching.epochs is None
+
     def batch(self, number: int) -> Plan | None:
-        """The plan of a batch; None beyond the last.
+        """Return the plan of a batch; None beyond the last.
 
         Raises:
           UserError: no sample of its window can be used.
@@ -129,7 +141,7 @@ class Order:
     def description(self) -> list[str]:
         """A line on each shape of the first batches: its share, and how much of it is padding."""
         found: dict[Shape, list[Shape]] = collections.defaultdict(list)
-        length = self._batches * self.batch_size
+        length = self._batches * self.batching.batch_size
         sample = min(_SAMPLE, self.total)
         for number in range(-(-sample // length) if self.endless else 1):
             for plan in self.window(number).batches:
@@ -147,7 +159,7 @@ class Order:
                 if every
             )
             share = f"{100 * len(sizes) / total:.0f} % of the samples"
-            lines.append(f"{self.batch_size} x ({axes}): {share}, {padding} are padding")
+            lines.append(f"{self.batching.batch_size} x ({axes}): {share}, {padding} are padding")
         return lines
 
     def close(self) -> None:
@@ -162,7 +174,7 @@ class Order:
         return [int(self.stream[i]) for i in range(start, min(stop, len(self.stream)))]
 
     def _cut(self, number: int) -> Window:
-        length = self._batches * self.batch_size
+        length = self._batches * self.batching.batch_size
         first = number * length
         numbers = self._numbers(first, first + length if self.endless else len(self.stream))
         sizes = list(self._pool.map(self._size, numbers))
@@ -185,53 +197,49 @@ class Order:
             rows = list(itertools.islice(itertools.cycle(rows), length))
         rows.sort(key=lambda row: (row[0].cost, row[0]))  # stable: otherwise as in the stream
         batches = []
-        for start in range(0, len(rows), self.batch_size):
-            _, sizes, samples = zip(*rows[start : start + self.batch_size])
+        for start in range(0, len(rows), self.batching.batch_size):
+            _, sizes, samples = zip(*rows[start : start + self.batching.batch_size])
             shape = shapes.fit(self.shapes, shapes.union(sizes), self.limits)
             batches.append(Plan(samples, shape))
-        if self.shuffle and len({plan.shape for plan in batches}) > 1:
-            full = len(rows) // self.batch_size
-            rng = np.random.default_rng(int(uniform(self.seed, f"window/{number}") * 2**48))
+        if self.batching.shuffle and len({plan.shape for plan in batches}) > 1:
+            full = len(rows) // self.batching.batch_size
+            drawn = uniform(self.batching.seed, f"window/{number}")
+            rng = np.random.default_rng(int(drawn * 2**48))
             batches[:full] = [batches[i] for i in rng.permutation(full)]
         return Window(batches, len(numbers), skipped)
 
 
 def make_stream(
-    lengths: Sequence[int],
-    weights: Sequence[float],
-    *,
-    seed: int,
-    shuffle: bool,
-    epochs: int | None,
+    lengths: Sequence[int], weights: Sequence[float], batching: Batching
 ) -> grain.MapDataset:
-    """The numbers of samples, counted through all sources, in the order in which they come.
+    """Return the numbers of samples, which count through all sources, in the order of training.
 
     Args:
       lengths: the number of samples of each source.
-      weights: the sources' shares. All 0: by their lengths, and an epoch is every sample once.
-        All above 0: every source goes through its own epochs, and one of the mixture is as many
-        samples as there are in all.
-      seed: decides the order.
-      shuffle: a new order each epoch; False goes through the sources as they are.
-      epochs: None for ever.
+      weights: the sources' shares. If all are 0, a share follows the length, and an epoch is every
+        sample once. If all are above 0, every source goes through its own epochs, and an epoch of
+        the mixture is as many samples as there are in all.
+      batching: its seed, shuffle and epochs.
     """
 
     def shuffled(numbers: range, name: str) -> grain.MapDataset:
         numbers = grain.MapDataset.range(numbers.start, numbers.stop)
+        if not batching.shuffle:
+            return numbers
         # Hashed, because grain counts up from the seed by epoch: neighbouring seeds would share
         # all but one of their orders.
-        return numbers.shuffle(seed=int(uniform(seed, name) * 2**32)) if shuffle else numbers
+        return numbers.shuffle(seed=int(uniform(batching.seed, name) * 2**32))
 
     total = sum(lengths)
     if len(lengths) == 1 or not any(weights):
-        return shuffled(range(total), "shuffle").repeat(epochs)
+        return shuffled(range(total), "shuffle").repeat(batching.epochs)
     ends = list(itertools.accumulate(lengths))
     parts = [
         shuffled(range(end - length, end), f"shuffle/{k}").repeat()
         for k, (end, length) in enumerate(zip(ends, lengths))
     ]
     mixed = grain.MapDataset.mix(parts, weights)
-    return mixed if epochs is None else mixed[: epochs * total]
+    return mixed if batching.epochs is None else mixed[: batching.epochs * total]
 
 
 def uniform(seed: int, name: str) -> float:

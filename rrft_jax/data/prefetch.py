@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rrft_jax.data.loader import Batch, Loader
+from rrft_jax.data.batch import Batch
+from rrft_jax.data.loader import Loader
 
 
 class Prefetch(Iterator[tuple[Batch, Any]]):

@@ -19,7 +19,7 @@ from rrft_jax.models.prompt import Prompt
 
 @flax.struct.dataclass
 class Row:
-    """One sample of a batch to be. Its arrays come from workers by shared memory."""
+    """One sample, ready for a batch. Worker processes pass its arrays in shared memory."""
 
     prompt: Prompt
     source: int = flax.struct.field(pytree_node=False)
@@ -29,27 +29,47 @@ class Row:
 
     @property
     def size(self) -> Shape:
+        """The row's size without padding."""
         return Shape(len(self.prompt.patches), len(self.prompt.tokens), len(self.target))
 
 
 @dataclasses.dataclass(frozen=True)
+class Format:
+    """How a sample becomes a prompt and a target, and how long these may be."""
+
+    paradigm: str  # one of prompts.PARADIGMS, or prompts.ZERO_SHOT without targets
+    targets: bool  # whether there are completions to learn
+    max_prompt_length: int  # tokens, pictures included; a longer prompt is left out
+    max_target_length: int  # tokens; a longer target is left out
+    # The share of samples whose target has an empty thought. The id of a sample decides, so that
+    # every epoch drops the same thoughts.
+    thought_dropout: float = 0.0
+
+    @property
+    def limits(self) -> Shape:
+        """The largest row. The prompt's tokens bound the patches, which are four to a token."""
+        return Shape(2**31, self.max_prompt_length, self.max_target_length)
+
+
+@dataclasses.dataclass(frozen=True)
 class Samples:
-    """The samples of all sources, counted through, and how to make rows of them."""
+    """The samples of all sources under consecutive numbers, and how to make rows of them."""
 
     sources: Sequence[Source]
     processor: Processor
-    paradigm: str
-    seed: int
-    targets: bool
-    thought_dropout: float
-    limits: Shape
+    form: Format
+    seed: int  # decides which samples have their thoughts dropped
 
     def measure(self, number: int) -> Shape | BadRow:
-        """The size of a sample's row, if it can be used as far as one sees without its pixels."""
+        """Return the size of a sample's row, without decoding its pictures.
+
+        Return a `BadRow` if the text or the header of a picture already tells that the sample
+        cannot be used.
+        """
         return self._attempt(number, self._measure)
 
     def load(self, number: int) -> Row | BadRow:
-        """A sample's row, its pictures decoded."""
+        """Return a sample's row with its pictures decoded, or a `BadRow`."""
         return self._attempt(number, self._load)
 
     def _attempt(self, number: int, make: Callable[[int, Example], Any]) -> Any:
@@ -66,24 +86,24 @@ class Samples:
     def _measure(self, source: int, example: Example) -> Shape:
         chat, reply = self._ask(source, example)
         tokens, patches = self.processor.measure(chat, example.images)
-        _check_length("prompt", tokens, self.limits.prompt)
+        _check_length("prompt", tokens, self.form.limits.prompt)
         return Shape(patches, tokens, len(reply))
 
     def _load(self, source: int, example: Example) -> Row:
         chat, reply = self._ask(source, example)
         prompt = self.processor.encode(chat, example.images)
-        _check_length("prompt", len(prompt.tokens), self.limits.prompt)
+        _check_length("prompt", len(prompt.tokens), self.form.limits.prompt)
         return Row(prompt, source, example, self.processor.prompt_text(chat), reply)
 
     def _ask(self, source: int, example: Example) -> tuple[list[dict[str, Any]], list[int]]:
-        """The chat, and the tokens of the reply to learn."""
+        """Return the chat, and the tokens of the reply to learn."""
         prompts, reply = self.sources[source].prompts or OWN, []
-        if self.targets:
-            think = uniform(self.seed, example.id) >= self.thought_dropout
-            text = target(example, self.paradigm, think=think, prompts=prompts)
+        if self.form.targets:
+            think = uniform(self.seed, example.id) >= self.form.thought_dropout
+            text = target(example, self.form.paradigm, think=think, prompts=prompts)
             reply = self.processor.encode_target(text)
-            _check_length("target", len(reply), self.limits.target)
-        return messages(example, self.paradigm, prompts), reply
+            _check_length("target", len(reply), self.form.limits.target)
+        return messages(example, self.form.paradigm, prompts), reply
 
 
 def _check_length(what: str, length: int, limit: int) -> None:

@@ -7,9 +7,11 @@ import ml_collections
 
 from rrft_jax.assets import TINY
 from rrft_jax.data.example import Source
-from rrft_jax.data.loader import Loader, make_loader
+from rrft_jax.data.loader import Loader, Reading, make_loader
+from rrft_jax.data.order import Batching
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
+from rrft_jax.data.samples import Format
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
@@ -70,24 +72,27 @@ def stage_loader(
       report: is told of every sample that is left out.
     """
     batch_size = _batch_size(config, stage, sources, mesh) if mesh else 1
-    return make_loader(
-        sources,
-        processor,
+    form = Format(
         paradigm=config.paradigm,
-        batch_size=batch_size,
-        seed=config.seed,
-        shuffle=stage != "eval",
-        epochs=1 if stage == "eval" else None,
         targets=stage == "sft",
         max_prompt_length=config.data.max_prompt_length,
         max_target_length=config.data.max_target_length,
         thought_dropout=config.data.thought_dropout,
+    )
+    batching = Batching(
+        batch_size=batch_size,
+        seed=config.seed,
+        shuffle=stage != "eval",
+        epochs=1 if stage == "eval" else None,
         max_buckets=config.data.buckets,
-        max_skipped_share=config.data.max_skipped_share,
+    )
+    reading = Reading(
         workers=config.data.workers,
         row_ids=sharding.rows(mesh, batch_size) if mesh else None,
         report=report,
+        max_skipped_share=config.data.max_skipped_share,
     )
+    return make_loader(sources, processor, form, batching, reading)
 
 
 def _batch_size(

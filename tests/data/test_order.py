@@ -36,7 +36,7 @@ def _together(data, processor, hosts, batches=None, state=None, **options):
             barrier.wait()
             return values
 
-        loader = loader_of(data, processor, places=range(p, 8, hosts), gather=gather, **options)
+        loader = loader_of(data, processor, row_ids=range(p, 8, hosts), gather=gather, **options)
         if state:
             loader.set_state(json.loads(json.dumps(state)))
         found = list(itertools.islice(loader, batches))
@@ -53,7 +53,7 @@ def _together(data, processor, hosts, batches=None, state=None, **options):
             for b in parts
         }
         assert all(len(b.prompt.tokens) == len(b.completions) == 8 // hosts for b in parts)
-        ids = {b.places[row]: e.id for b in parts for row, e in zip(b.rows, b.examples)}
+        ids = {b.row_ids[row]: e.id for b in parts for row, e in zip(b.rows, b.examples)}
         ids = [ids[place] for place in sorted(ids)]
         assert all(b.ids == ids and b.padding == parts[0].padding for b in parts)
         assert parts[0].tokens == sum(_tokens(b) for b in parts)

@@ -12,7 +12,7 @@ import pytest
 
 from configs import grpo as program
 from rrft_jax.assets import TINY
-from rrft_jax.data import Processor, Source, make_loader
+from rrft_jax.data import Batching, Format, Processor, Source, make_loader
 from rrft_jax.data.drawn import TINY_SIZE, counting
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
@@ -48,10 +48,9 @@ def settings(**fields):
 
 
 def loader_of(sources, processor):
-    return make_loader(
-        sources, processor, paradigm="reason_rft", batch_size=4, seed=0, shuffle=True,
-        epochs=None, targets=False, max_prompt_length=512, max_target_length=8, max_buckets=1,
-    )  # fmt: skip
+    form = Format("reason_rft", targets=False, max_prompt_length=512, max_target_length=8)
+    batching = Batching(4, seed=0, shuffle=True, epochs=None, max_buckets=1)
+    return make_loader(sources, processor, form, batching)
 
 
 def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):

@@ -45,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         data, processor = Data.open(config), open_processor(config)
         loader = stage_loader(config, stage, data.training[stage], processor)
         with contextlib.closing(loader):
-            for row in itertools.islice(loader.samples(), known.n):
-                if isinstance(row, BadRow):
-                    print(f"skipped ({row.cause}): {visible(' '.join(str(row).split()))}\n")
+            for batch in itertools.islice(loader.samples(), known.n):
+                if isinstance(batch, BadRow):
+                    print(f"skipped ({batch.cause}): {visible(' '.join(str(batch).split()))}\n")
                     continue
-                batch = loader.batch([row], row.size)
                 shown = lines(batch, 0, processor)
                 files = write_pictures(batch, 0, processor, known.out.expanduser())
                 print(*shown, *files, sep="\n", end="\n\n")
