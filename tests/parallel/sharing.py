@@ -16,7 +16,7 @@ def main(coordinator: str, process_id: int) -> None:
     with distributed.leaving_together():
         example = types.SimpleNamespace(id="a", answer="1")
         batch = types.SimpleNamespace(
-            places=[process_id, process_id + 1],  # row 1 is on both
+            row_ids=[process_id, process_id + 1],  # row 1 is on both
             examples=[example] * 2,
             sources=[Source([example])] * 2,
             prompt_texts=["?"] * 2,

@@ -21,7 +21,7 @@ def groups_of(texts, terms=None, sources=None):
     size, number = len(texts), len(texts[0])
     known = [text for group in texts for text in group]
     batch = types.SimpleNamespace(
-        places=list(range(size)),
+        row_ids=list(range(size)),
         examples=[EXAMPLE] * size,
         sources=sources or [Source([EXAMPLE])] * size,
         prompt_texts=["?"] * size,
