@@ -1,6 +1,6 @@
-"""`Batch`: the rows of one process, padded to one shape, and what all processes know of the others.
+"""`Batch`: the rows of one process, padded to one shape, and a few facts about all rows.
 
-A row is one sample's prompt, and its target where there is one to learn.
+A row is the prompt of one sample, and its target if there is one to learn.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
-"""Examples in, batches of static shapes out, in an order that is a function of the seed alone.
+"""Examples -> batches of static shapes, in an order that depends on the seed alone.
 
-`order.py` says which samples make up which batch. Here they are loaded: by each process its own
-rows, by threads or worker processes that read ahead and hand over in order, so that neither those
-nor an interruption changes a batch. A row that cannot be used is left out and counted, never cut
-to fit.
+`order.py` plans which samples make up which batch. Here each process loads its own rows. Threads
+or worker processes read ahead and deliver in order, so neither their number nor an interruption
+changes a batch. A sample that cannot be used is left out and counted; nothing is cut to fit.
 """
 
 import collections
@@ -25,7 +24,7 @@ from rrft_jax.data.samples import Format, Row, Samples
 from rrft_jax.errors import UserError
 from rrft_jax.parallel import distributed
 
-# So many samples are seen before the share of skipped ones can end a run.
+# The share of skipped samples can end a run only after this many samples.
 _FIRST_VERDICT = 20
 
 
@@ -42,16 +41,16 @@ class Reading:
 
 
 class _Told(NamedTuple):
-    """What a process tells the others of a row of a batch."""
+    """A process's message to the others about one row of a batch."""
 
-    id: str | None  # None where the row is no example
-    bad: BadRow | None  # the sample whose place it took
-    used: tuple[int, int]  # patches and tokens that aren't padding
+    id: str | None  # None if the row is no example
+    bad: BadRow | None  # the unusable sample that the row replaces
+    used: tuple[int, int]  # patches and tokens that are not padding
 
 
 @dataclasses.dataclass(frozen=True)
 class _Share:
-    """The rows of one process, counted through all batches; called by threads and workers."""
+    """The rows of one process, numbered through all batches; called by threads and workers."""
 
     samples: Samples
     order: Order
@@ -59,17 +58,18 @@ class _Share:
 
     @property
     def rows(self) -> int:
+        """The number of the process's rows in a batch."""
         return len(self.row_ids)
 
     def own(self, plan: Plan) -> int:
-        """How many of the process's rows are samples; the last batch may have fewer."""
+        """Return how many of the process's rows are samples; fewer only in the last batch."""
         return sum(place < len(plan.numbers) for place in self.row_ids)
 
     def __call__(self, index: int) -> tuple[Row | None, BadRow | None]:
-        """A row, and what was wrong with the sample whose place it took, if anything was.
+        """Return a row, and a `BadRow` if the row replaces an unusable sample.
 
-        Without a row no sample of the window can be decoded. Beyond the samples of a last batch
-        the row is that of another.
+        The row is None if no sample of the window can be decoded. A row past the samples of the
+        last batch repeats the batch's last sample.
         """
         number, row = divmod(index, self.rows)
         plan, bad = self.order.batch(number), None
@@ -85,13 +85,13 @@ class _Share:
 
 
 class Loader(Iterator[Batch]):
-    """Iterates over batches; see `make_loader`.
+    """An iterator over batches; `make_loader` makes it.
 
     Attributes:
-      skipped: how many samples were left out, by cause: "picture", "malformed", "prompt too long",
+      skipped: the number of samples left out, by cause: "picture", "malformed", "prompt too long",
         "target too long".
-      used: how many were not. Both count the samples of a window when its first batch is made, by
-        whatever process they are read.
+      used: the number of other samples. Both numbers include the samples of all processes. They
+        include a whole window from its first batch on.
     """
 
     def __init__(self, samples: Samples, order: Order, reading: Reading):
@@ -105,7 +105,7 @@ class Loader(Iterator[Batch]):
         self.skipped: collections.Counter[str] = collections.Counter()
 
     def __next__(self) -> Batch:
-        """The next batch.
+        """Return the next batch.
 
         Raises:
           UserError: too many samples were unusable, or none of a whole window was usable.
@@ -141,7 +141,7 @@ class Loader(Iterator[Batch]):
         return self._with_others(batch, told, failed)
 
     def _with_others(self, batch: Batch | None, told: list[_Told], failed: BadRow | None) -> Batch:
-        """The batch, once every process knows of the rows of all: all count and fail alike."""
+        """Complete the batch by the messages of all processes, so that all count and fail alike."""
         parts = self._reading.gather((failed, dict(zip(self._share.row_ids, told))))
         for bad, _ in parts:
             if bad:
@@ -170,24 +170,24 @@ class Loader(Iterator[Batch]):
             yield row if bad else make_batch(self._samples, [row], row.size, range(1))
 
     def description(self) -> list[str]:
-        """A line on each shape that the first batches have, with its share and its padding."""
+        """Return one line for each shape of the first batches: its share, and its padding."""
         return self._order.description()
 
     def close(self) -> None:
-        """Ends the reading ahead, which would hold the program's exit up."""
+        """Stop reading ahead, which would delay the end of the program."""
         if self._rows is not None:
             self._rows.close()
             self._rows = None
         self._order.close()
 
     def get_state(self) -> dict[str, Any]:
-        """Where the loader stands between two batches, as JSON values."""
+        """Return the loader's position between two batches, as JSON values."""
         return {"batches": self._given, "used": self.used, "skipped": dict(self.skipped)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on as the loader did that gave `state`; only their processes may differ in number.
+        """Continue from the position of a loader with the same arguments and the same data.
 
-        Both must have been made alike, over the same data.
+        The other loader may have run in another number of processes.
         """
         if self._rows is not None:
             self._rows.close()
@@ -196,7 +196,7 @@ class Loader(Iterator[Batch]):
         self.skipped = collections.Counter(state["skipped"])
 
     def _read_ahead(self) -> grain.DatasetIterator:
-        """The rows from the next batch on."""
+        """Start to read this process's rows from the next batch on."""
         share, rows = self._share, 2**62
         if not self._order.endless:
             plans = self._order.window(0).batches
@@ -204,7 +204,9 @@ class Loader(Iterator[Batch]):
         indices = grain.MapDataset.range(self._given * share.rows, rows)
         ahead = max(2, min(2 * share.rows, 64))
         if workers := self._reading.workers:
-            if not flags.FLAGS.is_parsed():  # Grain looks its own up, whoever parses the command.
+            if (
+                not flags.FLAGS.is_parsed()
+            ):  # Grain reads absl flags, whichever parser reads the command.
                 flags.FLAGS.mark_as_parsed()
             read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
             options = grain.multiprocessing.MultiprocessingOptions(
@@ -216,7 +218,7 @@ class Loader(Iterator[Batch]):
         return iter(indices.map(share).to_iter_dataset(read))
 
     def _skip(self, rows: Sequence[BadRow]) -> None:
-        """Counts samples as skipped that were counted as used."""
+        """Count as skipped some samples that were counted as used."""
         if not rows:
             return
         for row in rows:

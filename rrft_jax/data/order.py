@@ -1,15 +1,14 @@
-"""Which samples make up which batch, and in what shape: a function of the seed and the data alone.
+"""The samples and the shape of each batch, as a function of the seed and the data alone.
 
-The samples of all sources are one stream, in an order that is new each epoch. It's cut into
-windows of a few batches. In a window, samples that cannot be used are left out and the others are
-sorted by shape, so that the rows of a batch are alike:
+The samples of all sources form one stream, in an order that is new in each epoch. The stream is
+cut into windows of a few batches. In a window, samples that cannot be used are left out. The
+others are sorted by shape, so that the rows of a batch are alike:
 
     stream     a B c D e f G h | i J ...     small letters are small samples
     batches    (e f) (B D) (h G) (a c)       in an order of their own
 
-Only sizes are needed for that, not pixels. So every process of a pod works the order out for
-itself, every one comes to the same, and to go on somewhere it's enough to know the batch's number.
-All of them must see the same files.
+This takes sizes, but no pixels. So every process of a pod computes the same order for itself, and
+a resumed run only needs the number of its next batch. All processes must see the same files.
 """
 
 import collections
@@ -31,29 +30,29 @@ from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 
-# A window is so many batches, or more where batches are small, so that it holds so many samples.
+# A window has this many batches. It has more if batches are small, to reach this many samples.
 _WINDOW_BATCHES = 8
 _WINDOW_SAMPLES = 64
 
 _SAMPLE = 512  # samples from which shapes are chosen
-_KEPT = 16  # windows: more than are ever read ahead at a time
-_SIZES_KEPT = 2**17  # samples whose size is not read anew in the next epoch
+_KEPT = 16  # windows in memory: more than are ever read ahead
+_SIZES_KEPT = 2**17  # samples whose size is remembered for the next epoch
 
 
 class Plan(NamedTuple):
-    """One batch to be, of all processes together."""
+    """The samples and the shape of one batch, all processes together."""
 
-    numbers: tuple[int, ...]  # of its samples; fewer than B only in the last batch of all
+    numbers: tuple[int, ...]  # of the samples; only the last batch of all may have fewer than B
     shape: Shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Neighbouring batches, made of the same samples of the stream."""
+    """Consecutive batches that share one part of the stream."""
 
     batches: list[Plan]
-    seen: int  # samples of the stream
-    skipped: list[BadRow]  # those of them that cannot be used
+    seen: int  # samples in this part of the stream
+    skipped: list[BadRow]  # the samples among them that cannot be used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Order:
             self.shapes = shapes.choose(usable, self.limits, self.batching.max_buckets)
 
     def __reduce__(self):
-        # As what it was made of: what it has worked out is worked out again.
+        # Only the fields travel: the other process computes the windows again.
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     @property
@@ -113,7 +112,7 @@ class Order:
         return batches[place] if place < len(batches) else None
 
     def window(self, number: int) -> Window:
-        """The window of this number; raises as `batch`."""
+        """Return the window of this number; raise as `batch` does."""
         with self._lock:
             if number not in self._windows:
                 self._windows[number] = self._cut(number)
@@ -122,14 +121,14 @@ class Order:
             return self._windows[number]
 
     def begins(self, number: int) -> int | None:
-        """The window that begins with the batch of this number, if one does."""
+        """Return the number of the window that begins with this batch, or None."""
         window, place = self._place(number)
         return window if place == 0 else None
 
     def stand_ins(self, number: int, place: int) -> Iterator[int]:
-        """The sample at `place` of a batch, and those that can take its place, one after another.
+        """Yield the sample at `place` of a batch, then the samples that can replace it.
 
-        They are the others of the batch from there on, and then those of its window that fit.
+        These are first the other samples of the batch, then the samples of its window that fit.
         """
         batch = self.batch(number)
         yield from batch.numbers[place:] + batch.numbers[:place]
@@ -139,7 +138,7 @@ class Order:
                 yield other
 
     def description(self) -> list[str]:
-        """A line on each shape of the first batches: its share, and how much of it is padding."""
+        """Return one line for each shape of the first batches: its share, and its padding."""
         found: dict[Shape, list[Shape]] = collections.defaultdict(list)
         length = self._batches * self.batching.batch_size
         sample = min(_SAMPLE, self.total)
@@ -163,11 +162,11 @@ class Order:
         return lines
 
     def close(self) -> None:
-        """Ends the measuring ahead."""
+        """Stop measuring samples ahead of time."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _place(self, number: int) -> tuple[int, int]:
-        """The window of a batch, and which of its batches it is."""
+        """Return the window of a batch, and the batch's place in the window."""
         return divmod(number, self._batches) if self.endless else (0, number)
 
     def _numbers(self, start: int, stop: int) -> list[int]:
@@ -178,7 +177,7 @@ class Order:
         first = number * length
         numbers = self._numbers(first, first + length if self.endless else len(self.stream))
         sizes = list(self._pool.map(self._size, numbers))
-        if self.endless:  # so that the next window is ready when it is asked for
+        if self.endless:  # measure the next window now, so that it is ready in time
             for ahead in self._numbers(first + length, first + 2 * length):
                 self._pool.submit(self._size, ahead)
         skipped = [size for size in sizes if isinstance(size, BadRow)]
@@ -243,12 +242,12 @@ def make_stream(
 
 
 def uniform(seed: int, name: str) -> float:
-    """A number in [0, 1) that is a function of `seed` and `name`, the same on every machine."""
+    """Return a number in [0, 1) that depends on `seed` and `name` alone, on every machine."""
     text = f"{seed}/{name}".encode(errors="backslashreplace")
     digest = hashlib.blake2b(text, digest_size=6).digest()
     return int.from_bytes(digest, "big") / 2**48
 
 
 def causes(counts: collections.Counter[str]) -> str:
-    """Counts as text, such as: picture: 3, malformed: 1."""
+    """Return counts as text, such as "picture: 3, malformed: 1"."""
     return ", ".join(f"{cause}: {n}" for cause, n in counts.items())

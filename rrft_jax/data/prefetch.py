@@ -11,8 +11,8 @@ class Prefetch(Iterator[tuple[Batch, Any]]):
     """Pairs of a batch and its copy on the devices, read one batch ahead.
 
     Attributes:
-      position: the loader's state behind the last batch that was taken. The batch read ahead does
-        not count, so that a run that goes on from here misses none.
+      position: the loader's state after the last batch that was taken. The batch read ahead does
+        not count, so a run that resumes from this position misses no batch.
     """
 
     def __init__(self, loader: Loader, place: Callable[[Batch], Any]):
@@ -23,7 +23,7 @@ class Prefetch(Iterator[tuple[Batch, Any]]):
         self.position = loader.get_state()
 
     def __next__(self) -> tuple[Batch, Any]:
-        """Return the next batch, after the one behind it was read and placed.
+        """Return the next batch, once the batch after it is read and placed.
 
         Raises:
           UserError: as the loader does.
@@ -36,7 +36,7 @@ class Prefetch(Iterator[tuple[Batch, Any]]):
         return batch, placed
 
     def _read(self) -> tuple[Batch, Any, dict[str, Any]] | None:
-        """Read and place a batch; None at the loader's end."""
+        """Read and place a batch; return None at the end of the loader."""
         batch = next(self._loader, None)
         if batch is None:
             return None

@@ -1,10 +1,10 @@
-"""What a reply of a data set consists of: its tags are taken off, and none may be left inside.
+"""A data set's reply -> its parts without their tags; no tag may be left inside of a part.
 
     <summary>...</summary><caption>...</caption><think>One, two.</think><answer>2</answer>
 
-The first two stand together or not at all; each of the others may be missing. `target` writes the
-tags anew, so a tag that stayed in a text would stand there twice. Capitals of tags don't count, and
-a thought may have other tags around it, such as <thinking>.
+The summary and the caption come together or not at all. The thought or the answer may be missing.
+`target` writes the tags anew, so a tag left in a text would appear twice. Tags may be in capitals,
+and a thought may have other tags around it, such as <thinking>.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ CAPTION_TAG = re.compile("</?(?:summary|caption)>")
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """The parts of a reply without their tags; None is a part that isn't there."""
+    """The parts of a reply without their tags; a missing part is None."""
 
     preface: str = ""  # the summary and the caption, with their tags
     thought: str | None = None
@@ -26,12 +26,12 @@ class Reply:
 
 
 def read_reply(text: str, untagged: str) -> Reply:
-    """Takes a reply, or a part of one, apart.
+    """Split a reply, or one part of a reply, into its parts.
 
     Args:
-      text: from a row.
-      untagged: "thought" or "answer", the meaning of a text without any tags. A text behind a
-        tagged thought is the answer.
+      text: the text in the record.
+      untagged: "thought" or "answer", the meaning of a text without any tags. A text after a tagged
+        thought is the answer.
 
     Raises:
       ValueError: tags are left inside, or one of a pair is missing.
@@ -64,7 +64,7 @@ def read_reply(text: str, untagged: str) -> Reply:
 
 
 def _block(text: str, name: str) -> tuple[str | None, str]:
-    """The inside of the block that `text` begins with, if it does, and what follows."""
+    """Return the inside of a block at the start of `text`, or None, and the rest of the text."""
     if text.startswith(f"<{name}>"):
         inside, end, rest = text.removeprefix(f"<{name}>").partition(f"</{name}>")
         if end:

@@ -25,7 +25,7 @@ class Row:
     source: int = flax.struct.field(pytree_node=False)
     example: Example = flax.struct.field(pytree_node=False)
     text: str = flax.struct.field(pytree_node=False)
-    target: list[int] = flax.struct.field(pytree_node=False)  # empty without targets
+    target: list[int] = flax.struct.field(pytree_node=False)  # tokens; empty without targets
 
     @property
     def size(self) -> Shape:

@@ -1,4 +1,4 @@
-"""Reads the small JSON and YAML files that fields of a config name."""
+"""The small JSON and YAML files that fields of a config name."""
 
 import json
 import pathlib
@@ -10,15 +10,15 @@ from rrft_jax.errors import UserError
 
 
 def read_settings(file: str, field: str, expected: str) -> Any:
-    """What a JSON or YAML file holds.
+    """Return the value in a JSON or YAML file.
 
     Args:
-      file: its path.
-      field: the field of the config that names it.
-      expected: what it should be, as a complaint says it: "file of texts".
+      file: the path.
+      field: the field of the config that names the file.
+      expected: the kind of file, as an error says it: "file of texts".
 
     Raises:
-      UserError: it can't be read.
+      UserError: the file can't be read.
     """
     try:
         text = pathlib.Path(file).read_text(encoding="utf-8-sig")

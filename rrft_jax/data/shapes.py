@@ -1,8 +1,8 @@
-"""The few shapes that batches come in: each compiles once, and all of them together pad little.
+"""The few shapes of batches: each is compiled once, and together they need little padding.
 
-A row has three sizes: patches, prompt tokens, target tokens. Rows alike in cost share a shape, the
-largest sizes among them, a little rounded up. The cuts between the groups are those that waste
-least, found by dynamic programming over a sample of the data:
+A row has three sizes: patches, prompt tokens, target tokens. Rows of similar cost share a shape:
+the largest sizes among them, rounded up a little. Dynamic programming over a sample of the data
+finds the groups of rows that waste least:
 
     rows     (64, 70, 12) (64, 72, 14) | (64, 80, 61) (64, 88, 75) | (256, 130, 80)
     shapes   (64, 72, 16)              | (64, 88, 80)              | (256, 136, 80)
@@ -19,7 +19,7 @@ _WORTH = 0.95  # a further shape must bring the cost down to this
 
 
 class Shape(NamedTuple):
-    """The sizes of a row, or those that the rows of a batch are padded to."""
+    """The sizes of a row, or the sizes that all rows of a batch are padded to."""
 
     patches: int
     prompt: int  # tokens
@@ -27,28 +27,29 @@ class Shape(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Roughly what a row of this shape takes, in tokens: a patch is worth half of one."""
+        """The rough cost of a row of this shape, in tokens; a patch counts as half a token."""
         return self.patches / 2 + self.prompt + self.target
 
     def holds(self, other: "Shape") -> bool:
+        """Return whether a row of the other shape fits into this one."""
         return all(mine >= theirs for mine, theirs in zip(self, other))
 
 
 def choose(sizes: Iterable[Shape], limits: Shape, max_shapes: int) -> list[Shape]:
-    """At most `max_shapes` shapes for rows of these sizes, from the cheapest up.
+    """Return at most `max_shapes` shapes for rows of these sizes, cheapest first.
 
     Args:
-      sizes: a sample of the rows, none beyond the limits; without any there are no shapes.
-      limits: what no shape exceeds, however it's rounded.
-      max_shapes: 1 or more; further ones are taken only where they save 5 % of the cost each.
+      sizes: the sizes of a sample of rows, none beyond the limits. No sizes give no shapes.
+      limits: no shape exceeds them, even after rounding.
+      max_shapes: 1 or more; each further shape is taken only if it saves 5 % of the cost.
     """
     rounded = [Shape(*(min(_round_up(n), top) for n, top in zip(row, limits))) for row in sizes]
     if not rounded:
         return []
     rows, counts = np.unique(np.array(rounded), axis=0, return_counts=True)
-    # A row that nobody has ends each order, so that the last shape holds all.
+    # An extra row of the largest sizes ends each order, so that the last shape holds every row.
     rows, counts = np.vstack([rows, rows.max(axis=0)]), np.append(counts, 0)
-    # Two orders to cut: rows alike in cost, and, where text stands beside pictures, in patches.
+    # Two orders to cut: by cost, and by patches for data that mixes text and pictures.
     orders = np.argsort(rows @ [0.5, 1, 1], kind="stable"), np.arange(len(rows))
     cuts = [_cut(rows[order], counts[order], max_shapes) for order in orders]
     best = min(range(max_shapes), key=lambda m: _WORTH**-m * min(cut[m][0] for cut in cuts))
@@ -57,9 +58,9 @@ def choose(sizes: Iterable[Shape], limits: Shape, max_shapes: int) -> list[Shape
 
 
 def fit(shapes: Sequence[Shape], size: Shape, limits: Shape) -> Shape:
-    """The cheapest of the shapes that holds `size`, or, beyond them all, a shape of its own.
+    """Return the cheapest shape that holds `size`.
 
-    That one grows the last of the shapes along the axes that need it, in the steps of `bucket`.
+    If none holds it, return the last shape, enlarged in the steps of `bucket` where it must be.
     """
     for shape in shapes:
         if shape.holds(size):
@@ -73,14 +74,14 @@ def fit(shapes: Sequence[Shape], size: Shape, limits: Shape) -> Shape:
 
 
 def union(sizes: Iterable[Shape]) -> Shape:
-    """The smallest shape that holds all of at least one."""
+    """Return the smallest shape that holds all sizes; there must be at least one."""
     return Shape(*(max(axis) for axis in zip(*sizes)))
 
 
 def bucket(n: int, smallest: int = 64) -> int:
-    """The size that `n` is padded to: 64, 96, 128, 192, 256, ...; 0 stays 0.
+    """Return the size that `n` is padded to: 64, 96, 128, 192, 256, ...; 0 stays 0.
 
-    At most a third of a row is padding, and the number of compiled shapes stays small.
+    So at most a third of a row is padding, and few shapes are compiled.
     """
     if n == 0:
         return 0
@@ -92,7 +93,7 @@ def bucket(n: int, smallest: int = 64) -> int:
 
 
 def _round_up(n: int) -> int:
-    """To a multiple of a 32nd of the next power of two: at most a sixteenth is added."""
+    """Round up to a multiple of a 32nd of the next power of two; this adds at most a sixteenth."""
     step = max(8, 2 ** max(n - 1, 0).bit_length() // 32)
     return -(-n // step) * step
 
@@ -100,16 +101,16 @@ def _round_up(n: int) -> int:
 def _cut(
     rows: np.ndarray, counts: np.ndarray, max_groups: int
 ) -> list[tuple[float, tuple[Shape, ...]]]:
-    """For 1, 2, ... groups of neighbouring rows: the least cost, and the groups' shapes.
+    """Return the least cost and the groups' shapes, for 1, 2, ... groups of neighbouring rows.
 
     Args:
-      rows: [N,3], in the order in which they may be cut.
-      counts: [N], how often each row stands there.
-      max_groups: how many groups there are at most; fewer where there are fewer rows.
+      rows: [N,3], in the order in which they are cut.
+      counts: [N], how often each row occurs.
+      max_groups: the most groups; there are fewer if there are fewer rows.
     """
     n = len(rows)
     before = np.concatenate([[0], np.cumsum(counts)])
-    # sizes[i, j]: of a group from row i to row j.
+    # sizes[i, j]: the shape of a group from row i to row j.
     sizes = np.zeros((n, n, 3), int)
     for i in range(n):
         sizes[i, i:] = np.maximum.accumulate(rows[i:])

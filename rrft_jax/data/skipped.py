@@ -1,4 +1,4 @@
-"""The samples that a run leaves out, in a file: which, and why."""
+"""The log of the samples that a run leaves out, with the reasons."""
 
 import functools
 import json
