@@ -36,7 +36,7 @@ class Reading:
     row_ids: Sequence[int] | None = None  # this process's rows of a batch; None is all of them
     # Tells a value to all processes that train together, and returns the values of all.
     gather: Callable[[Any], list[Any]] = distributed.gather
-    report: Callable[[BadRow], None] = lambda row: None  # is told of every sample left out
+    report: Callable[[BadRow], None] = lambda row: None  # is called with every sample left out
     max_skipped_share: float = 0.5  # a larger share of unusable samples ends the run
 
 

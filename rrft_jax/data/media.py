@@ -1,7 +1,8 @@
-"""The pictures of a row: under which keys they are, and where they stand in its question.
+"""The pictures of a record: the keys that name them, and their places in the question.
 
-A picture is never left out silently. Whatever looks like one and isn't read is refused by its key,
-as are videos and sounds, and placeholders that other models use.
+No picture is left out silently. A value that looks like a picture under a key that is not read is
+refused with an error that names the key. So are videos, sounds and the placeholders of other
+models.
 """
 
 import math
@@ -11,14 +12,14 @@ from typing import Any
 
 from rrft_jax.data.pictures import BadRow
 
-# Keys of pictures. The first that a row has is read; others must name the same pictures.
+# Keys of pictures. The first one in a record is read; others must name the same pictures.
 PICTURES = (
     *("image", "images", "image_path", "image_paths", "image_file", "image_files"),
     *("image_url", "image_urls", "img", "imgs", "img_path", "img_paths", "img_file"),
     *("picture", "pictures", "picture_path", "photo", "photos", "photo_path"),
     *("pixel", "pixels", "pixel_values"),
 )
-# Keys of any file, or of a name: a picture's where the value ends as its file's name does.
+# Keys of any file or name: they name a picture if the value ends like a picture's file name.
 _FILES = (
     *("path", "paths", "file", "files", "file_name", "file_names", "filename", "file_path"),
     *("image_name", "image_names", "img_name"),
@@ -52,10 +53,10 @@ _FILM_PLACEHOLDER = re.compile(r"</?\|?(?:video|audio)[\w -]{0,40}\|?/?>", re.IG
 
 
 def image_names(row: Mapping[str, Any]) -> list[str]:
-    """The paths of a row's pictures, in order.
+    """Return the paths of a record's pictures, in order.
 
     Raises:
-      BadRow: a picture that is no path, or two keys with different pictures.
+      BadRow: a picture is no path, or two keys name different pictures.
     """
     found: dict[str, list[str]] = {}
     for key in (*PICTURES, *_FILES):
@@ -76,15 +77,15 @@ def image_names(row: Mapping[str, Any]) -> list[str]:
 
 
 def check_media(row: Mapping[str, Any], names: Collection[str], texts: Collection[str]) -> None:
-    """Refuses a row, or a turn of a chat, with pictures, videos or sounds that aren't read.
+    """Refuse a record, or a turn of a chat, with pictures, videos or sounds that are not read.
 
     Args:
       row: an object of the data set.
       names: the pictures that are read.
-      texts: keys whose values are read as texts, or tell of no picture.
+      texts: keys whose values are read as texts, or cannot hold a picture.
 
     Raises:
-      BadRow: names the key.
+      BadRow: there is such a key; the message names it.
     """
     for key, value in row.items():
         if not value or is_nothing(value) or key in texts:
@@ -105,10 +106,10 @@ def check_media(row: Mapping[str, Any], names: Collection[str], texts: Collectio
 
 
 def check_nested(row: Mapping[str, Any]) -> None:
-    """Refuses a row whose only pictures are inside of another object: {"meta": {"image": ...}}.
+    """Refuse a record with pictures only inside of another object: {"meta": {"image": ...}}.
 
     Raises:
-      BadRow: names both keys.
+      BadRow: there is such an object; the message names both keys.
     """
     for key, value in row.items():
         for name, inner in value.items() if isinstance(value, dict) else ():
@@ -120,14 +121,14 @@ def check_nested(row: Mapping[str, Any]) -> None:
 
 
 def place_pictures(question: str, pictures: int) -> tuple[str, tuple[int, ...]]:
-    """Takes the placeholders out of a question.
+    """Take the placeholders out of a question.
 
     Returns:
       The text without placeholders, and `Example.image_offsets`: the place of each picture, or ()
-      where all stand before the text, as they do without a placeholder.
+      if all pictures stand before the text, as they do without placeholders.
 
     Raises:
-      BadRow: not as many placeholders as pictures, or one that isn't known.
+      BadRow: the numbers of placeholders and pictures differ, or a placeholder is unknown.
     """
     pieces = PLACEHOLDER.split(question)
     count = len(pieces) - 1
@@ -139,7 +140,7 @@ def place_pictures(question: str, pictures: int) -> tuple[str, tuple[int, ...]]:
         )
     if not count:
         return question, ()
-    # White space after pictures that come first separates nothing, nor does that at the end.
+    # White space after leading pictures and at the end separates nothing.
     leading = next((k for k, piece in enumerate(pieces) if piece.strip()), count)
     pieces[:leading] = [""] * leading
     pieces[leading] = pieces[leading].lstrip()
@@ -154,10 +155,10 @@ def place_pictures(question: str, pictures: int) -> tuple[str, tuple[int, ...]]:
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuses placeholders in a text where none of them can stand for a picture.
+    """Refuse placeholders in a text in which none of them can stand for a picture.
 
     Raises:
-      BadRow: names the placeholder.
+      BadRow: there is a placeholder; the message names it.
     """
     if film := _FILM_PLACEHOLDER.search(text):
         raise _malformed(f"{film[0]} in the {what}: videos and sounds are not read")
@@ -169,18 +170,18 @@ def check_text(text: str, what: str) -> None:
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a value is as good as a missing one: also the NaN of tools that have no other."""
+    """Return whether a value means a missing one, such as the NaN that some tools write."""
     empty = value is None or (isinstance(value, str | list) and not value)
     return empty or (isinstance(value, float) and math.isnan(value))
 
 
 def are_pictures(values: Collection[Any]) -> bool:
-    """Whether any of these values looks like a picture."""
+    """Return whether any of these values looks like a picture."""
     return any(map(_is_picture, values))
 
 
 def is_base64(text: str) -> bool:
-    """Whether a text looks like a picture's bytes in base64."""
+    """Return whether a text looks like a picture's bytes in base64."""
     return bool(_BASE64.match(text))
 
 
@@ -200,12 +201,12 @@ def _is_among(name: str, names: Collection[str]) -> bool:
 
 
 def _ends_alike(name: str, other: str) -> bool:
-    """Whether two paths may be of one file: one of them may lack folders at its beginning."""
+    """Return whether two paths may name one file; one path may lack leading folders."""
     return f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")
 
 
 def _values(value: Any) -> list[Any]:
-    """A value itself, or those of a list; an object that describes a file is what it names."""
+    """Return the values of a list, or a single value; an object gives the file that it names."""
     values = []
     for one in value if isinstance(value, list) else [value]:
         file = one if isinstance(one, dict) else {}

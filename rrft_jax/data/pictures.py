@@ -1,7 +1,7 @@
-"""Picture files in, decoded pictures out, or `BadRow`: any file can be hostile or broken.
+"""Picture files -> decoded pictures, or `BadRow`: any file can be hostile or broken.
 
-What is read is fenced in: a few formats, a limit on pixels that holds before any is decoded, and
-whatever a decoder raises ends in one exception that names the file.
+Only a few formats are read. A limit on pixels holds before any pixel is decoded. Every error of a
+decoder becomes one exception that names the file.
 """
 
 import functools
@@ -16,22 +16,22 @@ from PIL import Image
 
 from rrft_jax.data.example import Drawing
 
-# A larger picture is refused before its pixels are decoded: it would be scaled down anyway, and
+# A larger picture is refused before its pixels are decoded: the model would see it scaled down, and
 # a file of a few kilobytes can claim to hold gigabytes.
 MAX_OPEN_PIXELS = 64_000_000
 
-# What pictures of data sets come in. Pillow reads far more, and some of it in dangerous ways: EPS
-# runs Ghostscript, icons hold pictures larger than they say.
+# The formats of data sets. Pillow reads many more, some of them in dangerous ways: EPS runs
+# Ghostscript, icons hold pictures larger than they say.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 
-# Where a path should be there may stand a whole picture in base64.
+# A message may quote a path, and in its place a data set may have a whole picture in base64.
 _LONGEST_MESSAGE = 600
 
 
 class BadRow(Exception):
     """A sample that cannot be used; `cause` is the short name under which it is counted.
 
-    Its message is one printable line of bounded length, whatever it quotes of the data.
+    The message is one printable line of bounded length, even if it quotes the data.
     """
 
     def __init__(self, cause: str, message: str):
@@ -46,42 +46,42 @@ class BadRow(Exception):
 
 
 def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Image:
-    """A picture with its pixels decoded, in the file's own mode: the image processor makes it RGB.
+    """Return a picture with its pixels decoded, in the file's own mode.
 
-    Grey of 16 bits comes as 8, as colour of 16 bits does from Pillow: it clips the one and scales
-    the other. Of an animation it's the first frame. The rotation that a camera noted in the file
-    is not applied, as in Hugging Face processors.
+    The image processor converts it to RGB later. Grey of 16 bits becomes 8 bits here, because
+    Pillow would clip it; Pillow itself scales colour of 16 bits. An animation gives its first
+    frame. The rotation noted by a camera is not applied, as in Hugging Face processors.
 
     Args:
       picture: a path, a PIL image, a `Drawing`, or the bytes of a picture file; or the `BadRow` of
         a picture that must not be opened.
-      max_open_pixels: width x height beyond which the pixels are not decoded.
+      max_open_pixels: a picture with more pixels (width x height) is not decoded.
 
     Raises:
-      BadRow: missing, not a picture, truncated, too large, or of pixels whose range isn't known;
-        its cause is "picture".
+      BadRow: the file is missing, no picture, truncated, too large, or its pixels have an unknown
+        range. The cause is "picture".
     """
     return _read(picture, functools.partial(_decoded, max_open_pixels=max_open_pixels))
 
 
 def image_size(picture: Any) -> tuple[int, int]:
-    """Width and height in pixels of what `open_image` opens, from its header: nothing is decoded.
+    """Return a picture's width and height in pixels from its header, without decoding it.
 
     Raises:
-      BadRow: as `open_image`, but for what only the pixels tell.
+      BadRow: as `open_image`, except for errors that only the pixels show.
     """
     return picture.size if isinstance(picture, Drawing) else _read(picture, _checked_size)
 
 
 def picture_name(picture: Any) -> str:
-    """What messages call it."""
+    """Return the picture's name for messages."""
     return str(picture) if isinstance(picture, str | os.PathLike) else "a picture in memory"
 
 
 def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
-    """What `read` makes of the opened picture; BadRow where either fails."""
+    """Open a picture and return the result of `read`; raise BadRow if either fails."""
     if isinstance(picture, BadRow):
-        raise BadRow(picture.cause, str(picture))  # anew: it would collect tracebacks
+        raise BadRow(picture.cause, str(picture))  # a new one: the old would collect tracebacks
     try:
         if isinstance(picture, Drawing):
             picture = picture.draw()
@@ -89,11 +89,11 @@ def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
             return read(picture)
         if isinstance(picture, bytes):
             picture = io.BytesIO(picture)
-        # A path in a data set may name anything, a pipe that blocks for ever included.
+        # A path in a data set may name anything, even a pipe that blocks for ever.
         elif not os.path.isfile(picture):
             raise FileNotFoundError("no such picture file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit holds
             with Image.open(picture, formats=_FORMATS) as opened:
                 return read(opened)
     except Exception as error:  # Decoders of broken files raise nearly everything.

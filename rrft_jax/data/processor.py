@@ -1,11 +1,10 @@
-"""Messages and pictures in, one row of a `Prompt` out, all in NumPy.
+"""Messages and pictures -> one row of a `Prompt`, all in NumPy.
 
-The template's own control tokens and the text of a data set never mix: whatever in a question looks
-like a control token is spelt out in ordinary tokens, so that a row holds exactly as many pictures
-as it was given. Everything that depends on a picture's size is decided here.
+The control tokens of the template and the text of a data set never mix: a text in a question that
+looks like a control token is spelt out in ordinary tokens. So a row holds exactly the pictures that
+it was given. Everything that depends on a picture's size is decided here.
 """
 
-import functools
 import json
 import pathlib
 import re
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from rrft_jax.data.pictures import BadRow, image_size, open_image, picture_name
+from rrft_jax.data.positions import patch_rows_cols, rope_positions
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
 from rrft_jax.hf import agreement, pretrained
@@ -26,7 +26,7 @@ _IMAGE = "<|image_pad|>"
 _END = "<|im_end|>"
 _PADDING = "<|endoftext|>"
 
-# For folders that bring no template: the turns of Qwen2-VL and nothing besides.
+# For folders without a template: the turns of Qwen2-VL and nothing else.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
@@ -39,17 +39,17 @@ CHAT_TEMPLATE = (
 
 
 class Processor:
-    """The tokenizer and the image processor of one checkpoint folder. Safe to share by threads.
+    """The tokenizer and the image processor of one checkpoint folder; threads may share it.
 
     Attributes:
       stop_tokens: the ids that end a reply.
       pad_token: the id that fills up rows.
       image_token: the id that stands for one visual token.
-      control_tokens: what the ids that a template alone can write stand for, such as <|im_end|>.
+      control_tokens: id -> text of the tokens that only a template can write, such as <|im_end|>.
     """
 
     def __init__(self, tokenizer: Any, image_processor: Any, stop_tokens: Sequence[int] = ()):
-        """Takes what `from_pretrained` loads; `stop_tokens` are the folder's own."""
+        """Take the parts that `from_pretrained` loads; `stop_tokens` are the folder's own."""
         self._tokenizer = tokenizer
         self._image_processor = image_processor
         special = {
@@ -67,8 +67,8 @@ class Processor:
         self._control = re.compile(f"({control})")
         self._masked = re.compile(f"{control}|\ue000")
         self._literals = [*special, "\ue000"]
-        # The backend is used directly, with settings of its own: the tokenizer around it changes
-        # the shared settings on every call, which threads must not do to each other.
+        # The backend is used directly, with its own settings. The tokenizer around it changes
+        # shared settings on every call, which is not safe with threads.
         self._plain = _without_special_tags(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True
         self._plain.no_truncation()
@@ -82,24 +82,24 @@ class Processor:
         self.pad_token: int = next(i for i in padding if i is not None)
 
     def __reduce__(self):
-        # To a worker process as what it is made of: the backend's settings don't travel.
+        # A worker process makes it anew from its parts: the backend's settings don't travel.
         return type(self), (self._tokenizer, self._image_processor, self.stop_tokens)
 
     @classmethod
     def from_pretrained(
         cls, path: str, *, min_pixels: int | None = None, max_pixels: int | None = None
     ) -> "Processor":
-        """Loads the tokenizer and the image processor of a Hugging Face folder.
+        """Load the tokenizer and the image processor of a Hugging Face folder.
 
         Args:
-          path: the folder, on a disk or at a URL; no name is looked up elsewhere.
+          path: the folder, on a disk or at a URL; names on a hub are not looked up.
           min_pixels: pictures of fewer pixels are enlarged; None or 0 keeps the folder's limit.
           max_pixels: pictures of more pixels are reduced; None or 0 keeps the folder's limit.
 
         Raises:
-          UserError: a file is missing or broken, or contradicts another one, or the limits do.
+          UserError: a file is missing or broken, or two files or the two limits contradict.
         """
-        # Here and not above: these imports take seconds, and most tests and tools need neither.
+        # Imported here because these imports take seconds, and most tests and tools need neither.
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
             Qwen2VLImageProcessorPil,
@@ -115,8 +115,8 @@ class Processor:
             config, _ = pretrained.read_config(path)
         settings = _image_settings(folder, min_pixels, max_pixels)
         agreement.check_pictures(path, folder, config)
-        # tokenizer.json as it stands, where there is one: of that the class that a folder names
-        # takes the vocabulary alone, and splits words in a way of its own.
+        # tokenizer.json is used as it is. The class that a folder names would take only its
+        # vocabulary, and split words by its own rules.
         whole = (folder / "tokenizer.json").is_file()
         reader = PreTrainedTokenizerFast if whole else AutoTokenizer
         try:
@@ -131,15 +131,15 @@ class Processor:
         return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
 
     def encode(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()) -> Prompt:
-        """One sample as an unbatched `Prompt`: tokens [P], positions [3,P], patches [S,1176], ...
+        """Return one sample as a `Prompt` without B: tokens [P], positions [3,P], patches [S,1176].
 
         Args:
-          messages: a chat whose content is a text, or a list of {"type": "image"} and
+          messages: a chat; a content is a text, or a list of {"type": "image"} and
             {"type": "text", "text": ...}.
           images: the pictures of the placeholders, in order: paths or PIL images.
 
         Raises:
-          BadRow: a picture cannot be used, or the chat has not as many placeholders as `images`.
+          BadRow: a picture cannot be used, or the numbers of placeholders and `images` differ.
         """
         tokens = self._tokens(messages, len(images))
         merge = self._image_processor.merge_size
@@ -155,7 +155,7 @@ class Processor:
             next_position=next_position,
             patches=patches,
             patch_rows_cols=np.concatenate(
-                [np.zeros((0, 2), np.int32), *(_patch_rows_cols(*grid, merge) for grid in grids)]
+                [np.zeros((0, 2), np.int32), *(patch_rows_cols(*grid, merge) for grid in grids)]
             ),
             patch_image=np.repeat(np.arange(len(grids), dtype=np.int32), grids.prod(axis=-1)),
         )
@@ -163,28 +163,29 @@ class Processor:
     def measure(
         self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()
     ) -> tuple[int, int]:
-        """How many tokens and patches `encode` makes of the same, from the pictures' headers alone.
+        """Return the numbers of tokens and patches that `encode` would give, without decoding.
 
-        It raises `BadRow` as `encode` does, but for what only the pixels tell.
+        Raises:
+          BadRow: as `encode`, except for errors that only the pixels show.
         """
         tokens = len(self._tokens(messages, len(images)))
         patches = sum(self._count_patches(image) for image in images)
         return tokens - len(images) + patches // self._image_processor.merge_size**2, patches
 
     def prompt_text(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The chat as the template writes it, with one placeholder a picture: for people."""
+        """Return the chat as the template writes it, for people: one placeholder per picture."""
         return self._unmask(self._render(messages))
 
     def encode_target(self, text: str) -> list[int]:
-        """The tokens of a whole reply, its end-of-turn token included."""
+        """Return the tokens of a whole reply, with its end-of-turn token."""
         return [*self._tokenize(text), self._special[_END]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`, without control tokens but with the tags. Any ids are accepted."""
+        """Return the text of any token ids, without control tokens but with the tags."""
         return self._plain.decode([int(token) for token in tokens], skip_special_tokens=True)
 
     def pictures(self, prompt: Prompt) -> list[Image.Image]:
-        """The pictures of one unbatched row, put together again from its patches, in 8 bits."""
+        """Return the pictures of a row without B, rebuilt from its patches, in 8 bits."""
         process, side = self._image_processor, self._image_processor.patch_size
         pictures = []
         for number in range(int(np.max(prompt.patch_image, initial=-1)) + 1):
@@ -207,10 +208,10 @@ class Processor:
         prompt_length: int | None = None,
         num_patches: int | None = None,
     ) -> Prompt:
-        """Stacks rows: tokens are padded on the left, patches on the right.
+        """Stack rows; pad their tokens on the left and their patches on the right.
 
         Args:
-          rows: at least one row, as `encode` gives them.
+          rows: at least one row from `encode`.
           prompt_length: P; by default the bucket of the longest row.
           num_patches: S; by default the bucket of the row with the most patches.
         """
@@ -229,7 +230,8 @@ class Processor:
             mask=blank(False, length, dtype=bool),
             positions=np.zeros((3, len(rows), length), np.int32),
             next_position=np.array([row.next_position for row in rows], np.int32),
-            # Not written where it stays empty: this is nearly all of a batch's memory.
+            # Zeros, because the system gives empty pages only when written: this is nearly all
+            # of a batch's memory.
             patches=np.zeros((len(rows), count, rows[0].patches.shape[-1]), np.float32),
             patch_rows_cols=blank(0, count, 2),
             patch_image=blank(-1, count),
@@ -245,7 +247,7 @@ class Processor:
         return batch
 
     def _tokens(self, messages: Sequence[Mapping[str, Any]], images: int) -> np.ndarray:
-        """[P] int32: the chat's tokens, with one placeholder a picture."""
+        """Return the chat's tokens, [P] int32, with one placeholder per picture."""
         tokens = []
         for piece in self._control.split(self._render(messages)):
             if piece in self._special:
@@ -264,7 +266,7 @@ class Processor:
             raise BadRow("malformed", f"a text that is not Unicode: {text!r:.60}") from error
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The chat as text, in which only the template's own control tokens can be read as such."""
+        """Return the chat as text; only the template's own control tokens are left in it."""
         masked = []
         for message in messages:
             content = message["content"]
@@ -281,7 +283,7 @@ class Processor:
         )
 
     def _mask(self, text: str) -> str:
-        """Replaces control tokens by their number between two private-use characters."""
+        """Replace each control token by its number between two private-use characters."""
         return self._masked.sub(lambda m: f"\ue000{self._literals.index(m[0])}\ue001", text)
 
     def _unmask(self, text: str) -> str:
@@ -299,7 +301,7 @@ class Processor:
             raise BadRow("picture", f"{picture_name(image)}: {error}") from error
 
     def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """All pictures' patches [S,1176] and each picture's rows and columns of them [I,2]."""
+        """Return the patches of all pictures [S,1176], and each one's rows and columns [I,2]."""
         process = self._image_processor
         merge, side, frames = process.merge_size, process.patch_size, process.temporal_patch_size
         patches = [np.zeros((0, 3 * frames * side**2), np.float32)]
@@ -309,12 +311,12 @@ class Processor:
             try:
                 pixels = process.process_image(opened, do_convert_rgb=True)  # [3,height,width]
                 pixels = process.resize(pixels, process.size, process.resample, merge * side)
-            except Exception as error:  # Elongated beyond all measure, for one.
+            except Exception as error:  # For example, the picture is far too elongated.
                 raise BadRow("picture", f"{picture_name(image)}: {error}") from error
             rows, cols = pixels.shape[1] // side, pixels.shape[2] // side
             squares = pixels.reshape(3, rows // merge, merge, side, cols // merge, merge, side)
             levels = squares.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * cols, 3, 1, side**2)
-            # A still picture stands twice in a patch, as two frames of a film.
+            # A patch holds a still picture twice, like two frames of a film.
             values = np.empty((rows * cols, 3, frames, side**2), np.float32)
             for channel, table in enumerate(self._values):
                 values[:, channel] = table.take(levels[:, channel])
@@ -323,56 +325,11 @@ class Processor:
         return (patches[1] if len(images) == 1 else np.concatenate(patches)), np.concatenate(grids)
 
 
-def rope_positions(
-    tokens: np.ndarray, grids: np.ndarray, merge: int, image_token: int
-) -> tuple[np.ndarray, np.int32]:
-    """The three positions (time, row, column) of every token of one unpadded row.
-
-    Text counts on all three axes alike. A picture's tokens share one time and spread over rows and
-    columns from where the text stopped; the text after it goes on behind the largest of them.
-
-        text  <|vision_start|>  2x2 picture  <|vision_end|>
-        0     1                 2  2  2  2   4                time
-        0     1                 2  2  3  3   4                row
-        0     1                 2  3  2  3   4                column
-
-    Args:
-      tokens: [P], with every picture's tokens in place.
-      grids: [I,2], rows and columns of patches of each picture.
-      merge: patches on a side of the square that becomes one token.
-      image_token: the token that pictures are made of.
-
-    Returns:
-      positions [3,P] int32, and the position of the token that comes next.
-    """
-    starts = np.flatnonzero(tokens == image_token)
-    pieces, done, position = [], 0, 0
-    for rows, cols in np.asarray(grids) // merge:
-        start = starts[np.searchsorted(starts, done)]
-        pieces.append(np.broadcast_to(position + np.arange(start - done), (3, start - done)))
-        position += start - done
-        row, col = np.divmod(np.arange(rows * cols), cols)
-        pieces.append(position + np.stack([np.zeros_like(row), row, col]))
-        position += max(rows, cols)
-        done = start + rows * cols
-    rest = len(tokens) - done
-    pieces.append(np.broadcast_to(position + np.arange(rest), (3, rest)))
-    return np.concatenate(pieces, axis=1).astype(np.int32), np.int32(position + rest)
-
-
-@functools.lru_cache(256)
-def _patch_rows_cols(rows: int, cols: int, merge: int) -> np.ndarray:
-    """[rows*cols, 2]: where each patch lies, in an order that keeps merged squares together."""
-    where = np.stack(np.mgrid[:rows, :cols], axis=-1).astype(np.int32)
-    blocks = where.reshape(rows // merge, merge, cols // merge, merge, 2)
-    return blocks.swapaxes(1, 2).reshape(-1, 2)
-
-
 def _without_special_tags(backend: Any) -> Any:
-    """A copy of the tokenizer in which the tags of an answer are no control tokens.
+    """Return a copy of the tokenizer in which the tags of an answer are no control tokens.
 
-    Some folders have them as special tokens. Such a tag is still its one token, but it is part of a
-    text: it is read where a text spells it, and stays in what is decoded.
+    Some folders have the tags as special tokens. In the copy a tag is still one token, but a part
+    of the text: a text can spell it, and decoding keeps it.
     """
     written = json.loads(backend.to_str())
     for token in written["added_tokens"]:
@@ -383,7 +340,7 @@ def _without_special_tags(backend: Any) -> Any:
 def _image_settings(
     folder: pathlib.Path, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
-    """The image processor's settings, the two spellings of its limits made one."""
+    """Return the image processor's settings, with its limits in one spelling."""
     settings = pretrained.read_json(folder / "processor_config.json").get("image_processor")
     settings = dict(settings or pretrained.read_json(folder / "preprocessor_config.json"))
     if not settings:
@@ -408,7 +365,7 @@ def _image_settings(
 
 
 def _values_of_levels(process: Any) -> np.ndarray:
-    """[3,256] float32: what the model sees of each level of each colour."""
+    """Return the model's input for each level of each colour, [3,256] float32."""
     values = np.tile(np.arange(256, dtype=np.uint8), (3, 1, 1))
     if process.do_rescale:
         values = process.rescale(values, process.rescale_factor)

@@ -1,4 +1,4 @@
-"""A config -> what each of its stages reads: the checkpoint's processor, the batches."""
+"""A config -> the processor of its checkpoint, and the batches of each of its stages."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ from rrft_jax.runs import checkpoint
 
 
 def model_folder(config: ml_collections.ConfigDict) -> Path:
-    """The checkpoint folder that a config starts from, its own or the export of a run."""
+    """Return the checkpoint folder that a config starts from; it may be the export of a run."""
     if config.model.path:
         return checkpoint(config.model.path)
     if config.model.name == "tiny":
@@ -33,9 +33,9 @@ def model_folder(config: ml_collections.ConfigDict) -> Path:
 
 
 def open_processor(config: ml_collections.ConfigDict) -> Processor:
-    """The processor of the checkpoint that a config starts from."""
+    """Return the processor of the checkpoint that a config starts from."""
     folder = model_folder(config)
-    read_config(folder)  # before its tokenizer: the message is about what the folder is
+    read_config(folder)  # first, because its errors tell what kind of folder this is
     return Processor.from_pretrained(
         folder, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
     )
@@ -47,7 +47,7 @@ def num_samples(sources: Sequence[Source]) -> int:
 
 
 def num_steps(config: ml_collections.ConfigDict, stage: str, sources: Sequence[Source]) -> int:
-    """Return the number of steps of a training stage, as its steps or its epochs ask for."""
+    """Return the number of steps of a training stage, from its `steps` or its `epochs`."""
     section = config[stage]
     return section.steps or -(-num_samples(sources) * section.epochs // section.batch_size)
 
@@ -69,7 +69,7 @@ def stage_loader(
       processor: the processor of the checkpoint.
       mesh: the devices that the batches go to: they decide which rows this process reads, and the
         size of an evaluation's batches. Without a mesh a batch is one row, to look at.
-      report: is told of every sample that is left out.
+      report: is called with every sample that is left out.
     """
     batch_size = _batch_size(config, stage, sources, mesh) if mesh else 1
     form = Format(

@@ -1,7 +1,7 @@
-"""A check before SFT: the run's own rewards score what it is about to teach.
+"""A check before SFT: the run's own rewards score the targets that SFT will teach.
 
-A target that the format reward refuses, or whose answer the accuracy reward counts as wrong,
-teaches what GRPO then punishes.
+If the format reward refuses a target, or the accuracy reward counts its answer as wrong, SFT would
+teach a behaviour that GRPO then punishes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from rrft_jax.monitoring import say
 
 FIRST = 32  # samples of each source
 
-# A run that has several of a group needs one that likes its targets.
+# If a run has several rewards of a group, one of them must accept the targets.
 _GROUPS = {
     "the layout": ("format", "caption_format"),
     "the answer": (
@@ -30,19 +30,19 @@ _GROUPS = {
 
 
 def check_targets(config: ml_collections.ConfigDict, sources: Sequence[Source]) -> None:
-    """Scores the first targets of SFT, and says in one line what they get.
+    """Score the first targets of SFT, and print their mean rewards in one line.
 
-    Thoughts that `data.thought_dropout` empties are left in. A config without `grpo` is checked
-    with the usual rewards of its task, and there a missing thought is no fault. Under `ans_sft`
-    there are no tags, and nothing is checked.
+    Thoughts that `data.thought_dropout` will empty are kept here. A config without `grpo` is
+    checked with the usual rewards of its task, and then a missing thought is no fault. Targets of
+    `ans_sft` have no tags, so nothing is checked.
 
     Args:
-      config: of the run.
-      sources: what SFT reads.
+      config: the run's config.
+      sources: the data sets of SFT.
 
     Raises:
-      UserError: every target gets 0 for its layout, or for its answer. Of one source among others
-        that is said.
+      UserError: every target of every source gets 0 for its layout, or for its answer. If only
+        some sources do, a warning is printed instead.
     """
     if config.paradigm == "ans_sft":
         return
@@ -72,7 +72,7 @@ def check_targets(config: ml_collections.ConfigDict, sources: Sequence[Source]) 
 
 
 def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
-    """Examples and their targets, without those that the loader will leave out."""
+    """Return the first examples with their targets, without those that the loader leaves out."""
     pairs = []
     for index in range(min(FIRST, len(source.examples))):
         example = source.examples[index]
@@ -85,7 +85,7 @@ def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
 
 
 def _rewards(config: ml_collections.ConfigDict, source: Source) -> Mapping[str, Any]:
-    """The rewards of a source, with their weights and options."""
+    """Return the rewards of a source, with their weights and options."""
     if source.rewards is not None:
         return source.rewards
     if "grpo" in config:
@@ -97,7 +97,7 @@ def _rewards(config: ml_collections.ConfigDict, source: Source) -> Mapping[str, 
 
 
 def _scores(term: rewards.Term, pairs: Sequence[tuple[Any, str]]) -> list[float]:
-    """What each target gets. A reward of the user's own that fails is left to training."""
+    """Return each target's score; none if a user's own reward fails, which training reports."""
     scores, failures = [], rewards.failures()
     for example, text in pairs:
         given = {"step": 1, "lengths": [len(text.split())]}
@@ -118,7 +118,7 @@ def _refusal(
     values: Mapping[str, list[float]],
     pairs: Sequence[tuple[Any, str]],
 ) -> str:
-    """What is wrong if no target of a source gets anything by these rewards; empty if one does."""
+    """Return an error if all targets of a source get 0 by these rewards, else an empty text."""
     if any(score for name in names for score in values[name]):
         return ""
     example, text = pairs[0]
@@ -129,7 +129,7 @@ def _refusal(
 
 
 def _reason(example: Any, terms: Sequence[str]) -> str:
-    """Why a target gets nothing, and what to do."""
+    """Return why a target gets 0, and what to do."""
     if terms == ["caption_format"] and not example.preface:
         return "its reply has no <summary> and no <caption>; add them, or set data.variant="
     if terms == ["format"] and example.preface:

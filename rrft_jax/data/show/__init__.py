@@ -1,4 +1,4 @@
-r"""Shows the training's samples as the model sees them: every token, and the pictures as PNG files.
+r"""Show training samples as the model sees them: every token, and the pictures as PNG files.
 
     python -m rrft_jax.data.show --config=configs/sft.py -n 1 [--config.KEY=VALUE ...]
 
@@ -16,11 +16,10 @@ r"""Shows the training's samples as the model sees them: every token, and the pi
             92  80                  * assistant  <|im_end|>
     runs/show/counting-train-0-2-0.png: 112 x 112 pixels
 
-A line is a run of neighbouring tokens of one kind, cut after line breaks. `|` stands between
-tokens, `*` marks those that the loss trains. Positions are those of the first and the last token:
-(time, row, column) where the three differ. The samples come in the order of the stage, before it
-sorts them by shape, and with the thoughts that it drops; one that it would skip is a line that
-says why.
+Each line is a run of neighbouring tokens of one kind, cut after line breaks. `|` separates tokens,
+and `*` marks tokens that the loss trains. The positions are those of the first and the last token,
+as (time, row, column) if the three differ. The samples come in the order of the stage, before they
+are sorted by shape. A sample that the stage would skip gives one line with the reason.
 """
 
 import dataclasses
@@ -42,7 +41,7 @@ _TURN = "<|im_start|>"
 class Run:
     """Neighbouring tokens of one kind: one control token, a picture, or a line of text."""
 
-    role: str  # whose turn it is; "" before the first
+    role: str  # the speaker of the turn; "" before the first turn
     start: int  # index of the first token in the row without its padding, prompt and target
     tokens: np.ndarray  # [N]
     positions: np.ndarray  # [3,N]: time, row, column
@@ -51,7 +50,7 @@ class Run:
 
 
 def row_of(prompt: Prompt, b: int) -> Prompt:
-    """Row `b` of a batch without its padding, as `Processor.encode` made it."""
+    """Return row `b` of a batch without its padding, as `Processor.encode` made it."""
     tokens, patches = prompt.mask[b], prompt.patch_image[b] >= 0
     return Prompt(
         tokens=prompt.tokens[b][tokens],
@@ -65,7 +64,7 @@ def row_of(prompt: Prompt, b: int) -> Prompt:
 
 
 def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
-    """The tokens of a batch's row `b`: its prompt's, then the completion's that carry loss."""
+    """Return the tokens of a batch's row `b`: the prompt, then the completion with its loss."""
     prompt = row_of(batch.prompt, b)
     target = np.zeros(0, np.int32)
     if batch.completions is not None:
@@ -79,7 +78,7 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
     for indices in _cut(tokens, positions, loss, processor):
         first, some = indices[0], tokens[indices]
         if some[0] == processor.image_token:
-            # A picture's tokens are spread over its rows and columns of positions.
+            # The positions of a picture's tokens tell its number of rows and columns.
             rows, cols = (int(np.ptp(axis)) + 1 for axis in positions[1:, indices])
             text = f"{processor.control_tokens[some[0]]} x {len(some)} ({rows} x {cols})"
         else:
@@ -88,7 +87,7 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
             role = processor.decode(some).split("\n")[0]
         opening = _opens_turn(some, processor)
         found.append(Run(role, first, some, positions[:, indices], bool(loss[first]), text))
-    # A turn's first token belongs to the role that only the next one names.
+    # A turn's first token belongs to the role that the next token names.
     return [
         dataclasses.replace(run, role=following.role) if _opens_turn(run.tokens, processor) else run
         for run, following in itertools.zip_longest(found, found[1:], fillvalue=found[-1])
@@ -96,7 +95,7 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
 
 
 def lines(batch: Batch, b: int, processor: Processor) -> Iterator[str]:
-    """What the command prints of a batch's row `b`, but for its pictures."""
+    """Yield the printed lines for a batch's row `b`, without its pictures."""
     row = runs(batch, b, processor)
     learned = sum(len(run.tokens) for run in row if run.loss)
     asked = sum(len(run.tokens) for run in row) - learned
@@ -114,10 +113,10 @@ def lines(batch: Batch, b: int, processor: Processor) -> Iterator[str]:
 
 
 def write_pictures(batch: Batch, b: int, processor: Processor, folder: pathlib.Path) -> list[str]:
-    """Writes the pictures of row `b` as `<id>-<number>.png`; returns a line on each."""
+    """Write the pictures of row `b` as `<id>-<number>.png`; return a line for each."""
     said = []
     for number, picture in enumerate(processor.pictures(row_of(batch.prompt, b))):
-        # An id is data and could hold anything, another folder's name included.
+        # An id comes from the data and could hold anything, even the name of another folder.
         name = re.sub(r"[^\w.-]", "_", batch.examples[b].id)[:100]
         file = folder / f"{name}-{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def write_pictures(batch: Batch, b: int, processor: Processor, folder: pathlib.P
 def _cut(
     tokens: np.ndarray, positions: np.ndarray, loss: np.ndarray, processor: Processor
 ) -> Iterator[np.ndarray]:
-    """The indices of each run."""
+    """Return the indices of each run."""
     image, control = tokens == processor.image_token, np.isin(tokens, [*processor.control_tokens])
     ends_line = np.array([not c and "\n" in processor.decode([t]) for t, c in zip(tokens, control)])
     same_picture = image[1:] & image[:-1] & (positions[0, 1:] == positions[0, :-1])
@@ -143,7 +142,7 @@ def _opens_turn(tokens: np.ndarray, processor: Processor) -> bool:
 
 
 def _pieces(tokens: np.ndarray, processor: Processor) -> Iterator[str]:
-    """What each token stands for; several together where they share a character's bytes."""
+    """Yield the text of each token, or of several tokens that share a character's bytes."""
     if int(tokens[0]) in processor.control_tokens:
         yield processor.control_tokens[int(tokens[0])]
         return
@@ -156,7 +155,7 @@ def _pieces(tokens: np.ndarray, processor: Processor) -> Iterator[str]:
 
 
 def visible(text: str) -> str:
-    r"""Line breaks as \n, and so on: text of a data set must not steer a terminal."""
+    r"""Write line breaks as \n, and so on: a text of the data must not control the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The command: the first samples of a stage of a run, from its config."""
+"""The command that shows the first samples of a stage, from the config of a run."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from rrft_jax.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     command.quieten()
     from rrft_jax.data.sources import Data
     from rrft_jax.data.stages import open_processor, stage_loader
