@@ -112,9 +112,9 @@ def test_an_unknown_mode_is_refused():
         rewards.score("format", ["a"], EXAMPLE, mode="odd")
 
 
-def test_the_readmes_reward_runs(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n# mypackage/rewards.py\n(.+?)```", readme, re.DOTALL)
+def test_the_documented_reward_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/rewards.md").read_text()
+    (code,) = re.findall(r"```python\n# mypackage/rewards.py\n(.+?)```", page, re.DOTALL)
     package = tmp_path / "mypackage"
     package.mkdir()
     (package / "__init__.py").touch()

@@ -1,0 +1,66 @@
+"""The documentation's form: its length, its links, and the files that it names."""
+
+import re
+
+import pytest
+import yaml
+
+import rrft_jax
+from tests.docs.pages import PAGES, ROOT, spans
+
+LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
+OF_A_RUN = ("table.md",)
+FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*\.(?:py|sh|md|yaml|sbatch|ipynb|cff|toml)")
+
+
+def anchors(text: str) -> set[str]:
+    """The ids that GitHub gives to the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in headings}
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(PAGES[page]):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_is_listed_in_the_readme():
+    listed = {link.partition("#")[0] for link in LINK.findall(PAGES["README.md"])}
+    assert set(PAGES) - {"README.md"} <= listed
+
+
+FILES = [(page, span) for page, span in spans() if FILE.fullmatch(span) and span not in OF_A_RUN]
+
+
+@pytest.mark.parametrize("page, name", FILES, ids=[f"{page}: {name}" for page, name in FILES])
+def test_a_file_that_is_named_exists(page, name):
+    assert any((ROOT / folder / name).exists() for folder in ("", "rrft_jax")), name
+
+
+def test_the_house_is_as_it_is_drawn():
+    """Each name in the tree is there."""
+    [tree] = re.findall(r"^```\nrrft_jax/\n(.*?)^```", PAGES["docs/architecture.md"], re.M | re.S)
+    inside = re.findall(r"^  (\S+)", tree, re.MULTILINE)
+    beside = re.findall(r"^(\w\S+)", tree, re.MULTILINE)
+    assert all((ROOT / "rrft_jax" / name).exists() for name in inside)
+    assert all((ROOT / name).exists() for name in beside)
+
+
+def test_the_citation():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["cff-version"] == "1.2.0" and cited["license"] == "Apache-2.0"
+    assert cited["version"] == rrft_jax.__version__ and cited["title"] == "rrft_jax"
+    assert cited["authors"] and cited["message"]
+    assert cited["references"][0]["url"] == "https://arxiv.org/abs/2503.20752"
