@@ -8,9 +8,8 @@ what it returns. The values for `2b` and `7b` are those of the public Reason-RFT
 
 import ml_collections
 
-from rrft_jax.data.prompts import TASKS
-from rrft_jax.data.sources import REUSING
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import TASKS
 
 MODELS = ("tiny", "2b", "7b")
 COUNTING, TRANSFORMATION = "visual_counting", "spatial_transformation"
@@ -96,7 +95,7 @@ def base(chosen: dict[str, str]) -> ml_collections.ConfigDict:
     # `reason_rft` wakes up reasoning on the first samples, and reinforces on the rest. Structure
     # perception has too few samples for that: it reinforces on all of them.
     data.activation_samples = 1600
-    data.reuse_activation = chosen["task"] in REUSING
+    data.reuse_activation = TASKS[chosen["task"]].reuse_activation
     data.buckets = 4  # the most shapes that a stage's batches are padded to
     data.workers = 0  # processes that read pictures; 0: threads
     data.thought_dropout = 0.0  # share of the chains of thought that SFT sees emptied

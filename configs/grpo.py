@@ -7,13 +7,13 @@ python -m rrft_jax.main --config=configs/grpo.py:model=2b,paradigm=reason_rft_ze
 import ml_collections
 
 from configs import common, sft
-from rrft_jax.rewards import DEFAULTS
+from rrft_jax.tasks import TASKS
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     chosen = common.parse(arg, paradigms=("reason_rft", "reason_rft_zero"))
     config = common.base(chosen)
-    rewards = dict(DEFAULTS[chosen["task"]])
+    rewards = dict(TASKS[chosen["task"]].rewards)
     if chosen["model"] == "tiny":
         # SFT leaves some thoughts empty, and GRPO is to find out when it pays to think.
         rewards["format"] = {"weight": 1.0, "empty_thought": True}

@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from rrft_jax import rewards
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
+from rrft_jax.tasks import TASKS
 
 # Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
 _ENVIRONMENT = {
@@ -188,8 +189,8 @@ _RULES = {
     "sampling.top_p": _TOP_P,
     "sampling.max_new_tokens": _at_least(1),
     "eval.tasks": (
-        f"of {', '.join(rewards.TASKS)}, each once",
-        lambda value: len(set(value)) == len(value) and set(value) <= set(rewards.TASKS),
+        f"of {', '.join(TASKS)}, each once",
+        lambda value: len(set(value)) == len(value) and set(value) <= set(TASKS),
     ),
     "eval.samples": _at_least(0),
     "eval.passes": _at_least(1),

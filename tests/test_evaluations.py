@@ -9,8 +9,9 @@ import pytest
 
 from rrft_jax import main
 from rrft_jax.assets import TINY
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained
+from rrft_jax.tasks.drawings import counting
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SFT, EVAL = (f"--config={CONFIGS / name}" for name in ("sft.py", "eval.py"))

@@ -17,8 +17,9 @@ import pytest
 from rrft_jax import export, main, rewards
 from rrft_jax.assets import TINY
 from rrft_jax.data import Source
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained
+from rrft_jax.tasks.drawings import counting
 from rrft_jax.training import groups
 
 ROOT = Path(__file__).resolve().parents[1]

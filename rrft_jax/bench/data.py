@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from rrft_jax.assets import TINY
-from rrft_jax.data import Batching, Example, Format, Processor, Source, make_loader
+from rrft_jax.data import Batching, Format, Processor, Source, make_loader
+from rrft_jax.tasks import TASKS, Example
 
 
 def bench_data(samples: int, repeats: int) -> dict:
@@ -71,4 +72,4 @@ def _pictures(folder: pathlib.Path, number: int, width: int, height: int) -> Ite
         noise = rng.normal(0, 6, (height, width, 3))
         file = folder / f"{index}.jpg"
         Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8)).save(file, quality=90)
-        yield Example(f"{index}", (str(file),), "How many?", "1", None, "visual_counting")
+        yield Example(f"{index}", (str(file),), "How many?", "1", None, next(iter(TASKS)))

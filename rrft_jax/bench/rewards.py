@@ -5,18 +5,20 @@ import statistics
 import time
 
 from rrft_jax import rewards
-from rrft_jax.data import Example
+from rrft_jax.tasks import TASKS, Example
 
 
 def bench_rewards(repeats: int) -> dict:
     """Median seconds to score the completions of a batch, once the workers are up."""
+    # Of a task's rewards, the one that judges answers: the right answer, and the same in LaTeX.
     answers = {
-        "visual_counting": ("4", r"$\frac{8}{2}$"),
-        "structure_perception": ("37.5", r"$\frac{75}{2}$"),
-        "spatial_transformation": ("change_size(0, 'small'), change_color(3, 'red')",) * 2,
+        "accuracy": ("4", r"$\frac{8}{2}$"),
+        "math_accuracy": ("37.5", r"$\frac{75}{2}$"),
+        "transformation_full": ("change_size(0, 'small'), change_color(3, 'red')",) * 2,
     }
     result: dict = {"threads": len(os.sched_getaffinity(0))}
-    for task, (answer, formula) in answers.items():
+    for task, record in TASKS.items():
+        answer, formula = next(answers[name] for name in record.rewards if name in answers)
         example = Example("0", (), "", answer, None, task)
         thought = "so the next one is " * 100
         tagged = f"<think>{thought}</think><answer>{answer}</answer>"
@@ -29,7 +31,7 @@ def bench_rewards(repeats: int) -> dict:
             times = []
             for _ in range(repeats + 1):
                 began = time.perf_counter()
-                for reward in rewards.DEFAULTS[task]:
+                for reward in record.rewards:
                     for group in groups:
                         rewards.score(reward, group, example)
                 times.append(time.perf_counter() - began)

@@ -1,22 +1,21 @@
 """From files and drawn scenes to batches: examples, what is asked of them, arrays."""
 
 from rrft_jax.data.batch import Batch
-from rrft_jax.data.example import Example, Source
 from rrft_jax.data.loader import Loader, Reading, make_loader
 from rrft_jax.data.order import Batching
 from rrft_jax.data.pictures import BadRow, open_image
 from rrft_jax.data.positions import rope_positions
 from rrft_jax.data.prefetch import Prefetch
 from rrft_jax.data.processor import Processor
-from rrft_jax.data.prompts import PARADIGMS, TASKS, Prompts, messages, read_prompts, target
+from rrft_jax.data.prompts import PARADIGMS, Prompts, messages, read_prompts, target
 from rrft_jax.data.readers import SPLITS, find_splits, read_examples
-from rrft_jax.data.samples import Format
+from rrft_jax.data.samples import Format, Source
 from rrft_jax.data.shapes import Shape, bucket
+from rrft_jax.tasks.example import Example
 
 __all__ = [
     "PARADIGMS",
     "SPLITS",
-    "TASKS",
     "BadRow",
     "Batch",
     "Batching",

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rrft_jax.data.example import Example, Source
-from rrft_jax.data.samples import Row, Samples
+from rrft_jax.data.samples import Row, Samples, Source
 from rrft_jax.data.shapes import Shape
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.tasks.example import Example
 
 
 @dataclasses.dataclass

@@ -16,11 +16,10 @@ import numpy as np
 from absl import flags
 
 from rrft_jax.data.batch import Batch, make_batch, used
-from rrft_jax.data.example import Source
 from rrft_jax.data.order import Batching, Order, Plan, causes, make_stream
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
-from rrft_jax.data.samples import Format, Row, Samples
+from rrft_jax.data.samples import Format, Row, Samples, Source
 from rrft_jax.errors import UserError
 from rrft_jax.parallel import distributed
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.example import Drawing
+from rrft_jax.tasks.example import Drawing
 
 # A larger picture is refused before its pixels are decoded: the model would see it scaled down, and
 # a file of a few kilobytes can claim to hold gigabytes.

@@ -1,27 +1,22 @@
-"""What the model is asked, and what it should have said: task x paradigm -> chat and target.
+"""The chat that asks a question, and the reply that SFT teaches, for each paradigm.
 
-Whoever learns the answer alone reads the question alone. Whoever learns to reason is also told
-where the thought and the answer go, and of which kind the answer is; nothing else about it. A model
-that has learnt neither is evaluated zero-shot: it is told to give the bare answer, and its kind.
+A model that learns the answer alone reads the question alone. A model that learns to reason is also
+told where the thought and the answer go, and of which kind the answer is; nothing else about it. A
+model that has learnt neither is evaluated zero-shot: it is told to give the bare answer, and its
+kind. The words are those of the task's record (`tasks/`).
 
 A checkpoint that was trained elsewhere knows other words. `data.prompts` names a JSON or YAML file
 that replaces any of the instructions, by these keys:
 
-    visual_counting                  a question whose answer is a number
-    structure_perception.value       the same of this task
-    structure_perception.letter      the answer is the letter of an option
-    structure_perception.letters     the letters of several options
-    structure_perception.word        any other text, such as "Yes"
-    visual_counting.letter, visual_counting.letters, visual_counting.word
-    spatial_transformation
-    spatial_transformation.caption   under data.variant=caption: a summary and a caption come first
-    spatial_transformation.brief     under data.variant=brief: without the list of calls
+    TASK                  the task's instruction
+    TASK.KIND             for answers of a kind: letter, letters, value or word
+    TASK.VARIANT          under data.variant=VARIANT
+    ....zero_shot         any of these with this ending: for the zero-shot evaluation
 
-and by each of them but .caption with .zero_shot at its end, as `visual_counting.zero_shot`, for the
-zero-shot evaluation. Where a file has no text for a kind of answer, that for the nearest kind is
-taken: `.letter` for `.letters`, `.value` for `.word`, `visual_counting` for all of its task.
+The message about an unknown key lists the keys that exist. If a file has no text for a kind, the
+text of the nearest kind is taken, such as `.letter` for `.letters`; a task's record names it.
 
-A text follows the question on a new line; one with {problem} in it has the question there instead.
+A text follows the question on a new line; a text with {problem} in it has the question there.
 
 A row may have a system prompt of its own. It is the system turn of that row, behind the one of
 `data.system_prompt` if there is any. It adds to the instruction, which is asked for all the same.
@@ -31,109 +26,57 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rrft_jax.data.example import Example
 from rrft_jax.data.kinds import is_of_four, kind_of
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import TASKS
+from rrft_jax.tasks import TASKS, find
+from rrft_jax.tasks.example import Example
+from rrft_jax.tasks.wording import OF_FOUR
 
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
 ZERO_SHOT = "zero_shot"  # asked in evaluation alone: there's nothing to learn from it
-VARIANTS = ("", "caption", "brief")
+VARIANTS = ("", *dict.fromkeys(v for task in TASKS.values() for v in task.wording.variants))
 
-# Short, because the smallest models read it with every question.
-BRIEF = (
-    "Think inside <think> </think>, then give the final answer, {kind}, inside <answer> </answer>."
-)
-BARE = "Give the final answer alone, {kind}, without any explanation."
 
-_CALLS = """\
-Explain how the first picture becomes the second by a sequence of 1 to 4 calls, in order. \
-Each call has the form func(object_id, 'value'). The calls and their values are:
-change_size(object_id, value): 'small', 'medium', 'large'
-change_color(object_id, value): 'yellow', 'gray', 'cyan', 'blue', 'brown', 'green', 'red', 'purple'
-change_material(object_id, value): 'glass', 'metal', 'rubber'
-change_shape(object_id, value): 'cube', 'sphere', 'cylinder'
-change_position(object_id, value): 'front', 'behind', 'left', 'right', 'front_left', \
-'front_right', 'behind_left', 'behind_right'
-An object is listed as ('object_id', 'shape', 'size', 'color', 'material').
-"""
-_TRANSFORMATION = (
-    _CALLS + "{parts}\n"
-    "Then give only the sequence of calls, separated by commas, inside <answer> </answer>."
-)
+def _key(task: str, own: str, zero_shot: bool = False) -> str:
+    """Return the key of an instruction in a file of `data.prompts`."""
+    return ".".join(filter(None, (task, own, ZERO_SHOT if zero_shot else "")))
 
-_OF_FOUR = " (A, B, C or D)"  # left out of a question with other options
-_LETTER, _LETTERS = f"the letter of an option{_OF_FOUR}", "the letters of one or more options"
-_WORD = "a word or a few words"
-_KINDS = {
-    "visual_counting": "a number",
-    "structure_perception.letter": _LETTER,
-    "structure_perception.letters": _LETTERS,
-    "structure_perception.value": "an integer or a decimal number",
-    "structure_perception.word": _WORD,
-    "spatial_transformation.brief": "a sequence of calls",
-    "visual_counting.letter": _LETTER,
-    "visual_counting.letters": _LETTERS,
-    "visual_counting.word": _WORD,
-}
-
-# Whose text a file's own words have for a kind of answer that they don't name.
-_NEAREST = {
-    "structure_perception.letters": "structure_perception.letter",
-    "structure_perception.word": "structure_perception.value",
-    "visual_counting.letter": "visual_counting",
-    "visual_counting.letters": "visual_counting",
-    "visual_counting.word": "visual_counting",
-}
 
 _INSTRUCTIONS = {
-    **{key: BRIEF.format(kind=kind) for key, kind in _KINDS.items()},
-    **{f"{key}.{ZERO_SHOT}": BARE.format(kind=kind) for key, kind in _KINDS.items()},
-    "spatial_transformation": _TRANSFORMATION.format(
-        parts="Compare the pictures object by object inside <think> </think>."
-    ),
-    "spatial_transformation.caption": _TRANSFORMATION.format(
-        parts=(
-            "First outline how you will go about it inside <summary> </summary>. "
-            "Then describe what both pictures show inside <caption> </caption>. "
-            "Then compare them object by object inside <think> </think>."
-        )
-    ),
-    f"spatial_transformation.{ZERO_SHOT}": (
-        _CALLS + "Give the sequence of calls alone, separated by commas, without any explanation."
-    ),
+    _key(name, own, zero_shot): text
+    for name, task in TASKS.items()
+    for zero_shot in (False, True)
+    for own, text in (task.wording.zero_shot if zero_shot else task.wording.instructions).items()
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """How questions are put; the default is the project's own way. `read_prompts` checks one."""
+    """How questions are put; the default is the task's own wording. `read_prompts` checks one."""
 
     system: str = ""  # a system prompt; it takes the place of the instruction after the question
     variant: str = ""  # one of VARIANTS
     replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)  # key -> instruction
 
     def instruction(self, example: Example, paradigm: str) -> str:
-        """What `example` is told about its reply under a paradigm that tells anything.
+        """Return the instruction about the reply, under a paradigm that has one.
 
         Raises:
           UserError: the example's task is unknown.
         """
-        key = _known(example.task, TASKS, "task")
-        # The options are in the question already: that a letter is wanted gives nothing away.
-        kind = kind_of(example.answer) if key != "spatial_transformation" else self.variant
-        if kind and f"{key}.{kind}" in _KINDS or kind == "caption":
-            key += f".{kind}"
-        ending = f".{ZERO_SHOT}" if paradigm == ZERO_SHOT else ""
-        for own in (key, _NEAREST.get(key, key)):
-            if own + ending in self.replaced:
-                return self.replaced[own + ending]
-        text = _INSTRUCTIONS[key + ending]
-        if kind == "letter" and not is_of_four(example.problem, example.answer):
-            text = text.replace(_OF_FOUR, "")
+        wording, zero_shot = find(example.task).wording, paradigm == ZERO_SHOT
+        own = self.variant if wording.variants else kind_of(example.answer)
+        if own not in wording.instructions:
+            own = ""
+        for key in (own, wording.nearest.get(own, own)):
+            if (replaced := self.replaced.get(_key(example.task, key, zero_shot))) is not None:
+                return replaced
+        text = (wording.zero_shot if zero_shot else wording.instructions)[own]
+        if own == "letter" and not is_of_four(example.problem, example.answer):
+            text = text.replace(OF_FOUR, "")
         return text
 
 
@@ -143,25 +86,28 @@ OWN = Prompts()
 def read_prompts(
     task: str, paradigm: str, *, file: str = "", system: str = "", variant: str = ""
 ) -> Prompts:
-    """The `Prompts` of a config's `data.prompts`, `data.system_prompt` and `data.variant`.
+    """Return the `Prompts` of a config's `data.prompts`, `data.system_prompt`, `data.variant`.
 
     Raises:
-      UserError: there's no such variant of the task, a field would have no effect beside another,
-        or the file can't be read, is no mapping, or holds an unknown key or a value that is no
-        text.
+      UserError: the task has no such variant, a field would have no effect beside another, or the
+        file can't be read, is no mapping, or holds an unknown key or a value that is no text.
     """
     if variant not in VARIANTS:
-        raise UserError(f"data.variant={variant}: expected caption, brief, or nothing")
-    if variant and task != "spatial_transformation":
-        raise UserError(f"data.variant={variant}: only spatial_transformation has it, not {task}")
-    if variant == "caption" and paradigm == ZERO_SHOT:
+        raise UserError(f"data.variant={variant}: expected {', '.join(VARIANTS[1:])}, or nothing")
+    wording = find(task).wording
+    if variant and variant not in wording.variants:
+        having = [name for name, own in TASKS.items() if variant in own.wording.variants]
+        raise UserError(f"data.variant={variant}: only {', '.join(having)} has it, not {task}")
+    if variant in wording.prefaced and paradigm == ZERO_SHOT:
         raise UserError(
             f"data.variant={variant}: no effect, as {paradigm} asks for the bare answer"
         )
-    # Said, so that nobody takes what such a run measures for an effect of the fields.
+    # Refused, so that no result is taken for an effect of these fields. A variant that only changes
+    # the instruction is let through: the tiny model's configs set one under every paradigm.
     reason = "data.system_prompt" if system else paradigm if paradigm == "ans_sft" else ""
-    for field, value in (("variant", variant), ("prompts", file)):
-        if reason and value not in ("", "brief"):  # which is what asks for least anyway
+    prefaced = variant if variant in wording.prefaced else ""
+    for field, value in (("variant", prefaced), ("prompts", file)):
+        if reason and value:
             raise UserError(
                 f"data.{field}={value}: no effect, as {reason} asks without instruction"
             )
@@ -237,20 +183,27 @@ def _content(example: Example, before: str, after: str) -> list[dict[str, Any]]:
 
 
 def target(example: Example, paradigm: str, *, think: bool = True, prompts: Prompts = OWN) -> str:
-    """What a model of this paradigm should reply; `think=False` leaves the thought empty.
+    """Return the reply that a model of this paradigm should give.
+
+    Args:
+      example: the sample.
+      paradigm: one of PARADIGMS.
+      think: whether the reply has the thought; otherwise the thought is empty.
+      prompts: how the question is put.
 
     Raises:
       BadRow: the reply has a summary and a caption that this variant doesn't ask for, or a tag
-        inside of its parts.
+        inside its parts.
     """
     if _known(paradigm, PARADIGMS, "paradigm") == "ans_sft":
         return example.answer
     thought = (example.cot or "").strip() if think else ""
-    if example.preface and prompts.variant != "caption":
+    prefaced = prompts.variant in find(example.task).wording.prefaced
+    if example.preface and not prefaced:
         raise BadRow(
             "malformed", "its reply has a summary and a caption; only data.variant=caption asks so"
         )
-    if prompts.variant == "caption" and CAPTION_TAG.search(thought + example.answer):
+    if prefaced and CAPTION_TAG.search(thought + example.answer):
         raise BadRow("malformed", "a tag of a summary or a caption inside of its thought or answer")
     preface = f"{example.preface}\n" if example.preface else ""
     return f"{preface}<think>\n{thought}\n</think>\n<answer>\n{example.answer}\n</answer>"

@@ -29,7 +29,6 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
-from rrft_jax.data.example import Example
 from rrft_jax.data.media import is_base64
 from rrft_jax.data.options import index_base
 from rrft_jax.data.pictures import BadRow
@@ -37,8 +36,8 @@ from rrft_jax.data.rows import read_row
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import unique_ids
 from rrft_jax.monitoring import say
-
-SPLITS = ("train", "id", "ood", "ood-left", "ood-right")
+from rrft_jax.tasks import SPLITS, find
+from rrft_jax.tasks.example import Example
 
 # Where JSON files may lie in a folder, and pictures beside a JSON file: flat, or as published.
 _JSON_FOLDERS = ("", "train_jsons", "test_jsons")
@@ -49,6 +48,9 @@ _IMAGE_FOLDERS = tuple(
 )
 
 
+# The longest name first: "ood-left" is not "ood".
+_HELD_OUT = "|".join(map(re.escape, sorted(set(SPLITS) - {"train"}, key=len, reverse=True)))
+
 # A scheme of two letters or more: one letter is a drive of Windows.
 _ADDRESS = re.compile(r"(data:|file:|[a-z][a-z0-9+.-]+://)(.*)", re.IGNORECASE | re.DOTALL)
 _FAR = "an address on the network, which is not read; download the picture and give its path"
@@ -58,15 +60,15 @@ _INSIDE = "a picture inside of the row, which is not read; give the path of a fi
 def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
     """Which file holds which split of a task.
 
-    Names decide: "Visual-Counting" and so on is the task, "train" the training split, "-id-",
-    "-ood-", "-ood-left-" or "-ood-right-" a test split; a file with "test" and none of these is
-    "id". A file that is neither "train" nor "test", a sample, also serves as "train" and as "id"
-    where nothing else does, and so does a file that is given by its own path. A test file in a
-    folder never becomes training data.
+    Names decide. A file with the task's `title` in its name, such as "Visual-Counting", belongs to
+    the task. "train" marks the training split, and "-id-", "-ood-" and so on a test split; a file
+    with "test" and no split's name is "id". A file with neither, a sample, also serves as "train"
+    and as "id" where nothing else does, and so does a file that is given by its own path. A test
+    file in a folder never becomes training data.
 
     Args:
       path: a folder or a file.
-      task: such as "visual_counting".
+      task: a name in `tasks.TASKS`.
       file: the name of a training file of the folder, or a part that no other one's name has: it
         takes the place of the task's own training file, whatever its name says of the task.
 
@@ -90,11 +92,11 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
         for found in sorted((root / folder).glob("*.json*"))
         if found.suffix in (".json", ".jsonl") and found.is_file()
     ]
-    ours = [found for found in files if task.replace("_", "-") in _flat_name(found)]
+    title = find(task).title
+    ours = [found for found in files if title.lower() in _flat_name(found)]
     if file:
         ours = [found for found in ours if _is_test(found)]
     elif not ours:
-        title = task.replace("_", "-").title()
         names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
         raise UserError(
             f"{path}: no samples for {task}; expected a .json or .jsonl file with {title} in its "
@@ -127,7 +129,7 @@ def read_examples(
 
     Args:
       path: as in `find_splits`, which tells the file that a split comes from.
-      task: such as "visual_counting".
+      task: a name in `tasks.TASKS`.
       split: one of SPLITS.
       image_root: the folder that the samples' picture paths start from. Without it they are looked
         for beside the JSON file, in images/, and in the published data set's image folders; and
@@ -290,7 +292,7 @@ def _is_test(file: pathlib.Path) -> bool:
 
 def _split(file: pathlib.Path) -> str:
     name = _flat_name(file)
-    named = re.search(r"-(id|ood(-left|-right)?)(?![a-z])", name)
+    named = re.search(rf"-({_HELD_OUT})(?![a-z])", name)
     if named and "train" not in name:
         return named[1]
     return "id" if "test" in name else "train"

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rrft_jax.data import media, options
-from rrft_jax.data.example import Example
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.replies import Reply, read_reply
 from rrft_jax.json_files import is_number
-from rrft_jax.rewards.transformation import parse_calls
+from rrft_jax.tasks import find
+from rrft_jax.tasks.example import Example
 
 THOUGHTS = (
     *("cot", "reasoning_content", "reasoning", "thought", "thoughts", "thinking", "rationale"),
@@ -55,7 +55,7 @@ def read_row(
     Args:
       row: a JSON value, or the `BadRow` in its place.
       default_id: of a row that has none.
-      task: such as "visual_counting".
+      task: a name in `tasks.TASKS`.
       find_image: path in a row -> what `open_image` opens.
       index_base: of answers that are an option's index, as of `options.index_base`.
 
@@ -78,8 +78,9 @@ def read_row(
         raise _malformed("no question; expected a text beside the pictures")
     system = _system(row, chat)
     preface, thought, answer = _reply(row, chat, choices, index_base)
-    if task == "spatial_transformation" and not parse_calls(answer):  # nothing could be right
-        raise _malformed(f"the answer is {answer!r:.60}; expected calls, func(object_id, 'value')")
+    form = find(task).answers
+    if not form.readable(answer):  # no completion could be right
+        raise _malformed(f"the answer is {answer!r:.60}; expected {form.expected}")
     name = default_id if row.get("id") in (None, "") else row["id"]
     if not isinstance(name, str) and not is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")

@@ -1,20 +1,30 @@
-"""A sample's number in, its size or its whole row out; `BadRow` where the sample cannot be used."""
+"""Data sets, and the rows made of their samples; `BadRow` where a sample cannot be used."""
 
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
 
-from rrft_jax.data.example import Example, Source
 from rrft_jax.data.order import uniform
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.prompts import OWN, messages, target
 from rrft_jax.data.shapes import Shape
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.tasks.example import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set, and how it takes part in training: its words, its rewards, its share."""
+
+    examples: Sequence[Example]
+    prompts: Any = None  # a prompts.Prompts; None asks in the project's own words
+    rewards: Mapping[str, float] | None = None  # name -> weight; None takes those of the config
+    weight: float = 0.0  # its share of the samples, relative to the others'; 0: by its length
 
 
 @flax.struct.dataclass

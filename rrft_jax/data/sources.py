@@ -8,7 +8,7 @@ places to train on:
       weight: 3
     - path: Reason-RFT-CoT-Dataset
       file: AI2D                           # another training file, by its name or a part of it
-      task: structure_perception
+      task: TASK
       weight: 1
       rewards: {math_accuracy: 1, format: 0.5}
     - source: tfds:scenes                  # relative paths start from this file's folder
@@ -25,13 +25,13 @@ samples in training, relative to each other's; either all entries have one, or n
 sample comes equally often.
 
 Under `reason_rft` the first `data.activation_samples` of every source wake reasoning up (SFT) and
-its others reinforce it (GRPO). Structure perception has too few samples for that: it reinforces on
-all of them (`data.reuse_activation`).
+its others reinforce it (GRPO). A task with too few samples for that reinforces on all of them
+(`data.reuse_activation`).
 
 A mixture changes what is trained on. Held out is what belongs to `data.path` or `data.source` of
 the config; where it has neither, what belongs to the mixture's own places, those of one name taken
 together. `eval.tasks` names the tasks whose splits these are, if they aren't the config's own; a
-split is then called after its task too, "structure_perception/id".
+split is then called after its task too, "TASK/id".
 """
 
 import contextlib
@@ -45,19 +45,19 @@ import ml_collections
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
-from rrft_jax.data.example import Source
 from rrft_jax.data.pictures import BadRow
-from rrft_jax.data.prompts import TASKS, Prompts, read_prompts
-from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.prompts import Prompts, read_prompts
+from rrft_jax.data.readers import find_splits, read_examples
+from rrft_jax.data.samples import Source
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say
+from rrft_jax.tasks import SPLITS, TASKS
 
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
 TFDS = "tfds:"
-REUSING = ("structure_perception",)  # tasks with too few samples for two stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,17 +195,18 @@ def _training(config, place: _Place) -> dict[str, Source]:
 
 
 def _reuses(config, place: _Place) -> bool:
-    """Whether GRPO uses SFT's samples again; a place of another task has that one's default."""
+    """Return whether GRPO uses the samples of SFT again; another task has its own default."""
     if place.task == config.task:
         return config.data.reuse_activation
-    return place.task in REUSING
+    return TASKS[place.task].reuse_activation
 
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
     """Says what SFT's targets will lack."""
     listed = isinstance(examples, list)  # To ask a TFDS build would read all pictures as well.
     samples = [row for row in examples if not isinstance(row, BadRow)] if listed else []
-    looked_at = samples or [examples[0]] if place.variant == "caption" else []
+    prefaced = place.variant in TASKS[place.task].wording.prefaced
+    looked_at = samples or [examples[0]] if prefaced else []
     if any(not example.preface for example in looked_at):
         say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
     if bare := sum(not example.cot for example in samples):
@@ -243,10 +244,10 @@ def _tested(config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
 
 
 def _of_task(place: _Place, task: str) -> _Place:
-    """The same place, asked for another task; only the transformation has a variant."""
+    """Return the same place for another task, with its variant if the task has that one."""
     if task == place.task:
         return place
-    variant = place.variant if task == "spatial_transformation" else ""
+    variant = place.variant if place.variant in TASKS[task].wording.variants else ""
     return dataclasses.replace(place, task=task, variant=variant)
 
 
@@ -258,7 +259,7 @@ def _held_out(config, place: _Place) -> dict[str, Source]:
     elif place.path:
         names = find_splits(place.path, place.task, place.file)
     else:
-        names = drawn.splits(place.task)
+        names = TASKS[place.task].held_out
     prompts, splits = _prompts(config, place), {}
     for name in names:
         if name == "train":
@@ -354,7 +355,7 @@ def _entry(entry: Any, folder: pathlib.Path, base: _Place) -> _Place:
     if "path" in values or "source" in values:
         base = dataclasses.replace(base, path="", source="", file="")
     if values.get("task", base.task) != base.task:
-        rewards = reward_functions.DEFAULTS[values["task"]]
+        rewards = TASKS[values["task"]].rewards
         base = dataclasses.replace(base, variant="", rewards=rewards)
     return _checked(dataclasses.replace(base, **values))
 

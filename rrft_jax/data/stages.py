@@ -6,12 +6,11 @@ import jax
 import ml_collections
 
 from rrft_jax.assets import TINY
-from rrft_jax.data.example import Source
 from rrft_jax.data.loader import Loader, Reading, make_loader
 from rrft_jax.data.order import Batching
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.processor import Processor
-from rrft_jax.data.samples import Format
+from rrft_jax.data.samples import Format, Source
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path

@@ -11,11 +11,12 @@ import ml_collections
 import numpy as np
 
 from rrft_jax import rewards
-from rrft_jax.data.example import Source
 from rrft_jax.data.pictures import BadRow
 from rrft_jax.data.prompts import OWN, target
+from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
+from rrft_jax.tasks import TASKS
 
 FIRST = 32  # samples of each source
 
@@ -90,8 +91,9 @@ def _rewards(config: ml_collections.ConfigDict, source: Source) -> Mapping[str, 
         return source.rewards
     if "grpo" in config:
         return config.grpo.rewards
-    usual = dict(rewards.DEFAULTS[config.task])
-    if getattr(source.prompts, "variant", "") == "caption":
+    task = TASKS[config.task]
+    usual = dict(task.rewards)
+    if getattr(source.prompts, "variant", "") in task.wording.prefaced:
         return usual | {"format": 0.0, "caption_format": 1.0}
     return usual | {"format": {"weight": usual["format"], "empty_thought": True}}
 

@@ -1,7 +1,7 @@
 """Any data set -> ArrayRecord, once, for random access at speed; and back to `Example`.
 
-    python -m rrft_jax.data.tfds_builder --task=visual_counting --path=DATASET --out=counting
-    python -m rrft_jax.data.tfds_builder --task=visual_counting --train=100000 --out=scenes
+    python -m rrft_jax.data.tfds_builder --task=TASK --path=DATASET --out=counting
+    python -m rrft_jax.data.tfds_builder --task=TASK --train=100000 --out=scenes
 
     counting/rrft_jax-train.array_record-00000-of-00001     the rows, their pictures' files inside
     counting/rrft_jax-ood_left.array_record-00000-of-00001  a file a split; TFDS knows no "-"
@@ -35,12 +35,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rrft_jax.data import drawn
-from rrft_jax.data.example import Example
 from rrft_jax.data.processor import BadRow, open_image
-from rrft_jax.data.prompts import TASKS
-from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
+from rrft_jax.tasks import SPLITS, TASKS, Example
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
 _LATER = ("part", "system", "preface", "image_offsets")  # texts that older builds lack
@@ -315,7 +314,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
     if not args.path:
         numbers = {
             split: (1000 if split == "train" else 100) if limit(split) is None else limit(split)
-            for split in ("train", *drawn.splits(args.task))
+            for split in TASKS[args.task].splits
         }
         return {
             split: drawn.DrawnSource(args.task, split, args.seed, 0, number, args.size)

@@ -2,7 +2,7 @@
 
 An evaluation writes JSON lines, and Reason-RFT's own code a JSON list:
 
-    {"id": "7", "task": "visual_counting", "answer": "3", "completion": "<think>...", "score": 1.0}
+    {"id": "7", "task": TASK, "answer": "3", "completion": "<think>...", "score": 1.0}
 
     [{"pred": "<think>...", "solution": "<answer> 3 </answer>", "level": 2}]
 
@@ -14,19 +14,17 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation.scores import score, summary
 from rrft_jax.json_files import is_number, unique_ids
-from rrft_jax.rewards import TASKS
 from rrft_jax.rewards.format import extract_answer
-from rrft_jax.rewards.transformation import are_calls
+from rrft_jax.tasks import TASKS
 
 # How a completion is scored, and what a row calls the result.
 MODES = {"default": "score", "reference": "score_reference"}
-LETTERS = ("A", "B", "C", "D")
 _GROUPS = ("level", "type")  # what the rows of a data set may be grouped by
 
 
@@ -84,11 +82,11 @@ def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
     if not rows:
         raise UserError(f"{file}: no rows; expected predictions, JSON lines or a JSON list")
     fields = [_fields(row, where) for where, row in rows]
-    lettered = any(answer in LETTERS for answer, _ in fields)
+    answers = frozenset(answer for answer, _ in fields)
     names = _names([row for _, row in rows])
     predictions = []
     for (where, row), name, (answer, completion) in zip(rows, names, fields):
-        own = _task(row, where) or task or _guess(answer, lettered)
+        own = _task(row, where) or task or _guess(answer, answers)
         scores = {mode: float(row[key]) for mode, key in MODES.items() if is_number(row.get(key))}
         problem = row.get("problem")
         predictions.append(
@@ -212,17 +210,16 @@ def _task(row: dict[str, Any], where: str) -> str:
     return task or ""
 
 
-def _guess(answer: str, lettered: bool) -> str:
-    """The task by an answer, and by whether the file has letters: the other two score alike."""
-    if are_calls(answer):
-        return "spatial_transformation"
-    return "structure_perception" if lettered else "visual_counting"
+def _guess(answer: str, answers: Collection[str]) -> str:
+    """Guess the task from an answer and all answers of its file; the first task if none fits."""
+    fitting = (
+        n for n, task in TASKS.items() if task.recognizes and task.recognizes(answer, answers)
+    )
+    return next(fitting, next(iter(TASKS)))
 
 
 def _parts(row: dict[str, Any], task: str, answer: str) -> tuple[str, ...]:
-    parts = []
-    if task == "structure_perception":
-        parts.append("choice" if answer in LETTERS else "non_choice")
+    parts = list(TASKS[task].parts(answer))
     if isinstance(row.get("part"), str):
         parts.append(row["part"])
     for key in _GROUPS:

@@ -1,7 +1,7 @@
 """Scores predictions that exist already, without a model: ours, or the public Reason-RFT code's.
 
     python -m rrft_jax.evaluation.rescore runs/demo/predictions-id.jsonl
-    python -m rrft_jax.evaluation.rescore results.json --task=structure_perception --out=rows.jsonl
+    python -m rrft_jax.evaluation.rescore results.json --task=TASK --out=rows.jsonl
 
 Prints 100 x the mean score of each file and of its parts, with the standard error: by our rules,
 and by those of the public code ("reference"), which its published numbers follow.
@@ -19,7 +19,7 @@ from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import MODES, Prediction
 from rrft_jax.evaluation.scores import summary
 from rrft_jax.evaluation.tables import aligned
-from rrft_jax.rewards import TASKS
+from rrft_jax.tasks import TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,30 +4,27 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rrft_jax import tasks
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import MODES, reference
-from rrft_jax.rewards.accuracy import equal
+from rrft_jax.rewards import MODES
 from rrft_jax.rewards.format import extract_answer
-from rrft_jax.rewards.transformation import partial_credit
 
 
 def score(task: str, completion: str, answer: str, *, mode: str = "default") -> float:
-    """Between 0 and 1. Partial credit for transformations, right or wrong for all else.
+    """Score a completion between 0 and 1, by the form of the task's answers.
 
-    Kinder than the accuracy reward: the value may stand among other words, tags or not.
-    `mode="reference"` scores as Reason-RFT's public evaluation does.
+    The score is kinder than the accuracy reward: the value may stand among other words, with tags
+    or without. `mode="reference"` scores as Reason-RFT's public evaluation does.
 
     Raises:
-      UserError: there's no such mode.
+      UserError: the mode or the task does not exist.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    answers = tasks.find(task).answers
     if mode == "reference":
-        return reference.evaluation_score(task, completion, answer)
-    extracted, answer = extract_answer(completion)[0], extract_answer(answer)[0]
-    if task == "spatial_transformation":
-        return partial_credit(extracted, answer)
-    return float(equal([(extracted, False)], answer)[0])
+        return answers.reference_score(completion, answer)
+    return answers.score(extract_answer(completion)[0], extract_answer(answer)[0])
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from rrft_jax.data import drawn, prompts
+from rrft_jax.data import prompts
 from rrft_jax.data.processor import Processor
 from rrft_jax.hf import pretrained
 from rrft_jax.models.vlm import VLM
@@ -23,6 +23,9 @@ from rrft_jax.parallel import sharding
 from rrft_jax.pretrain import recall
 from rrft_jax.pretrain.folder import SPECIAL, VOCABULARY, write_folder
 from rrft_jax.pretrain.lessons import LESSONS, SLOTS, STREAM, Lesson
+from rrft_jax.tasks import TASKS
+from rrft_jax.tasks.drawings import counting, structure, transformation
+from rrft_jax.tasks.wording import BRIEF
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import sft
 from rrft_jax.training import state as states
@@ -40,9 +43,9 @@ WARM_UP = 50
 PHASES = {"see": 1200, "perceive": 2150, "answer": 2450, "recall": 2850, "review": 1900}
 # Of each task: its lessons a step in each phase, and the tokens of its longest text.
 SIZES = {
-    "visual_counting": ({"see": 16, "perceive": 10, "answer": 8, "review": 6}, 76),
-    "structure_perception": ({"see": 24, "perceive": 10, "answer": 10, "review": 7}, 104),
-    "spatial_transformation": ({"see": 10, "perceive": 10, "answer": 10, "review": 7}, 152),
+    counting.NAME: ({"see": 16, "perceive": 10, "answer": 8, "review": 6}, 76),
+    structure.NAME: ({"see": 24, "perceive": 10, "answer": 10, "review": 7}, 104),
+    transformation.NAME: ({"see": 10, "perceive": 10, "answer": 10, "review": 7}, 152),
     "recall": ({"recall": 24, "review": 12}, 128),
 }
 # What rests: at first the layers of the decoder, which learn nothing from words.
@@ -58,9 +61,9 @@ def corpus(seed: int, samples: int = 300) -> Iterator[str]:
                 rng = np.random.default_rng([seed, STREAM, number, index])
                 for conversation in lesson(rng, phase, 1.0).texts:
                     yield from (f"{question}\n{answer}" for question, answer in conversation)
-            for split in ("train", *drawn.splits(task)):
-                example = drawn.TASKS[task].sample(split, seed, index, 28)
-                yield f"user\n{example.problem}\n{prompts.BRIEF.format(kind='calls')}"
+            for split in TASKS[task].splits:
+                example = TASKS[task].sample(split, seed, index, 28)
+                yield f"user\n{example.problem}\n{BRIEF.format(kind='calls')}"
                 yield f"assistant\n{prompts.target(example, 'reason_rft')}"
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.drawn import TINY_SIZE, arithmetic, counting, figures, structure, transformation
-from rrft_jax.data.drawn.render import Camera
+from rrft_jax.data.drawn import TINY_SIZE
+from rrft_jax.tasks.drawings import arithmetic, counting, figures, structure, transformation
+from rrft_jax.tasks.drawings.render import Camera
 
 TOKENS = 4  # visual tokens on a side of a picture
 STREAM = 7  # of random numbers: no split of a drawn task draws from it
@@ -37,9 +38,9 @@ class Lesson:
 # A visual token names its words from as many turned versions of itself: where the order of words
 # matters, as in a number, each has a slot of its own.
 SLOTS = {
-    "visual_counting": (0, 0, 0, 0),  # a cell, and size, colour and shape of what stands there
-    "structure_perception": (0, 1, 2, 3, 4),  # the name of a point, the signs of a number
-    "spatial_transformation": (0, 0, 0, 0, 0),
+    counting.NAME: (0, 0, 0, 0),  # a cell, and size, colour and shape of what stands there
+    structure.NAME: (0, 1, 2, 3, 4),  # the name of a point, the signs of a number
+    transformation.NAME: (0, 0, 0, 0, 0),
 }
 
 
@@ -272,9 +273,9 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
 
 
 LESSONS: dict[str, Callable[[np.random.Generator, str, float], Lesson]] = {
-    counting.TASK: counting_lesson,
-    structure.TASK: structure_lesson,
-    transformation.TASK: transformation_lesson,
+    counting.NAME: counting_lesson,
+    structure.NAME: structure_lesson,
+    transformation.NAME: transformation_lesson,
 }
 
 

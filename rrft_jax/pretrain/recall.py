@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rrft_jax.data.drawn import structure, transformation
 from rrft_jax.pretrain.lessons import pick, random_sum
+from rrft_jax.tasks.drawings import structure, transformation
 
 Piece = tuple[str, bool]  # a text, and whether it carries loss
 

@@ -72,14 +72,6 @@ _REWARDS = {
     "overlong": _Reward(style.overlong_rewards, of_group=True),
 }
 
-# What a task is rewarded for, name -> weight in the sum: as the public scripts do.
-DEFAULTS = {
-    "visual_counting": {"accuracy": 1.0, "format": 1.0},
-    "structure_perception": {"math_accuracy": 1.0, "format": 1.0},
-    "spatial_transformation": {"transformation_full": 1.0, "format": 1.0},
-}
-TASKS = tuple(DEFAULTS)
-
 
 @dataclasses.dataclass(frozen=True)
 class Term:

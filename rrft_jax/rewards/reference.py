@@ -74,12 +74,15 @@ def right_lengthwise(completions: Sequence[str], solution: str) -> list[bool]:
     return [value == 1 for value in _or_verified(values, completions, solution)]
 
 
-def evaluation_score(task: str, completion: str, answer: str) -> float:
-    """A sample's score by the public evaluation."""
-    if task == "spatial_transformation":
-        answers = distinct(_CALL.findall(_answer_on_one_line(completion)))
-        solutions = distinct(_CALL.findall(answer))
-        return credit(answers, solutions, PARTIAL) if answers and solutions else 0.0
+def calls_score(completion: str, answer: str) -> float:
+    """Return the score of a sequence of calls by the public evaluation."""
+    answers = distinct(_CALL.findall(_answer_on_one_line(completion)))
+    solutions = distinct(_CALL.findall(answer))
+    return credit(answers, solutions, PARTIAL) if answers and solutions else 0.0
+
+
+def value_score(completion: str, answer: str) -> float:
+    """Return the score of a value, a word or a letter by the public evaluation."""
     extracted, tagged = extract_answer(completion)
     if extracted == (answer if tagged else answer.strip()):
         return 1.0

@@ -7,8 +7,9 @@ import pytest
 from configs import common, eval, grpo, sft
 from rrft_jax import rewards
 from rrft_jax.command import check
-from rrft_jax.data.prompts import PARADIGMS, TASKS, ZERO_SHOT
+from rrft_jax.data.prompts import PARADIGMS, ZERO_SHOT
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import TASKS
 
 FILES = {
     sft: ("cot_sft", "ans_sft"),

@@ -20,7 +20,6 @@ from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor
 from rrft_jax.assets import TINY
 from rrft_jax.data import (
     PARADIGMS,
-    TASKS,
     Example,
     Processor,
     Prompts,
@@ -28,6 +27,7 @@ from rrft_jax.data import (
     messages,
     target,
 )
+from rrft_jax.tasks import TASKS
 from tests.loading import loader_of
 
 ROWS = 80  # of each tokenizer under each template
@@ -196,7 +196,7 @@ def _example(random, index):
         problem=problem,
         answer=str(random.choice(answers)),
         cot=_text(random, 20) if random.random() < 0.8 else None,
-        task=TASKS[random.integers(len(TASKS))],
+        task=list(TASKS)[random.integers(len(TASKS))],
     )
 
 

@@ -18,8 +18,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.vision_utils import get_vision_position_ids
 
 from rrft_jax.data import BadRow, Processor, bucket, open_image
-from rrft_jax.data.example import Drawing
 from rrft_jax.errors import UserError
+from rrft_jax.tasks.example import Drawing
 
 SIZES = {"none": [], "one": [(100, 60)], "two": [(60, 130), (57, 57)], "three": [(30, 90)] * 3}
 

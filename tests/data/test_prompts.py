@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 
-from rrft_jax.data import PARADIGMS, TASKS, Example, Prompts, messages, read_prompts, target
+from rrft_jax.data import PARADIGMS, Example, Prompts, messages, read_prompts, target
 from rrft_jax.data.prompts import ZERO_SHOT
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import TASKS
 
 EXAMPLE = Example("a", ("one.png", "two.png"), "How many?", "7319", "One, two.", "visual_counting")
 
@@ -141,7 +142,7 @@ def test_a_text_may_say_where_the_question_goes():
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("counting: x", "key 'counting': expected one of visual_counting, structure_perc"),
+        ("counting: x", "key 'counting': expected one of visual_counting, visual_counting.letter"),
         ("structure_perception: x", "key 'structure_perception': expected one of"),
         ("1: x", "key 1: expected one of"),
         ("visual_counting: 3", "visual_counting: expected a text, found int"),

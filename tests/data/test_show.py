@@ -9,8 +9,9 @@ from PIL import Image
 
 from rrft_jax.assets import TINY
 from rrft_jax.data import Example, Processor, Prompts, Source, show, target
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.data.show.__main__ import main
+from rrft_jax.tasks.drawings import counting
 from tests.loading import loader_of
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rrft_jax.data.prompts import TASKS
 from rrft_jax.evaluation import paper
+from rrft_jax.tasks import TASKS
 
 
 def test_every_task_of_ours_has_its_columns():

@@ -16,9 +16,10 @@ import pytest
 
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.rollout import SamplingParams, generate
+from rrft_jax.tasks.drawings import counting
 from tests.hf import reading
 
 # Each with the releases of its own time, which its import insists on.

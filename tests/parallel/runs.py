@@ -12,9 +12,10 @@ from pathlib import Path
 import jax
 
 from rrft_jax.assets import TINY
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.hf.pretrained import read_config
+from rrft_jax.tasks.drawings import counting
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from rrft_jax.data import drawn, prompts
+from rrft_jax.data import prompts
 from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.pretrain.__main__ import row
 from rrft_jax.pretrain.lessons import LESSONS, SLOTS, TOKENS, random_sum
+from rrft_jax.tasks import TASKS
 
 
 def lessons(task, phase, number=20):
@@ -41,7 +42,7 @@ def test_no_lesson_shows_a_chain_of_thought_or_a_tag(task):
         for question, answer in conversation
     )
     assert "think" not in text and "<" not in text
-    thought = drawn.TASKS[task].sample("train", 0, 0, 28).cot
+    thought = TASKS[task].sample("train", 0, 0, 28).cot
     assert thought not in text
 
 
@@ -56,7 +57,7 @@ def test_words_of_visual_tokens_are_one_token_each(task, processor):
 @pytest.mark.parametrize("task", LESSONS)
 def test_the_vocabulary_has_the_tasks_frequent_words(task, processor):
     for index in range(5):
-        example = drawn.TASKS[task].sample("train", 0, index, 28)
+        example = TASKS[task].sample("train", 0, index, 28)
         text = f"{example.problem} {prompts.target(example, 'reason_rft')}"
         tokens = processor.encode_target(text)
         assert len(text) / len(tokens) > 2.2  # bytes alone would give 1

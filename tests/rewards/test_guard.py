@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rrft_jax import evaluation, rewards
-from rrft_jax.data.prompts import TASKS
 from rrft_jax.rewards import guard
+from rrft_jax.tasks import TASKS
 from tests.rewards.hostile import TEXTS
 
 ANSWERS = ("4", "A", "0", "nan", r"2\sqrt{3}", "change_color(1, 'red')")

@@ -13,7 +13,7 @@ import pytest
 from configs import grpo as program
 from rrft_jax.assets import TINY
 from rrft_jax.data import Batching, Format, Processor, Source, make_loader
-from rrft_jax.data.drawn import TINY_SIZE, counting
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models import VLM
@@ -21,6 +21,7 @@ from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import Completions
+from rrft_jax.tasks.drawings import counting
 from rrft_jax.training import loop
 from rrft_jax.training import state as states
 from tests import tiny

@@ -1,23 +1,16 @@
-"""Tasks whose pictures are drawn when asked for: sources of any length, with exact answers."""
+"""Samples that a task draws when asked for: data sets of any length, with exact answers."""
 
 import dataclasses
 
-from rrft_jax.data.drawn import counting, structure, transformation
-from rrft_jax.data.example import Example
+from rrft_jax.tasks import TASKS, Example
 
-TASKS = {module.TASK: module for module in (counting, structure, transformation)}
 TINY_SIZE = 112  # pixels on a side: what the tiny base has seen
 SIZE = 480  # for models that see more
 
 
-def splits(task: str) -> tuple[str, ...]:
-    """The held-out splits of a drawn task."""
-    return tuple(split for split in TASKS[task].SPLITS if split != "train")
-
-
 @dataclasses.dataclass(frozen=True)
 class DrawnSource:
-    """Samples `start` to `stop` of one split of a drawn task; draws the one that is asked for."""
+    """Samples `start` to `stop` of one split of a task; draws the one that is asked for."""
 
     task: str
     split: str
@@ -32,5 +25,5 @@ class DrawnSource:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        module = TASKS[self.task]
-        return module.sample(self.split, self.seed, self.start + index, self.image_size)
+        sample = TASKS[self.task].sample
+        return sample(self.split, self.seed, self.start + index, self.image_size)

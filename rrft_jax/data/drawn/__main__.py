@@ -1,13 +1,13 @@
-"""Writes drawn samples as a data set, in the layout of Reason-RFT's own.
+"""Write drawn samples as a data set, in the layout of Reason-RFT's own.
 
-    python -m rrft_jax.data.drawn --task=visual_counting --out=scenes --train=1000 --test=100
+    python -m rrft_jax.data.drawn --task=TASK --out=scenes --train=1000 --test=100
 
     scenes/images/{train,test}_images/<id>-<picture>.png
-    scenes/train_jsons/Visual-Counting-train-cot.json       id, image, problem, cot, answer
-    scenes/test_jsons/Visual-Counting-<split>-test.json
+    scenes/train_jsons/<Task>-train-cot.json       id, image, problem, cot, answer
+    scenes/test_jsons/<Task>-<split>-test.json
 
-`--config.data.path=scenes` trains on it, and so can any other trainer that reads that layout. What
-is written is what a run without `data.path` would draw, at the size that is asked for.
+`--config.data.path=scenes` trains on it, and so does any other trainer that reads that layout. The
+samples are those that a run without `data.path` would draw, at the size that is asked for.
 """
 
 import argparse
@@ -15,22 +15,22 @@ import json
 import pathlib
 import sys
 
-from rrft_jax.data.drawn import SIZE, DrawnSource, splits
+from rrft_jax.data.drawn import SIZE, DrawnSource
 from rrft_jax.data.processor import open_image
-from rrft_jax.data.prompts import TASKS
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress
+from rrft_jax.tasks import TASKS
 
 
 def write(source: DrawnSource, root: pathlib.Path) -> pathlib.Path:
-    """Writes one split below `root`, a sample at a time; returns its JSON file.
+    """Write one split below `root`, a sample at a time, and return its JSON file.
 
-    The file appears under its name when it is whole.
+    The file appears under its name when it is complete.
     """
     kind = "train" if source.split == "train" else "test"
     images = root / "images" / f"{kind}_images"
     ending = "train-cot" if kind == "train" else f"{source.split}-test"
-    file = root / f"{kind}_jsons" / f"{source.task.replace('_', '-').title()}-{ending}.json"
+    file = root / f"{kind}_jsons" / f"{TASKS[source.task].title}-{ending}.json"
     images.mkdir(parents=True, exist_ok=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(file.name + ".new")
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if min(args.train, args.test) < 0 or args.size < 28:
             raise UserError("expected --train and --test of 0 or more, --size of 28 or more")
-        for split in ("train", *splits(args.task)):
+        for split in TASKS[args.task].splits:
             number = args.train if split == "train" else args.test
             if number:
                 source = DrawnSource(args.task, split, args.seed, 0, number, args.size)

@@ -5,16 +5,17 @@ import pytest
 from PIL import Image
 
 from rrft_jax.data import find_splits, open_image, read_examples
-from rrft_jax.data.drawn import TASKS, DrawnSource, splits
+from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.data.drawn.__main__ import main
+from rrft_jax.tasks import TASKS
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_written_folder_reads_back_as_what_was_drawn(task, tmp_path):
     arguments = [f"--task={task}", f"--out={tmp_path}", "--train=3", "--test=2", "--size=56"]
     assert main([*arguments, "--seed=4"]) == 0
-    assert set(find_splits(str(tmp_path), task)) == {"train", *splits(task)}
-    for split, number in (("train", 3), *((split, 2) for split in splits(task))):
+    assert set(find_splits(str(tmp_path), task)) == set(TASKS[task].splits)
+    for split, number in (("train", 3), *((split, 2) for split in TASKS[task].held_out)):
         source = DrawnSource(task, split, 4, 0, number, 56)
         read = read_examples(str(tmp_path), task, split)
         assert len(read) == number

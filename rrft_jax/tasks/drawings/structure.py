@@ -18,11 +18,11 @@ import math
 
 import numpy as np
 
-from rrft_jax.data.drawn.arithmetic import worked
-from rrft_jax.data.drawn.figures import TINTS, Figure, draw, ray, right_triangle, triangle
-from rrft_jax.data.example import Drawing, Example
+from rrft_jax.tasks.drawings.arithmetic import worked
+from rrft_jax.tasks.drawings.figures import TINTS, Figure, draw, ray, right_triangle, triangle
+from rrft_jax.tasks.example import Drawing, Example
 
-TASK = "structure_perception"
+NAME = "structure_perception"
 OPTIONS = "ABCD"
 _NAMES = ("ABCDEFGH", "DEFGHJKL", "JKLMNPQR", "PQRSTUVW")  # O is always a circle's centre
 _TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (20, 21, 29))
@@ -63,7 +63,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
         problem=posed.problem,
         answer=posed.answer,
         cot=posed.cot,
-        task=TASK,
+        task=NAME,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rrft_jax.data import open_image
-from rrft_jax.data.drawn import figures, structure
+from rrft_jax.tasks.drawings import figures, structure
 
 SPLITS = ("train", "id", "ood")
 

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from rrft_jax.data.drawn import DrawnSource, counting
+from rrft_jax.data.drawn import DrawnSource
+from rrft_jax.tasks.drawings import counting
 
 
 def samples(split, number=200, size=56):

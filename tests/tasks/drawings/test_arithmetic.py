@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from rrft_jax.data.drawn import arithmetic, structure
+from rrft_jax.tasks.drawings import arithmetic, structure
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.drawn.render import Camera, Solid, render
-from rrft_jax.data.drawn.sprites import COLOURS
-from rrft_jax.data.example import Drawing, Example
+from rrft_jax.tasks.drawings.render import Camera, Solid, render
+from rrft_jax.tasks.drawings.sprites import COLOURS
+from rrft_jax.tasks.example import Drawing, Example
 
-TASK = "spatial_transformation"
+NAME = "spatial_transformation"
 GRID = 4
 OBJECTS = (3, 5)  # the smallest and the largest number
 STEPS = (1, 4)
@@ -103,7 +103,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
         problem=problem(initial),
         answer=", ".join(map(str, steps)),
         cot=_thought(initial, steps, final),
-        task=TASK,
+        task=NAME,
     )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rrft_jax.data import open_image
-from rrft_jax.data.drawn import transformation
-from rrft_jax.data.drawn.transformation import DIRECTIONS, SPLITS, VALUES, Thing, picture
 from rrft_jax.rewards.transformation import parse_calls, partial_credit
+from rrft_jax.tasks.drawings import transformation
+from rrft_jax.tasks.drawings.transformation import DIRECTIONS, SPLITS, VALUES, Thing, picture
 
 ATTRIBUTES = ("shape", "size", "color", "material")  # in the order of the problem's list
 CUBE = Thing("medium", "red", "rubber", "cube", (1, 1))

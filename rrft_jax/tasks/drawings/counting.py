@@ -18,10 +18,10 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.drawn.sprites import sprite
-from rrft_jax.data.example import Example
+from rrft_jax.tasks.drawings.sprites import sprite
+from rrft_jax.tasks.example import Example
 
-TASK = "visual_counting"
+NAME = "visual_counting"
 GRID = 4
 SIZES = {"small": 0.56, "large": 0.86}  # share of a cell
 
@@ -95,7 +95,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
         problem=problem,
         answer=answer,
         cot=cot,
-        task=TASK,
+        task=NAME,
     )
 
 

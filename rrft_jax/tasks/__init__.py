@@ -1,0 +1,47 @@
+"""The tasks, one file each. A new task is one more file, and one more line in `TASKS`.
+
+Everything that differs between tasks is a field of their record, so no code outside this package
+names a task. Importing the tasks brings no JAX along.
+"""
+
+from rrft_jax.errors import UserError
+from rrft_jax.tasks import spatial_transformation, structure_perception, visual_counting
+from rrft_jax.tasks.example import Drawing, Example
+from rrft_jax.tasks.task import PaperResults, Task
+from rrft_jax.tasks.wording import Wording
+
+# Name -> record. The first one is the default of a config.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        visual_counting.TASK,
+        structure_perception.TASK,
+        spatial_transformation.TASK,
+    )
+}
+
+# The splits of all tasks, in the order in which results list them.
+SPLITS = tuple(dict.fromkeys(split for task in TASKS.values() for split in task.splits))
+
+
+def find(name: str) -> Task:
+    """Return the record of a task.
+
+    Raises:
+      UserError: no task has this name; the message lists those that exist.
+    """
+    if name not in TASKS:
+        raise UserError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Drawing",
+    "Example",
+    "PaperResults",
+    "Task",
+    "Wording",
+    "find",
+]

@@ -1,0 +1,71 @@
+"""`Task`: everything that the rest of the package needs to know about one task."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from rrft_jax.tasks.answers import VALUES, Answers
+from rrft_jax.tasks.example import Example
+from rrft_jax.tasks.wording import Wording
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperResults:
+    """The accuracies that Reason-RFT's paper reports for one task (arXiv 2503.20752).
+
+    Attributes:
+      columns: (split, part) of each number in a row; the part is "" where a split has only one.
+      rows: model ("2b", "7b") -> row of the paper -> percent, one number a column.
+      samples: part -> number of its samples, which weight the parts in the mean of their split.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    rows: Mapping[str, Mapping[str, tuple[float, ...]]]
+    samples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task. A field with a default may be left out.
+
+    Attributes:
+      name: what configs, files and results call it, such as "visual_counting".
+      sample: (split, seed, index, image_size) -> the drawn example at that place. The same
+        arguments give the same example. The example carries the task's name.
+      wording: the instructions that follow a question.
+      rewards: name of a reward -> its weight in the sum, for GRPO.
+      splits: "train", then the held-out splits in the order of the results.
+      answers: how answers are read, checked and scored.
+      parts: answer -> the parts of its split that a prediction is also counted in.
+      recognizes: (answer, all answers of its file) -> whether a prediction that names no task
+        belongs to this one; None if the task is never guessed.
+      reuse_activation: whether GRPO trains on the samples of SFT too, because there are few.
+      epochs: passes of GRPO over a data set from files.
+      paper: the paper's results, to print beside those of a run.
+      tiny: fields of a config that the packaged tiny model needs other values of. The keys say
+        which configs are meant: "" is all of them, "PARADIGM" those of a paradigm, and
+        "STAGE:PARADIGM" those that also run a stage. A field is named as on the command line.
+    """
+
+    name: str
+    sample: Callable[[str, int, int, int], Example]
+    wording: Wording
+    rewards: Mapping[str, float]
+    splits: tuple[str, ...] = ("train", "id", "ood")
+    answers: Answers = VALUES
+    parts: Callable[[str], tuple[str, ...]] = lambda answer: ()
+    recognizes: Callable[[str, Collection[str]], bool] | None = None
+    reuse_activation: bool = False
+    epochs: int = 1
+    paper: PaperResults | None = None
+    tiny: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The splits that are evaluated and never trained on."""
+        return tuple(split for split in self.splits if split != "train")
+
+    @property
+    def title(self) -> str:
+        """The name as the files of the published data set spell it: "Visual-Counting"."""
+        return self.name.replace("_", "-").title()
