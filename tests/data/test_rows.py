@@ -415,7 +415,7 @@ def test_a_summary_and_a_caption_come_before_the_thought_of_their_variant(tmp_pa
     lead = "<summary>Look.</summary>\n<caption>A cube.</caption>"
     reply = f"{lead}<think>It shrinks.</think><answer>{calls}</answer>"
     row = _chat("What?", reply) if where == "chat" else {"problem": "What?", where: reply}
-    (example,) = _read(tmp_path, row, task="visual_counting")
+    (example,) = _read(tmp_path, row, task="spatial_transformation")
     assert (example.cot, example.answer) == ("It shrinks.", calls)
     assert target(example, "cot_sft", prompts=Prompts(variant="caption")) == (
         "<summary>\nLook.\n</summary>\n<caption>\nA cube.\n</caption>\n"
@@ -427,7 +427,8 @@ def test_a_summary_and_a_caption_come_before_the_thought_of_their_variant(tmp_pa
 
 
 def test_caption_tags_inside_of_a_thought_are_refused_where_the_variant_has_them(tmp_path):
-    (example,) = _read(tmp_path, _row(cot="It says <caption>."))
+    row = _row(cot="It says <caption>.", answer="change_size(1, 'small')")
+    (example,) = _read(tmp_path, row, task="spatial_transformation")
     assert "<caption>" in target(example, "cot_sft")
     with pytest.raises(BadRow, match="a tag of a summary or a caption inside"):
         target(example, "cot_sft", prompts=Prompts(variant="caption"))

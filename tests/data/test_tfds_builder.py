@@ -22,6 +22,7 @@ from rrft_jax.data.drawn import __main__ as drawn_folder
 from rrft_jax.data.processor import BadRow
 from rrft_jax.data.tfds_builder import build, main, open_source, splits
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import TASKS
 
 TASK = "visual_counting"
 
@@ -55,7 +56,7 @@ def no_network(monkeypatch):
 @pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("task", [TASK, "spatial_transformation"])
 def test_drawn_samples_read_back_as_they_were_drawn(tmp_path, task):
-    names = ("train", *drawn_folder.splits(task))
+    names = TASKS[task].splits
     sources = {split: DrawnSource(task, split, 3, 5, 8, 56) for split in names}
     assert not any(build(tmp_path / "set", sources).values())
     assert splits(tmp_path / "set") == dict.fromkeys(names, 3)
