@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from rrft_jax import fields, rewards
 from rrft_jax.errors import UserError
 from rrft_jax.fields import AXIS, DTYPE, POSITIVE, SHARE, TOP_P, Rule, at_least, field, one_of
+from rrft_jax.tasks import TASKS
 
 STAGES = ("sft", "grpo")
 
@@ -121,7 +122,7 @@ class EvalSettings:
     tasks: tuple[str, ...] = field(
         (),
         "Tasks whose splits are evaluated. `()` is the config's own task.",
-        fields.each_once(rewards.TASKS),
+        fields.each_once(TASKS),
     )
     samples: int = field(
         0, "Of each split. 0 takes all of them, or 1,000 where they are drawn.", at_least(0)
@@ -253,7 +254,7 @@ class Config:
     """A whole run."""
 
     seed: int = field(0, "Of everything that is drawn.")
-    task: str = field("visual_counting", "Chosen by `--config=FILE:task=...`, not by override.")
+    task: str = field(next(iter(TASKS)), "Chosen by `--config=FILE:task=...`, not by override.")
     paradigm: str = field("reason_rft", "Chosen by `--config=FILE:paradigm=...`, not by override.")
     stages: tuple[str, ...] = field(
         (),
