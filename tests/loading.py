@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrft_jax.data import BadRow, Batching, Example, Format, Reading, Source, make_loader
+from rrft_jax.data import BadSample, Batching, Example, Format, Reading, Source, make_loader
 
 CHAT = [{"role": "user", "content": [{"type": "image"}]}]
 
@@ -36,7 +36,7 @@ def loader_of(data, processor, **options):
 
 def refusal(use, picture):
     """What `use`, a processor's `encode` or `measure`, says as it refuses a picture."""
-    with pytest.raises(BadRow) as error:
+    with pytest.raises(BadSample) as error:
         use(CHAT, [picture])
     assert error.value.cause == "picture"
     return str(error.value)
@@ -83,7 +83,7 @@ def planted(number=48):
     for i in range(0, number, 5):
         examples[i] = example_of(i, images=(cut_png(),))
     for i in range(0, number, 7):
-        examples[i] = BadRow("malformed", f"sample {i}: no question")
+        examples[i] = BadSample("malformed", f"sample {i}: no question")
     return examples
 
 

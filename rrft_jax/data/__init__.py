@@ -3,7 +3,7 @@
 from rrft_jax.data.batch import Batch
 from rrft_jax.data.loader import Loader, Reading, make_loader
 from rrft_jax.data.order import Batching
-from rrft_jax.data.pictures import BadRow, open_image
+from rrft_jax.data.pictures import BadSample, open_image
 from rrft_jax.data.positions import rope_positions
 from rrft_jax.data.prefetch import Prefetch
 from rrft_jax.data.processor import Processor
@@ -16,7 +16,7 @@ from rrft_jax.tasks.example import Example
 __all__ = [
     "PARADIGMS",
     "SPLITS",
-    "BadRow",
+    "BadSample",
     "Batch",
     "Batching",
     "Example",

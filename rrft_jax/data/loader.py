@@ -17,7 +17,7 @@ from absl import flags
 
 from rrft_jax.data.batch import Batch, make_batch, used
 from rrft_jax.data.order import Batching, Order, Plan, causes, make_stream
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Format, Row, Samples, Source
 from rrft_jax.errors import UserError
@@ -35,7 +35,7 @@ class Reading:
     row_ids: Sequence[int] | None = None  # this process's rows of a batch; None is all of them
     # Tells a value to all processes that train together, and returns the values of all.
     gather: Callable[[Any], list[Any]] = distributed.gather
-    report: Callable[[BadRow], None] = lambda row: None  # is called with every sample left out
+    report: Callable[[BadSample], None] = lambda row: None  # is called with every sample left out
     max_skipped_share: float = 0.5  # a larger share of unusable samples ends the run
 
 
@@ -43,7 +43,7 @@ class _Told(NamedTuple):
     """A process's message to the others about one row of a batch."""
 
     id: str | None  # None if the row is no example
-    bad: BadRow | None  # the unusable sample that the row replaces
+    bad: BadSample | None  # the unusable sample that the row replaces
     used: tuple[int, int]  # patches and tokens that are not padding
 
 
@@ -64,8 +64,8 @@ class _Share:
         """Return how many of the process's rows are samples; fewer only in the last batch."""
         return sum(place < len(plan.numbers) for place in self.row_ids)
 
-    def __call__(self, index: int) -> tuple[Row | None, BadRow | None]:
-        """Return a row, and a `BadRow` if the row replaces an unusable sample.
+    def __call__(self, index: int) -> tuple[Row | None, BadSample | None]:
+        """Return a row, and a `BadSample` if the row replaces an unusable sample.
 
         The row is None if no sample of the window can be decoded. A row past the samples of the
         last batch repeats the batch's last sample.
@@ -78,7 +78,7 @@ class _Share:
             if isinstance(row, Row) and plan.shape.holds(row.size):
                 return row, bad
             if isinstance(row, Row):
-                row = BadRow("picture", f"sample {row.example.id}: it changed while it was read")
+                row = BadSample("picture", f"sample {row.example.id}: it changed while it was read")
             bad = bad or row
         return None, bad
 
@@ -139,8 +139,10 @@ class Loader(Iterator[Batch]):
         ]
         return self._with_others(batch, told, failed)
 
-    def _with_others(self, batch: Batch | None, told: list[_Told], failed: BadRow | None) -> Batch:
-        """Complete the batch by the messages of all processes, so that all count and fail alike."""
+    def _with_others(
+        self, batch: Batch | None, told: list[_Told], failed: BadSample | None
+    ) -> Batch:
+        """Add the messages of all processes to the batch, so that all count and fail alike."""
         parts = self._reading.gather((failed, dict(zip(self._share.row_ids, told))))
         for bad, _ in parts:
             if bad:
@@ -160,12 +162,12 @@ class Loader(Iterator[Batch]):
         }
         return batch
 
-    def samples(self) -> Iterator[Batch | BadRow]:
+    def samples(self) -> Iterator[Batch | BadSample]:
         """Yield every sample as a batch of its own, in their order before they are sorted."""
         stream = self._order.stream
         for i in range(len(stream)):
             row = self._samples.load(stream[i])
-            bad = isinstance(row, BadRow)
+            bad = isinstance(row, BadSample)
             yield row if bad else make_batch(self._samples, [row], row.size, range(1))
 
     def description(self) -> list[str]:
@@ -216,7 +218,7 @@ class Loader(Iterator[Batch]):
         read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, ahead))
         return iter(indices.map(share).to_iter_dataset(read))
 
-    def _skip(self, rows: Sequence[BadRow]) -> None:
+    def _skip(self, rows: Sequence[BadSample]) -> None:
         """Count as skipped some samples that were counted as used."""
         if not rows:
             return

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 
 # Keys of pictures. The first one in a record is read; others must name the same pictures.
 PICTURES = (
@@ -52,15 +52,15 @@ _OTHER_PLACEHOLDER = re.compile(
 _FILM_PLACEHOLDER = re.compile(r"</?\|?(?:video|audio)[\w -]{0,40}\|?/?>", re.IGNORECASE)
 
 
-def image_names(row: Mapping[str, Any]) -> list[str]:
+def image_names(record: Mapping[str, Any]) -> list[str]:
     """Return the paths of a record's pictures, in order.
 
     Raises:
-      BadRow: a picture is no path, or two keys name different pictures.
+      BadSample: a picture is no path, or two keys name different pictures.
     """
     found: dict[str, list[str]] = {}
     for key in (*PICTURES, *_FILES):
-        images = row.get(key)
+        images = record.get(key)
         if is_nothing(images) or (key in _FILES and not _is_picture(images)):
             continue
         found[key] = [
@@ -76,25 +76,25 @@ def image_names(row: Mapping[str, Any]) -> list[str]:
     return found[first] if first else []
 
 
-def check_media(row: Mapping[str, Any], names: Collection[str], texts: Collection[str]) -> None:
+def check_media(record: Mapping[str, Any], names: Collection[str], texts: Collection[str]) -> None:
     """Refuse a record, or a turn of a chat, with pictures, videos or sounds that are not read.
 
     Args:
-      row: an object of the data set.
+      record: an object of the data set.
       names: the pictures that are read.
       texts: keys whose values are read as texts, or cannot hold a picture.
 
     Raises:
-      BadRow: there is such a key; the message names it.
+      BadSample: there is such a key; the message names it.
     """
-    for key, value in row.items():
+    for key, value in record.items():
         if not value or is_nothing(value) or key in texts:
             continue
         says = key in _KINDS and isinstance(value, str) and value.lower() in ("video", "audio")
         is_id = key == "id" or key.endswith("_id")  # often the name of a file
         if says or _FILM_KEY.fullmatch(key) or (not is_id and any(map(_is_film, _values(value)))):
             raise _malformed(
-                f"{key!r} is {value!r:.60}: videos and sounds are not read; leave such rows out"
+                f"{key!r} is {value!r:.60}: videos and sounds are not read; leave such records out"
             )
         if is_id or not (key in PICTURES or _is_picture(value)):
             continue
@@ -105,18 +105,18 @@ def check_media(row: Mapping[str, Any], names: Collection[str], texts: Collectio
             )
 
 
-def check_nested(row: Mapping[str, Any]) -> None:
+def check_nested(record: Mapping[str, Any]) -> None:
     """Refuse a record with pictures only inside of another object: {"meta": {"image": ...}}.
 
     Raises:
-      BadRow: there is such an object; the message names both keys.
+      BadSample: there is such an object; the message names both keys.
     """
-    for key, value in row.items():
+    for key, value in record.items():
         for name, inner in value.items() if isinstance(value, dict) else ():
             if _is_picture(inner) or (name in PICTURES and not is_nothing(inner)):
                 raise _malformed(
                     f"{key!r} has {name!r}, {inner!r:.60}: a picture under this key is not read; "
-                    "name it 'image' or 'images' in the row itself"
+                    "name it 'image' or 'images' in the record itself"
                 )
 
 
@@ -128,7 +128,7 @@ def place_pictures(question: str, pictures: int) -> tuple[str, tuple[int, ...]]:
       if all pictures stand before the text, as they do without placeholders.
 
     Raises:
-      BadRow: the numbers of placeholders and pictures differ, or a placeholder is unknown.
+      BadSample: the numbers of placeholders and pictures differ, or a placeholder is unknown.
     """
     pieces = PLACEHOLDER.split(question)
     count = len(pieces) - 1
@@ -158,7 +158,7 @@ def check_text(text: str, what: str) -> None:
     """Refuse placeholders in a text in which none of them can stand for a picture.
 
     Raises:
-      BadRow: there is a placeholder; the message names it.
+      BadSample: there is a placeholder; the message names it.
     """
     if film := _FILM_PLACEHOLDER.search(text):
         raise _malformed(f"{film[0]} in the {what}: videos and sounds are not read")
@@ -229,5 +229,5 @@ def _is_film(value: Any) -> bool:
     )
 
 
-def _malformed(message: str) -> BadRow:
-    return BadRow("malformed", message)
+def _malformed(message: str) -> BadSample:
+    return BadSample("malformed", message)

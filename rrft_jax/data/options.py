@@ -11,7 +11,7 @@ from typing import Any
 
 from rrft_jax.data.kinds import bare
 from rrft_jax.data.media import are_pictures, is_nothing
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.rewards import answers
 
 KEYS = ("options", "choices", "option", "candidates", "answer_choices")
@@ -29,7 +29,7 @@ def read_options(row: Mapping[str, Any]) -> dict[str, str]:
     They are under one of `KEYS`, or each under its letter, {"A": "red", "B": "blue"}.
 
     Raises:
-      BadRow: of another form, or of two keys that differ.
+      BadSample: of another form, or of two keys that differ.
     """
     given = {key: row.get(key) for key in KEYS}
     if "A" in row and "B" in row:
@@ -49,7 +49,7 @@ def with_options(question: str, options: Mapping[str, str]) -> str:
     """The question with a line for each option under it, unless it has them already.
 
     Raises:
-      BadRow: it has other options.
+      BadSample: it has other options.
     """
     flat = " ".join(question.split())
     if not options or all(_holds(flat, letter, text) for letter, text in options.items()):
@@ -73,7 +73,7 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
       base: of indices, 0 or 1; None: not known.
 
     Raises:
-      BadRow: it means no option, or may mean several.
+      BadSample: it means no option, or may mean several.
     """
     said = _flat(answer)
     if said not in options.values():
@@ -171,5 +171,5 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _malformed(message: str) -> BadRow:
-    return BadRow("malformed", message)
+def _malformed(message: str) -> BadSample:
+    return BadSample("malformed", message)

@@ -26,7 +26,7 @@ import grain
 import numpy as np
 
 from rrft_jax.data import shapes
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 
@@ -52,7 +52,7 @@ class Window:
 
     batches: list[Plan]
     seen: int  # samples in this part of the stream
-    skipped: list[BadRow]  # the samples among them that cannot be used
+    skipped: list[BadSample]  # the samples among them that cannot be used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Order:
     """
 
     stream: grain.MapDataset  # the numbers of samples, from `make_stream`
-    measure: Callable[[int], Shape | BadRow]  # number of a sample -> size of its row
+    measure: Callable[[int], Shape | BadSample]  # number of a sample -> size of its row
     total: int  # number of samples
     batching: Batching
     limits: Shape  # no row is larger
@@ -180,7 +180,7 @@ class Order:
         if self.endless:  # measure the next window now, so that it is ready in time
             for ahead in self._numbers(first + length, first + 2 * length):
                 self._pool.submit(self._size, ahead)
-        skipped = [size for size in sizes if isinstance(size, BadRow)]
+        skipped = [size for size in sizes if isinstance(size, BadSample)]
         rows = [
             (shapes.fit(self.shapes, size, self.limits), size, sample)
             for sample, size in zip(numbers, sizes)

@@ -1,4 +1,4 @@
-"""Picture files -> decoded pictures, or `BadRow`: any file can be hostile or broken.
+"""Picture files -> decoded pictures, or `BadSample`: any file can be hostile or broken.
 
 Only a few formats are read. A limit on pixels holds before any pixel is decoded. Every error of a
 decoder becomes one exception that names the file.
@@ -28,7 +28,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 _LONGEST_MESSAGE = 600
 
 
-class BadRow(Exception):
+class BadSample(Exception):
     """A sample that cannot be used; `cause` is the short name under which it is counted.
 
     The message is one printable line of bounded length, even if it quotes the data.
@@ -53,13 +53,13 @@ def open_image(picture: Any, max_open_pixels: int = MAX_OPEN_PIXELS) -> Image.Im
     frame. The rotation noted by a camera is not applied, as in Hugging Face processors.
 
     Args:
-      picture: a path, a PIL image, a `Drawing`, or the bytes of a picture file; or the `BadRow` of
+      picture: a path, a PIL image, a `Drawing`, or the bytes of a picture file. A `BadSample` marks
         a picture that must not be opened.
       max_open_pixels: a picture with more pixels (width x height) is not decoded.
 
     Raises:
-      BadRow: the file is missing, no picture, truncated, too large, or its pixels have an unknown
-        range. The cause is "picture".
+      BadSample: the file is missing, no picture, truncated, too large, or the range of its pixels
+        is unknown. The cause is "picture".
     """
     return _read(picture, functools.partial(_decoded, max_open_pixels=max_open_pixels))
 
@@ -68,7 +68,7 @@ def image_size(picture: Any) -> tuple[int, int]:
     """Return a picture's width and height in pixels from its header, without decoding it.
 
     Raises:
-      BadRow: as `open_image`, except for errors that only the pixels show.
+      BadSample: as `open_image`, except for errors that only the pixels show.
     """
     return picture.size if isinstance(picture, Drawing) else _read(picture, _checked_size)
 
@@ -79,9 +79,9 @@ def picture_name(picture: Any) -> str:
 
 
 def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
-    """Open a picture and return the result of `read`; raise BadRow if either fails."""
-    if isinstance(picture, BadRow):
-        raise BadRow(picture.cause, str(picture))  # a new one: the old would collect tracebacks
+    """Open a picture and return the result of `read`; raise BadSample if either fails."""
+    if isinstance(picture, BadSample):
+        raise BadSample(picture.cause, str(picture))  # a new one: the old would collect tracebacks
     try:
         if isinstance(picture, Drawing):
             picture = picture.draw()
@@ -97,7 +97,7 @@ def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
             with Image.open(picture, formats=_FORMATS) as opened:
                 return read(opened)
     except Exception as error:  # Decoders of broken files raise nearly everything.
-        raise BadRow("picture", f"{picture_name(picture)}: {error}") from error
+        raise BadSample("picture", f"{picture_name(picture)}: {error}") from error
 
 
 def _checked_size(image: Image.Image, max_open_pixels: int = MAX_OPEN_PIXELS) -> tuple[int, int]:

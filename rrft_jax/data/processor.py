@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rrft_jax.data.pictures import BadRow, image_size, open_image, picture_name
+from rrft_jax.data.pictures import BadSample, image_size, open_image, picture_name
 from rrft_jax.data.positions import patch_rows_cols, rope_positions
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
@@ -139,7 +139,7 @@ class Processor:
           images: the pictures of the placeholders, in order: paths or PIL images.
 
         Raises:
-          BadRow: a picture cannot be used, or the numbers of placeholders and `images` differ.
+          BadSample: a picture cannot be used, or the numbers of placeholders and `images` differ.
         """
         tokens = self._tokens(messages, len(images))
         merge = self._image_processor.merge_size
@@ -166,7 +166,7 @@ class Processor:
         """Return the numbers of tokens and patches that `encode` would give, without decoding.
 
         Raises:
-          BadRow: as `encode`, except for errors that only the pixels show.
+          BadSample: as `encode`, except for errors that only the pixels show.
         """
         tokens = len(self._tokens(messages, len(images)))
         patches = sum(self._count_patches(image) for image in images)
@@ -256,14 +256,16 @@ class Processor:
                 tokens += self._tokenize(self._unmask(piece))
         placeholders = tokens.count(self.image_token)
         if placeholders != images:
-            raise BadRow("malformed", f"{placeholders} picture placeholders for {images} pictures")
+            raise BadSample(
+                "malformed", f"{placeholders} picture placeholders for {images} pictures"
+            )
         return np.array(tokens, np.int32)
 
     def _tokenize(self, text: str) -> list[int]:
         try:
             return self._plain.encode(text, add_special_tokens=False).ids
         except (TypeError, UnicodeError) as error:  # Half a surrogate pair, which JSON can spell.
-            raise BadRow("malformed", f"a text that is not Unicode: {text!r:.60}") from error
+            raise BadSample("malformed", f"a text that is not Unicode: {text!r:.60}") from error
 
     def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Return the chat as text; only the template's own control tokens are left in it."""
@@ -298,7 +300,7 @@ class Processor:
         try:
             return self._image_processor.get_number_of_image_patches(height, width)
         except Exception as error:  # as in `_patches`
-            raise BadRow("picture", f"{picture_name(image)}: {error}") from error
+            raise BadSample("picture", f"{picture_name(image)}: {error}") from error
 
     def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return the patches of all pictures [S,1176], and each one's rows and columns [I,2]."""
@@ -312,7 +314,7 @@ class Processor:
                 pixels = process.process_image(opened, do_convert_rgb=True)  # [3,height,width]
                 pixels = process.resize(pixels, process.size, process.resample, merge * side)
             except Exception as error:  # For example, the picture is far too elongated.
-                raise BadRow("picture", f"{picture_name(image)}: {error}") from error
+                raise BadSample("picture", f"{picture_name(image)}: {error}") from error
             rows, cols = pixels.shape[1] // side, pixels.shape[2] // side
             squares = pixels.reshape(3, rows // merge, merge, side, cols // merge, merge, side)
             levels = squares.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * cols, 3, 1, side**2)

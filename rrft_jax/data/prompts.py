@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrft_jax.data.kinds import is_of_four, kind_of
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
@@ -192,7 +192,7 @@ def target(example: Example, paradigm: str, *, think: bool = True, prompts: Prom
       prompts: how the question is put.
 
     Raises:
-      BadRow: the reply has a summary and a caption that this variant doesn't ask for, or a tag
+      BadSample: the reply has a summary and a caption that this variant doesn't ask for, or a tag
         inside its parts.
     """
     if _known(paradigm, PARADIGMS, "paradigm") == "ans_sft":
@@ -200,11 +200,13 @@ def target(example: Example, paradigm: str, *, think: bool = True, prompts: Prom
     thought = (example.cot or "").strip() if think else ""
     prefaced = prompts.variant in find(example.task).wording.prefaced
     if example.preface and not prefaced:
-        raise BadRow(
+        raise BadSample(
             "malformed", "its reply has a summary and a caption; only data.variant=caption asks so"
         )
     if prefaced and CAPTION_TAG.search(thought + example.answer):
-        raise BadRow("malformed", "a tag of a summary or a caption inside of its thought or answer")
+        raise BadSample(
+            "malformed", "a tag of a summary or a caption inside of its thought or answer"
+        )
     preface = f"{example.preface}\n" if example.preface else ""
     return f"{preface}<think>\n{thought}\n</think>\n<answer>\n{example.answer}\n</answer>"
 

@@ -1,7 +1,7 @@
 """Files on disk -> `Example`.
 
-A data set is a JSON file, a JSON-lines file, or a folder whose files say in their names which task
-and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory reads it:
+A data set is a JSON file, a JSON-lines file, or a folder of such files, whose names tell the task
+and the split. A record has the form of Reason-RFT, or of a chat for LLaMA-Factory:
 
     {"image": "a.png", "problem": "How many?", "cot": "One, two.", "answer": "2"}
 
@@ -12,12 +12,12 @@ and which split they hold. A row is Reason-RFT's, or a chat as LLaMA-Factory rea
     {"image": "a.png", "conversations": [
         {"from": "human", "value": "<image>How many?"}, {"from": "gpt", "value": "2"}]}
 
-`rows.py` says what else a row may have. A "level" or a "type" of a row names the part of its split
-that it is reported with.
+`records.py` lists the other keys of a record. The "level" or the "type" of a record names the part
+of its split under which results report it.
 
-Everything about a row but its pictures is checked here, at once. A malformed one is a `BadRow` in
-its place, so that the others keep theirs; the loader leaves it out and counts it, as it does a row
-whose picture is broken. A file without a single well-formed row is an error.
+Everything but the pictures is checked here, before training. A malformed record becomes a
+`BadSample`, so that the other records keep their places. The loader leaves it out and counts it,
+like a record with a broken picture. A file without any well-formed record is an error.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from typing import Any
 
 from rrft_jax.data.media import is_base64
 from rrft_jax.data.options import index_base
-from rrft_jax.data.pictures import BadRow
-from rrft_jax.data.rows import read_row
+from rrft_jax.data.pictures import BadSample
+from rrft_jax.data.records import read_record
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import unique_ids
 from rrft_jax.monitoring import say
 from rrft_jax.tasks import SPLITS, find
 from rrft_jax.tasks.example import Example
 
-# Where JSON files may lie in a folder, and pictures beside a JSON file: flat, or as published.
+# The folders of JSON files in a data set, and of pictures beside a JSON file: flat or as published.
 _JSON_FOLDERS = ("", "train_jsons", "test_jsons")
 _IMAGE_FOLDERS = tuple(
     os.path.join(up, folder)
@@ -51,14 +51,14 @@ _IMAGE_FOLDERS = tuple(
 # The longest name first: "ood-left" is not "ood".
 _HELD_OUT = "|".join(map(re.escape, sorted(set(SPLITS) - {"train"}, key=len, reverse=True)))
 
-# A scheme of two letters or more: one letter is a drive of Windows.
+# A scheme has two letters or more, because one letter is a drive of Windows.
 _ADDRESS = re.compile(r"(data:|file:|[a-z][a-z0-9+.-]+://)(.*)", re.IGNORECASE | re.DOTALL)
 _FAR = "an address on the network, which is not read; download the picture and give its path"
-_INSIDE = "a picture inside of the row, which is not read; give the path of a file"
+_INSIDE = "a picture inside of the record, which is not read; give the path of a file"
 
 
 def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
-    """Which file holds which split of a task.
+    """Return the file of each split of a task.
 
     Names decide. A file with the task's `title` in its name, such as "Visual-Counting", belongs to
     the task. "train" marks the training split, and "-id-", "-ood-" and so on a test split; a file
@@ -69,15 +69,15 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
     Args:
       path: a folder or a file.
       task: a name in `tasks.TASKS`.
-      file: the name of a training file of the folder, or a part that no other one's name has: it
-        takes the place of the task's own training file, whatever its name says of the task.
+      file: the name of a training file of the folder, or a part of the name that no other file has.
+        It replaces the task's own training file, even if its name tells another task.
 
     Returns:
       split -> file, in the order of SPLITS. "train" or "id" may be missing.
 
     Raises:
-      UserError: nothing there, no file of the task, two files for one split, or no single training
-        file of that name.
+      UserError: there is nothing at the path, no file of the task, two files for one split, or not
+        exactly one training file of that name.
     """
     root = pathlib.Path(path)
     if not root.exists():
@@ -120,24 +120,24 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, str]:
 
 def read_examples(
     path: str, task: str, split: str, image_root: str = "", file: str = ""
-) -> list[Example | BadRow]:
-    """All samples of one split, in the order of the file, a `BadRow` in a malformed one's place.
+) -> list[Example | BadSample]:
+    """Return all samples of one split, in the order of the file; `BadSample` if one is malformed.
 
-    Ids are unique: where rows share one, or have none, their place in the file tells them apart.
-    A picture that is missing, or whose path leads out of the data set (`_ImageFinder`), is no
-    error here: the loader leaves its sample out and counts it.
+    Ids are unique: a shared or missing id gets the record's place in the file. A picture that is
+    missing, or whose path leads out of the data set (`_ImageFinder`), is no error here: the loader
+    leaves its sample out and counts it.
 
     Args:
-      path: as in `find_splits`, which tells the file that a split comes from.
+      path: as in `find_splits`, which finds the file of the split.
       task: a name in `tasks.TASKS`.
       split: one of SPLITS.
-      image_root: the folder that the samples' picture paths start from. Without it they are looked
-        for beside the JSON file, in images/, and in the published data set's image folders; and
-        only without it may a path be an absolute one to somewhere else.
+      image_root: the folder where the samples' picture paths start. Without it pictures are
+        searched beside the JSON file, in images/, and in the image folders of the published data
+        set; only then may a path be absolute and lead elsewhere.
       file: as in `find_splits`.
 
     Raises:
-      UserError: no such split, not JSON, or no row that is well-formed; says where.
+      UserError: there is no such split, no JSON, or no well-formed record.
     """
     splits = find_splits(path, task, file)
     if split not in splits:
@@ -147,31 +147,31 @@ def read_examples(
     if image_root and not pathlib.Path(image_root).is_dir():
         raise UserError(f"{image_root}: no such folder; data.image_root holds the pictures")
     find_image = _ImageFinder(source, image_root)
-    examples: list[Example | BadRow] = []
-    rows = list(_rows(source))
-    base = index_base(rows)
-    for index, row in enumerate(rows):
+    examples: list[Example | BadSample] = []
+    records = list(_records(source))
+    base = index_base(records)
+    for index, record in enumerate(records):
         try:
-            examples.append(read_row(row, f"{source.stem}-{index}", task, find_image, base))
-        except BadRow as error:
-            examples.append(BadRow(error.cause, f"{source}: sample {index}: {error}"))
+            examples.append(read_record(record, f"{source.stem}-{index}", task, find_image, base))
+        except BadSample as error:
+            examples.append(BadSample(error.cause, f"{source}: sample {index}: {error}"))
     if not examples:
         raise UserError(f"{source}: no samples; expected a JSON list of objects, or one a line")
-    if all(isinstance(example, BadRow) for example in examples):
+    if all(isinstance(example, BadSample) for example in examples):
         raise UserError(f"no well-formed sample in {examples[0]}")
-    if bad := [example for example in examples if isinstance(example, BadRow)]:
+    if bad := [example for example in examples if isinstance(example, BadSample)]:
         say(f"data: {len(bad)} of {len(examples)} samples are malformed, the first: {bad[0]}")
     return _with_unique_ids(examples, source)
 
 
 class _ImageFinder:
-    """Finds picture files; remembers the last folder, so that big files cost a look each.
+    """Find picture files; remember the last folder, so that one look per picture is enough.
 
-    A data set that came from elsewhere must not choose what is read on this machine: "../../x" is
-    refused, and so is an absolute path that does not lie under image_root. Without image_root the
-    fence is the folder above the JSON file's, where pictures are looked for too, and an absolute
-    path is taken for the user's own. A symbolic link inside the fence may lead anywhere. `file://`
-    begins a path like any other; an address on the network is refused.
+    A foreign data set must not choose the files that are read on this machine. So "../../x" is
+    refused, and so is an absolute path outside of image_root. Without image_root the fence is the
+    folder above the folder of the JSON file, and an absolute path is trusted as the user's own. A
+    symbolic link inside the fence may lead anywhere. `file://` begins an ordinary path. An address
+    on the network is refused.
     """
 
     def __init__(self, file: pathlib.Path, image_root: str):
@@ -180,21 +180,21 @@ class _ImageFinder:
             self._fence = os.path.abspath(image_root)
             self._folders = [self._fence]
         else:
-            # The real folder, because ".." leads up from there and not from a link to it.
+            # The real folder, because ".." leads up from it, not from a link to it.
             folder = os.path.realpath(file.parent)
             self._fence = os.path.dirname(folder)
             self._folders = [os.path.normpath(os.path.join(folder, f)) for f in _IMAGE_FOLDERS]
 
-    def __call__(self, name: str) -> str | BadRow:
-        """The picture's path, whether there is such a file or not; a `BadRow` if it's refused."""
+    def __call__(self, name: str) -> str | BadSample:
+        """Return the path of a picture, even of a missing one, or a `BadSample` if refused."""
         scheme, rest = address.groups() if (address := _ADDRESS.match(name)) else ("", "")
         if scheme.lower() == "data:" or is_base64(name):
-            return BadRow("picture", f"{name:.40}...: {_INSIDE}")
+            return BadSample("picture", f"{name:.40}...: {_INSIDE}")
         if scheme.lower() == "file:":
             host, slash, path = urllib.parse.unquote(rest).removeprefix("//").partition("/")
             name = ("" if host == "localhost" else host) + slash + path.lstrip("/")
         elif scheme:
-            return BadRow("picture", f"{name:.200}: {_FAR}")
+            return BadSample("picture", f"{name:.200}: {_FAR}")
         if os.path.isabs(name) and self._may_be_absolute:
             return name
         paths = []
@@ -202,25 +202,25 @@ class _ImageFinder:
             path = os.path.normpath(os.path.join(folder, name))  # no ".." is left in it
             if os.path.commonpath([path, self._fence]) != self._fence:
                 continue
-            if os.path.isfile(path):  # False too for names that no file can have.
+            if os.path.isfile(path):  # also False for names that no file can have
                 if folder != self._folders[0]:
                     self._folders.remove(folder)
                     self._folders.insert(0, folder)
                 return path
             paths.append(path)
         if not paths:
-            return BadRow("picture", f"{name}: not opened, it leads out of {self._fence}")
+            return BadSample("picture", f"{name}: not opened, it leads out of {self._fence}")
         return paths[0]
 
 
 def _with_unique_ids(
-    examples: list[Example | BadRow], file: pathlib.Path
-) -> list[Example | BadRow]:
-    """Adds a row's place in the file to an id that an earlier row has, so that results tell whose.
+    examples: list[Example | BadSample], file: pathlib.Path
+) -> list[Example | BadSample]:
+    """Add a record's place in the file to an id that an earlier record has.
 
-    Not an error: questions about one picture often share its id.
+    A repeated id is no error: questions about one picture often share its id.
     """
-    ids = [row.id if isinstance(row, Example) else None for row in examples]
+    ids = [record.id if isinstance(record, Example) else None for record in examples]
     unique = unique_ids(ids)
     if repeated := sum(new != old for new, old in zip(unique, ids)):
         say(
@@ -228,13 +228,13 @@ def _with_unique_ids(
             "added"
         )
     return [
-        row if new == old else dataclasses.replace(row, id=new)
-        for row, new, old in zip(examples, unique, ids)
+        record if new == old else dataclasses.replace(record, id=new)
+        for record, new, old in zip(examples, unique, ids)
     ]
 
 
-def _rows(file: pathlib.Path) -> Iterator[Any]:
-    """The JSON values of a file; a `BadRow` for a line of JSON lines that is none.
+def _records(file: pathlib.Path) -> Iterator[Any]:
+    """Yield the JSON values of a file; a `BadSample` for a line that is not JSON.
 
     Raises:
       UserError: the file can't be read, or is no JSON list.
@@ -250,12 +250,12 @@ def _rows(file: pathlib.Path) -> Iterator[Any]:
             if line.strip():
                 yield _parse(line, number)
         return
-    rows = _parse(text, 1)
-    if isinstance(rows, BadRow):
-        raise UserError(f"{file}: {rows}")
-    if not isinstance(rows, list):
-        raise UserError(f"{file}: expected a JSON list of objects, found {type(rows).__name__}")
-    yield from rows
+    records = _parse(text, 1)
+    if isinstance(records, BadSample):
+        raise UserError(f"{file}: {records}")
+    if not isinstance(records, list):
+        raise UserError(f"{file}: expected a JSON list of objects, found {type(records).__name__}")
+    yield from records
 
 
 def _parse(text: str, first_line: int) -> Any:
@@ -263,13 +263,13 @@ def _parse(text: str, first_line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        return BadRow("malformed", f"line {line}: not JSON: {error.msg}")
-    except (RecursionError, ValueError) as error:  # Nested without end, or a number without end.
-        return BadRow("malformed", f"line {first_line}: not JSON: {error}")
+        return BadSample("malformed", f"line {line}: not JSON: {error.msg}")
+    except (RecursionError, ValueError) as error:  # too deeply nested, or a too long number
+        return BadSample("malformed", f"line {first_line}: not JSON: {error}")
 
 
 def _training_file(root: pathlib.Path, files: list[pathlib.Path], name: str) -> pathlib.Path:
-    """The one training file that is called `name`, or that alone has it in its name."""
+    """Return the training file named `name`, or else the only one with it in its name."""
     training = [file for file in files if not _is_test(file)]
     wanted = name.lower().replace("_", "-").removesuffix(".jsonl").removesuffix(".json")
     found = [file for file in training if _flat_name(file) == wanted]

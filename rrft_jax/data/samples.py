@@ -1,4 +1,4 @@
-"""Data sets, and the rows made of their samples; `BadRow` where a sample cannot be used."""
+"""Data sets, and the rows made of their samples; `BadSample` if a sample cannot be used."""
 
 import bisect
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 import flax
 
 from rrft_jax.data.order import uniform
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.prompts import OWN, messages, target
 from rrft_jax.data.shapes import Shape
@@ -23,8 +23,8 @@ class Source:
 
     examples: Sequence[Example]
     prompts: Any = None  # a prompts.Prompts; None asks in the project's own words
-    rewards: Mapping[str, float] | None = None  # name -> weight; None takes those of the config
-    weight: float = 0.0  # its share of the samples, relative to the others'; 0: by its length
+    rewards: Mapping[str, float] | None = None  # name -> weight; None takes the config's rewards
+    weight: float = 0.0  # relative share of the samples; 0 goes by the number of samples
 
 
 @flax.struct.dataclass
@@ -70,28 +70,28 @@ class Samples:
     form: Format
     seed: int  # decides which samples have their thoughts dropped
 
-    def measure(self, number: int) -> Shape | BadRow:
+    def measure(self, number: int) -> Shape | BadSample:
         """Return the size of a sample's row, without decoding its pictures.
 
-        Return a `BadRow` if the text or the header of a picture already tells that the sample
+        Return a `BadSample` if the text or the header of a picture already tells that the sample
         cannot be used.
         """
         return self._attempt(number, self._measure)
 
-    def load(self, number: int) -> Row | BadRow:
-        """Return a sample's row with its pictures decoded, or a `BadRow`."""
+    def load(self, number: int) -> Row | BadSample:
+        """Return a sample's row with its pictures decoded, or a `BadSample`."""
         return self._attempt(number, self._load)
 
     def _attempt(self, number: int, make: Callable[[int, Example], Any]) -> Any:
         ends = list(itertools.accumulate(len(source.examples) for source in self.sources))
         k = bisect.bisect_right(ends, number)
         example = self.sources[k].examples[number - (ends[k - 1] if k else 0)]
-        if isinstance(example, BadRow):
+        if isinstance(example, BadSample):
             return example
         try:
             return make(k, example)
-        except BadRow as error:
-            return BadRow(error.cause, f"sample {example.id}: {error}")
+        except BadSample as error:
+            return BadSample(error.cause, f"sample {example.id}: {error}")
 
     def _measure(self, source: int, example: Example) -> Shape:
         chat, reply = self._ask(source, example)
@@ -118,4 +118,4 @@ class Samples:
 
 def _check_length(what: str, length: int, limit: int) -> None:
     if length > limit:
-        raise BadRow(f"{what} too long", f"its {what} has {length} tokens, more than {limit}")
+        raise BadSample(f"{what} too long", f"its {what} has {length} tokens, more than {limit}")

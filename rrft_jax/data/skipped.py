@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable
 
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.parallel import distributed
 
 
@@ -20,11 +20,11 @@ class SkippedLog:
         if distributed.is_host0() and file.exists():
             self._written.update(file.read_text(encoding="utf-8").splitlines())
 
-    def report(self, where: str) -> Callable[[BadRow], None]:
+    def report(self, where: str) -> Callable[[BadSample], None]:
         """Return a loader's `report`: it adds a sample under the name of a stage or a split."""
         return functools.partial(self._add, where)
 
-    def _add(self, where: str, row: BadRow) -> None:
+    def _add(self, where: str, row: BadSample) -> None:
         if not distributed.is_host0():
             return
         line = json.dumps(

@@ -1,8 +1,8 @@
-"""A config -> the samples that each stage trains on, and those that are held out.
+"""A config -> the samples of each training stage, and the samples that are held out.
 
-Samples come from one place, `data.path` (a folder or a file), `data.source=tfds:DIR`, or a drawing
-program where both are empty; or from several. `data.mixture` names a JSON or YAML file, a list of
-places to train on:
+Samples come from one place or from several. One place is `data.path` (a folder or a file),
+`data.source=tfds:DIR`, or a drawing program if both are empty. For several places, `data.mixture`
+names a JSON or YAML file with a list of places to train on:
 
     - path: Reason-RFT-CoT-Dataset
       weight: 3
@@ -18,20 +18,20 @@ places to train on:
       weight: 1
 
 An entry may have the keys `path` or `source`, `file`, `task`, `image_root`, `prompts`,
-`system_prompt`, `variant`, `rewards` and `weight`. A key that it lacks has the config's value; but
-an entry with a `path` or `source` of its own takes neither of these nor `file` from the config, and
-one of another task takes no `variant`, and the usual rewards of its task. Weights are shares of the
-samples in training, relative to each other's; either all entries have one, or none has and every
-sample comes equally often.
+`system_prompt`, `variant`, `rewards` and `weight`. A missing key has the config's value, with two
+exceptions. An entry with its own `path` or `source` takes none of `path`, `source` and `file` from
+the config. An entry of another task takes no `variant` from the config, and has the usual rewards
+of its task. Weights are relative shares of the samples in training. Either all entries have a
+weight, or none has one and every sample comes equally often.
 
-Under `reason_rft` the first `data.activation_samples` of every source wake reasoning up (SFT) and
-its others reinforce it (GRPO). A task with too few samples for that reinforces on all of them
+Under `reason_rft` the first `data.activation_samples` of every source activate reasoning (SFT), and
+its other samples reinforce it (GRPO). A task with too few samples reinforces on all of them
 (`data.reuse_activation`).
 
-A mixture changes what is trained on. Held out is what belongs to `data.path` or `data.source` of
-the config; where it has neither, what belongs to the mixture's own places, those of one name taken
-together. `eval.tasks` names the tasks whose splits these are, if they aren't the config's own; a
-split is then called after its task too, "TASK/id".
+A mixture changes the training samples only. The held-out samples belong to the config's `data.path`
+or `data.source`. If the config has neither, they belong to the mixture's own places, and splits of
+one name are joined. `eval.tasks` names the tasks to evaluate, if they differ from the config's own
+task; the name of a split then begins with its task, "TASK/id".
 """
 
 import contextlib
@@ -45,7 +45,7 @@ import ml_collections
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.prompts import Prompts, read_prompts
 from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.data.samples import Source
@@ -62,17 +62,17 @@ TFDS = "tfds:"
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The samples of a run: what each training stage and each held-out split is made of."""
+    """The samples of a run: the sources of each training stage and of each held-out split."""
 
     training: dict[str, list[Source]]  # stage -> sources; only the stages that the config runs
     splits: dict[str, list[Source]]  # in the order of `eval.tasks` and of SPLITS
 
     @classmethod
     def open(cls, config: ml_collections.ConfigDict) -> "Data":
-        """Reads what a config names, and says on the console what comes from where.
+        """Read the data that a config names, and print where each split comes from.
 
         Raises:
-          UserError: something is missing, malformed or contradictory; says where.
+          UserError: something is missing, malformed or contradictory.
         """
         base = _place_of(config)
         places = _read_mixture(config.data.mixture, base) if config.data.mixture else [base]
@@ -102,12 +102,12 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
-    """Where samples come from and how they are asked: the config's, or an entry of a mixture.
+    """A place of samples and its wording: the config's own, or an entry of a mixture.
 
     All fields but `where` are keys of an entry.
     """
 
-    where: str = ""  # "FILE: entry 2: " of a mixture, what complaints begin with
+    where: str = ""  # the start of error messages; in a mixture "FILE: entry 2: "
     path: str = ""
     source: str = ""
     file: str = ""
@@ -121,12 +121,12 @@ class _Place:
 
     @property
     def label(self) -> str:
-        """What is said of it begins with this."""
+        """The start of messages about this place."""
         return self.where or "data: "
 
     @property
     def folder(self) -> str:
-        """Of the TFDS build."""
+        """The folder of the TFDS build."""
         return os.path.expanduser(self.source.removeprefix(TFDS))
 
 
@@ -147,7 +147,7 @@ def _place_of(config) -> _Place:
 
 
 def _checked(place: _Place) -> _Place:
-    """The place itself, if its fields go together."""
+    """Return the place itself, if its fields go together."""
     if place.path and place.source:
         raise UserError(f"path={place.path} and source={place.source}: expected one of them")
     if place.source and not (place.source.startswith(TFDS) and place.folder):
@@ -159,7 +159,7 @@ def _checked(place: _Place) -> _Place:
 
 @contextlib.contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Puts `where` in front of the complaints of the block."""
+    """Put `where` in front of the error messages of the block."""
     try:
         yield
     except UserError as error:
@@ -167,7 +167,7 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _training(config, place: _Place) -> dict[str, Source]:
-    """What a place gives to each stage of training."""
+    """Return the samples that a place gives to each stage of training."""
     first = config.data.activation_samples
     if not place.path and not place.source:
         start = first if "sft" in config.stages else 0
@@ -202,9 +202,9 @@ def _reuses(config, place: _Place) -> bool:
 
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
-    """Says what SFT's targets will lack."""
-    listed = isinstance(examples, list)  # To ask a TFDS build would read all pictures as well.
-    samples = [row for row in examples if not isinstance(row, BadRow)] if listed else []
+    """Print a warning about parts that the targets of SFT will lack."""
+    listed = isinstance(examples, list)  # a TFDS build would read all pictures as well
+    samples = _usable(examples) if listed else []
     prefaced = place.variant in TASKS[place.task].wording.prefaced
     looked_at = samples or [examples[0]] if prefaced else []
     if any(not example.preface for example in looked_at):
@@ -216,23 +216,27 @@ def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
         )
 
 
+def _usable(examples: Sequence[Any]) -> list[Any]:
+    return [example for example in examples if not isinstance(example, BadSample)]
+
+
 def _tasks(config) -> tuple[str, ...]:
-    """The tasks that are evaluated."""
+    """Return the tasks to evaluate."""
     return tuple(config.eval.tasks) or (config.task,)
 
 
 def _name(config, task: str, split: str) -> str:
-    """What results call a task's split; a mixture's tasks are one where none are chosen."""
+    """Return the name of a task's split in results; without `eval.tasks` it has no task."""
     return f"{task}/{split}" if _tasks(config) != (config.task,) else split
 
 
 def _tested(config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
-    """The places whose test splits are evaluated, each once."""
+    """Return the places whose test splits are evaluated, each once."""
     chosen = tuple(config.eval.tasks)
     if config.data.mixture and not (base.path or base.source):
         places = [place for place in places if not chosen or place.task in chosen]
         tested: dict[tuple[str, ...], _Place] = {}
-        for place in places:  # Entries of one place and task have the same test files.
+        for place in places:  # entries of one place and task have the same test files
             tested.setdefault((place.path, place.source, place.task), place)
         return list(tested.values())
     if len(chosen) > 1 and os.path.isfile(base.path):
@@ -252,7 +256,7 @@ def _of_task(place: _Place, task: str) -> _Place:
 
 
 def _held_out(config, place: _Place) -> dict[str, Source]:
-    """A place's test splits, each cut to `eval.samples`."""
+    """Return a place's test splits, each cut to `eval.samples`."""
     limit = config.eval.samples or None
     if place.source:
         names: Iterable[str] = tfds_builder.splits(place.folder)
@@ -266,7 +270,7 @@ def _held_out(config, place: _Place) -> dict[str, Source]:
             continue
         if place.path or place.source:
             examples = _read(place, name)[:limit]
-        else:  # Of one seed for all, so that runs can be compared.
+        else:  # one seed for all runs, so that they can be compared
             examples = _draw(config, place, name, 0, 0, limit or DRAWN_TEST)
         splits[name] = Source(examples, prompts)
     return splits
@@ -288,7 +292,7 @@ def _draw(config, place: _Place, split: str, seed: int, start: int, stop: int) -
 
 
 def _read(place: _Place, split: str) -> Sequence[Any]:
-    """One split of a place that isn't drawn: examples, and a `BadRow` for a malformed one."""
+    """Return one split of a place on disk; a malformed record is a `BadSample`."""
     if place.source:
         say(f"{place.label}{split} from {place.source}")
         examples = tfds_builder.open_source(place.folder, split)
@@ -311,16 +315,16 @@ def _read(place: _Place, split: str) -> Sequence[Any]:
 
 
 def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> None:
-    """Says that a split has no pictures: their key may be one that isn't read."""
-    if not any(example.images for example in examples if not isinstance(example, BadRow)):
+    """Print a warning if a split has no pictures, because their key may be one not read."""
+    if not any(example.images for example in _usable(examples)):
         say(
             f"{place.label}warning: none of {len(examples):,} samples of {split} has a picture; "
-            "a row names its pictures as 'image' or 'images'"
+            "a record names its pictures as 'image' or 'images'"
         )
 
 
 def _read_mixture(file: str, base: _Place) -> list[_Place]:
-    """The entries of a mixture file, with the config's values where they have none."""
+    """Return the entries of a mixture file; the config gives the values that they lack."""
     where = f"data.mixture={file}"
     entries = read_settings(file, "data.mixture", "list of entries")
     if not isinstance(entries, list) or not entries:
@@ -364,7 +368,7 @@ def _beside(folder: pathlib.Path, path: str) -> str:
     return os.fspath(folder / os.path.expanduser(path))
 
 
-# What an entry's values may be; those of the other keys are texts.
+# The allowed values of some keys of an entry; the values of other keys are texts.
 _VALUES = {
     "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
     "weight": ("a number above 0", lambda value: is_number(value) and value > 0),

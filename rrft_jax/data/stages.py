@@ -8,7 +8,7 @@ import ml_collections
 from rrft_jax.assets import TINY
 from rrft_jax.data.loader import Loader, Reading, make_loader
 from rrft_jax.data.order import Batching
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Format, Source
 from rrft_jax.errors import UserError
@@ -57,7 +57,7 @@ def stage_loader(
     sources: Sequence[Source],
     processor: Processor,
     mesh: jax.sharding.Mesh | None = None,
-    report: Callable[[BadRow], None] = lambda row: None,
+    report: Callable[[BadSample], None] = lambda row: None,
 ) -> Loader:
     """Return the batches of a stage.
 

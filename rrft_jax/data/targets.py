@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from rrft_jax import rewards
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.prompts import OWN, target
 from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
@@ -77,10 +77,10 @@ def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
     pairs = []
     for index in range(min(FIRST, len(source.examples))):
         example = source.examples[index]
-        if not isinstance(example, BadRow):
+        if not isinstance(example, BadSample):
             try:
                 pairs.append((example, target(example, paradigm, prompts=source.prompts or OWN)))
-            except BadRow:
+            except BadSample:
                 pass
     return pairs
 

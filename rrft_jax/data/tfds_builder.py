@@ -3,22 +3,22 @@
     python -m rrft_jax.data.tfds_builder --task=TASK --path=DATASET --out=counting
     python -m rrft_jax.data.tfds_builder --task=TASK --train=100000 --out=scenes
 
-    counting/rrft_jax-train.array_record-00000-of-00001     the rows, their pictures' files inside
-    counting/rrft_jax-ood_left.array_record-00000-of-00001  a file a split; TFDS knows no "-"
-    counting/dataset_info.json, features.json               what TFDS wants to know of it
+    counting/rrft_jax-train.array_record-00000-of-00001     the records with their picture files
+    counting/rrft_jax-ood_left.array_record-00000-of-00001  one file per split; TFDS allows no "-"
+    counting/dataset_info.json, features.json               the metadata for TFDS
 
-`--path` is a folder or a file of samples; without it they are drawn. The folder is one of TFDS's,
-which `tfds.builder_from_directory` reads as well; nothing here needs TensorFlow or the network.
-TFDS's own builders won't do: they collect a split before they write it, up to 1 GB in memory, and
-what is beyond goes to temporary files through TensorFlow. Here a row is written as soon as it is
-read: the order stays that of the source, and memory doesn't grow with the number of rows.
+`--path` is a folder or a file of samples; without it samples are drawn. The result is a folder for
+TFDS, which `tfds.builder_from_directory` reads too. Nothing here needs TensorFlow or the network.
+The builders of TFDS don't fit: they collect a split before they write it, up to 1 GB in memory, and
+the rest goes to temporary files through TensorFlow. Here each record is written once it is read.
+So the order stays that of the source, and memory does not grow with the number of records.
 
-Every picture is decoded once on the way, so that a row whose picture is missing, truncated or too
-large is left out and counted now, not in the middle of a training run. Files go in byte for byte;
-a picture that only exists in memory goes in as PNG.
+Every picture is decoded once on the way. So a record with a missing, truncated or too large picture
+is left out and counted now, not in the middle of a training run. Picture files are copied byte for
+byte; a picture that exists only in memory is stored as PNG.
 
-The folder gets its name when it's complete. A build that was killed leaves `<name>.building`
-behind, which can't be read and which the next build of that name clears away.
+The folder gets its name when it is complete. A killed build leaves `<name>.building` behind, which
+cannot be read. The next build of that name removes it.
 """
 
 import argparse
@@ -35,28 +35,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rrft_jax.data import drawn
-from rrft_jax.data.processor import BadRow, open_image
+from rrft_jax.data.processor import BadSample, open_image
 from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
 from rrft_jax.tasks import SPLITS, TASKS, Example
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
-_LATER = ("part", "system", "preface", "image_offsets")  # texts that older builds lack
-_MAX_ROW_BYTES = 1 << 30  # a record can't hold 2 GiB
+_LATER = ("part", "system", "preface", "image_offsets")  # texts that older builds may lack
+_MAX_RECORD_BYTES = 1 << 30  # a record can't hold 2 GiB
 
 
 def build(
     out: pathlib.Path, sources: Mapping[str, Sequence[Example]]
 ) -> dict[str, collections.Counter[str]]:
-    """Writes the folder `out`, whole or not at all.
+    """Write the folder `out`, whole or not at all.
 
     Args:
       out: the folder to make; its parent may be missing too.
-      sources: the samples of each split, split being one of SPLITS; each is read once, in order.
+      sources: split -> samples, for splits of SPLITS; each sample is read once, in order.
 
     Returns:
-      split -> how many samples were left out, by cause. It is said on the console as well.
+      split -> the number of samples left out, by cause. The console shows it as well.
 
     Raises:
       UserError: `out` exists, another build is writing it, or a split has no usable sample.
@@ -100,7 +100,7 @@ def build(
             features=features,
             split_infos=infos,
             disable_shuffling=True,
-            check_data=False,  # it would ask TensorFlow
+            check_data=False,  # the check needs TensorFlow
         )
     for report in reports:
         say(f"data: {report}")
@@ -109,59 +109,59 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource(Sequence[Example]):
-    """The samples `rows` of one split; threads may share it, and another process opens it anew.
+    """Some samples of one split. Threads may share it; another process opens the files again.
 
-    A slice of it is such a source too, and reads nothing.
+    A slice is such a source too, and reads nothing.
     """
 
     path: str
     split: str
-    rows: range
-    records: Any = dataclasses.field(repr=False, compare=False)  # TFDS's data source
+    numbers: range  # of the samples in the split
+    stored: Any = dataclasses.field(repr=False, compare=False)  # TFDS's data source
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.numbers)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return dataclasses.replace(self, rows=self.rows[index])
-        row = self.records[self.rows[index]]
-        fields = {name: row[name].decode() for name in (*_TEXTS, *_LATER) if name in row}
+            return dataclasses.replace(self, numbers=self.numbers[index])
+        record = self.stored[self.numbers[index]]
+        fields = {name: record[name].decode() for name in (*_TEXTS, *_LATER) if name in record}
         fields["cot"] = fields["cot"] or None
         fields["image_offsets"] = tuple(map(int, fields.get("image_offsets", "").split()))
-        return Example(images=tuple(row["images"]), **fields)
+        return Example(images=tuple(record["images"]), **fields)
 
     def __reduce__(self) -> tuple:
-        return _reopen, (self.path, self.split, self.rows)
+        return _reopen, (self.path, self.split, self.numbers)
 
 
 def open_source(path: str, split: str) -> RecordSource:
-    """One split of a folder that `build` wrote; its pictures are bytes.
+    """Return one split of a folder that `build` wrote; its pictures are bytes.
 
     Raises:
-      UserError: no such folder, an unfinished or incomplete one, one of something else, or no such
+      UserError: the folder is missing, unfinished, incomplete or of another kind, or it has no such
         split.
     """
     builder = _open(path)
     held = _splits(builder)
     if split not in held:
         raise UserError(f"{path}: no {split!r} split; it has {', '.join(held)}")
-    records = builder.as_data_source(split.replace("-", "_"))
+    stored = builder.as_data_source(split.replace("-", "_"))
     where = os.path.abspath(builder.data_dir)  # another process may work in another folder
-    return RecordSource(where, split, range(len(records)), records)
+    return RecordSource(where, split, range(len(stored)), stored)
 
 
 def splits(path: str) -> dict[str, int]:
-    """Split -> number of samples of a folder that `build` wrote, in the order of SPLITS.
+    """Return split -> number of samples of a folder that `build` wrote, in the order of SPLITS.
 
     Raises:
-      UserError: as of `open_source`.
+      UserError: as `open_source`.
     """
     return _splits(_open(path))
 
 
-def _reopen(path: str, split: str, rows: range) -> RecordSource:
-    return dataclasses.replace(open_source(path, split), rows=rows)
+def _reopen(path: str, split: str, numbers: range) -> RecordSource:
+    return dataclasses.replace(open_source(path, split), numbers=numbers)
 
 
 def _open(path: str) -> Any:
@@ -180,14 +180,14 @@ def _open(path: str) -> Any:
     try:
         builder = tfds.builder_from_directory(folder)
         theirs, ours = (set(features.keys()) for features in (builder.info.features, _features()))
-    except Exception as error:  # Its parsers raise whatever they come upon.
+    except Exception as error:  # its parsers may raise anything
         raise UserError(
             f"{path}: TFDS can't read it ({' '.join(str(error).split()):.200}); build it again"
         ) from None
     if not ours - set(_LATER) <= theirs <= ours:
         raise UserError(
-            f"{path}: rows of {', '.join(sorted(theirs))}; expected a data set that tfds_builder "
-            f"wrote, with rows of {', '.join(sorted(ours))}"
+            f"{path}: records of {', '.join(sorted(theirs))}; expected a data set that "
+            f"tfds_builder wrote, with records of {', '.join(sorted(ours))}"
         )
     for info in builder.info.splits.values():
         files = [pathlib.Path(file) for file in info.filepaths]
@@ -211,7 +211,7 @@ def _features() -> Any:
     import numpy as np
     import tensorflow_datasets as tfds
 
-    # As plain bytes, because TFDS's own type of a picture asks TensorFlow to decode it.
+    # Plain bytes, because TensorFlow decodes the picture type of TFDS.
     pictures = tfds.features.Tensor(shape=(None,), dtype=np.object_)
     texts = {name: tfds.features.Text() for name in (*_TEXTS, *_LATER)}
     return tfds.features.FeaturesDict({"images": pictures, **texts})
@@ -219,12 +219,12 @@ def _features() -> Any:
 
 def _write(
     file: str, split: str, examples: Sequence[Example], features: Any
-) -> tuple[int, collections.Counter[str], BadRow | None]:
-    """Writes one split: the number of its rows, of those left out by cause, the first of these."""
+) -> tuple[int, collections.Counter[str], BadSample | None]:
+    """Write one split; return the number written, the numbers left out, the first left out."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     written, skipped, first = 0, collections.Counter(), None
-    # A group is what is read and decompressed together: random access wants single rows.
+    # A group is read and decompressed together, so single records are best for random access.
     with (
         contextlib.closing(ArrayRecordWriter(file, "group_size:1")) as writer,
         Progress(split, total=len(examples)) as progress,
@@ -232,34 +232,36 @@ def _write(
         for index in range(len(examples)):
             example = examples[index]
             try:
-                if isinstance(example, BadRow):  # a row that its reader couldn't use
-                    raise BadRow(example.cause, str(example))
-                writer.write(features.serialize_example(features.encode_example(_row(example))))
+                if isinstance(example, BadSample):  # a record that its reader couldn't use
+                    raise BadSample(example.cause, str(example))
+                writer.write(features.serialize_example(features.encode_example(_record(example))))
                 written += 1
-            except BadRow as error:
+            except BadSample as error:
                 skipped[error.cause] += 1
-                where = "" if isinstance(example, BadRow) else f"sample {example.id}: "
-                first = first or BadRow(error.cause, f"{where}{error}")
+                where = "" if isinstance(example, BadSample) else f"sample {example.id}: "
+                first = first or BadSample(error.cause, f"{where}{error}")
             progress.update(index + 1)
     return written, skipped, first
 
 
-def _row(example: Example) -> dict[str, Any]:
+def _record(example: Example) -> dict[str, Any]:
     try:
-        row: dict[str, Any] = {
+        record: dict[str, Any] = {
             name: _text(getattr(example, name)).encode() for name in (*_TEXTS, *_LATER)
         }
     except UnicodeEncodeError as error:  # Half a surrogate pair, which JSON can spell.
-        raise BadRow("malformed", f"a text that is not Unicode: {error.object!r:.60}") from None
-    row["images"] = [_file_bytes(picture) for picture in example.images]
-    size = sum(map(len, row["images"]))
-    if size > _MAX_ROW_BYTES:
-        raise BadRow("picture", f"{size:,} bytes of pictures are more than {_MAX_ROW_BYTES:,}")
-    return row
+        raise BadSample("malformed", f"a text that is not Unicode: {error.object!r:.60}") from None
+    record["images"] = [_file_bytes(picture) for picture in example.images]
+    size = sum(map(len, record["images"]))
+    if size > _MAX_RECORD_BYTES:
+        raise BadSample(
+            "picture", f"{size:,} bytes of pictures are more than {_MAX_RECORD_BYTES:,}"
+        )
+    return record
 
 
 def _text(value: str | tuple[int, ...] | None) -> str:
-    """A field of an example as a text; numbers with a space between them."""
+    """Return a field of an example as a text, with spaces between numbers."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else value or ""
 
 
@@ -270,7 +272,7 @@ def _file_bytes(picture: Any) -> bytes:
     if isinstance(picture, str | os.PathLike):
         return pathlib.Path(picture).read_bytes()
     png = io.BytesIO()
-    # As RGB, which the image processor would make it, and which PNG can hold.
+    # RGB, because PNG can hold it and the image processor would convert to it anyway.
     opened.convert("RGB").save(png, "PNG")
     return png.getvalue()
 
@@ -281,7 +283,7 @@ def _unfinished(out: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _complete_or_gone(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write into, which becomes `out` unless an error ends the block."""
+    """Yield a folder to write into; it becomes `out` unless an error ends the block."""
     if out.exists():
         raise UserError(f"{out}: there already; give another --out, or delete it")
     folder = _unfinished(out)
@@ -289,7 +291,7 @@ def _complete_or_gone(out: pathlib.Path) -> Iterator[pathlib.Path]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            # The system lets go of it however this process ends.
+            # The system releases the lock, however this process ends.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{out}: another build is writing it; give another --out") from None
@@ -306,7 +308,7 @@ def _complete_or_gone(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
-    """The splits to write, cut to the numbers that were asked for."""
+    """Return the splits to write, cut to the numbers on the command line."""
 
     def limit(split: str) -> int | None:
         return args.train if split == "train" else args.test
@@ -333,7 +335,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rrft_jax.data.tfds_builder", description=__doc__.splitlines()[0]
     )

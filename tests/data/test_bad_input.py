@@ -20,7 +20,7 @@ from PIL import Image
 
 from rrft_jax import rewards
 from rrft_jax.data import (
-    BadRow,
+    BadSample,
     Example,
     Processor,
     Source,
@@ -118,9 +118,9 @@ def test_names_that_no_file_can_have(processor, tmp_path, name):
         ("S3://bucket/a.png", "S3://bucket/a.png: an address on the network"),
         ("file:///etc/passwd", "/etc/passwd: cannot identify image"),
         ("file:///lost.png", "/lost.png: no such picture file"),
-        ("data:image/png;base64," + "iVBORw0KGgo" * 100_000, "a picture inside of the row"),
-        ("iVBORw0KGgo" * 100_000, "a picture inside of the row"),
-        ("/9j/4AAQSkZJRgABAQEAYABgAAD/2wBDAAgGBgcGBQgHBwc", "a picture inside of the row"),
+        ("data:image/png;base64," + "iVBORw0KGgo" * 100_000, "a picture inside of the record"),
+        ("iVBORw0KGgo" * 100_000, "a picture inside of the record"),
+        ("/9j/4AAQSkZJRgABAQEAYABgAAD/2wBDAAgGBgcGBQgHBwc", "a picture inside of the record"),
         ("a\nerror: all is lost.png", "no such picture file"),
         ("\x1b[2J\x1b]0;title\x07.png", "no such picture file"),
         ("\u202egnp.a", "no such picture file"),
@@ -195,7 +195,7 @@ def test_bombs_beside_the_pixels_are_refused(tmp_path):
     text = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b" " * 2**24))
     header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
     (tmp_path / "a.png").write_bytes(_png(header, b"\0" * 4, text))
-    with pytest.raises(BadRow, match="Decompressed data too large"):
+    with pytest.raises(BadSample, match="Decompressed data too large"):
         open_image(tmp_path / "a.png")
 
 
@@ -247,7 +247,7 @@ GOOD = json.dumps(ROW)
 def test_a_line_that_is_no_sample_costs_itself_alone(processor, tmp_path, line):
     (tmp_path / "data.jsonl").write_text("\n".join([GOOD, GOOD, line, GOOD]))
     examples = read_examples(tmp_path / "data.jsonl", TASK, "train")
-    assert [isinstance(example, BadRow) for example in examples] == [False, False, True, False]
+    assert [isinstance(example, BadSample) for example in examples] == [False, False, True, False]
     assert examples[2].cause == "malformed" and _one_line(str(examples[2]))
     assert "data.jsonl: sample 2: " in str(examples[2])
     loader = _loader(examples, processor)
@@ -277,7 +277,7 @@ def test_a_text_that_is_not_unicode_is_malformed(tmp_path, field):
     # Results could not be written: that must not show when the first of them are.
     path = _write(tmp_path / "data.json", [ROW, ROW | {field: "a\ud800b"}])
     _, example = read_examples(path, TASK, "train")
-    assert isinstance(example, BadRow) and example.cause == "malformed"
+    assert isinstance(example, BadSample) and example.cause == "malformed"
     assert "sample 1: " in str(example) and "not Unicode" in str(example)
 
 
@@ -307,7 +307,7 @@ def test_pictures_of_a_row(tmp_path, image, names):
     path = _write(tmp_path / "data.json", [ROW, ROW | {"image": image}])
     _, example = read_examples(path, TASK, "train")
     if names is None:
-        assert isinstance(example, BadRow) and example.cause == "malformed"
+        assert isinstance(example, BadSample) and example.cause == "malformed"
         assert "sample 1: a picture is " in str(example) and _one_line(str(example))
     else:
         assert [os.path.basename(path) for path in example.images] == names
@@ -338,7 +338,7 @@ def test_an_answer_without_a_call_is_no_transformation(tmp_path):
     answers = ["nothing", "change_size(1)", "change_size(1, 'small')", "3"]
     path = _write(tmp_path / "data.json", [ROW | {"answer": answer} for answer in answers])
     examples = read_examples(path, "spatial_transformation", "train")
-    assert [isinstance(example, BadRow) for example in examples] == [True, True, False, True]
+    assert [isinstance(example, BadSample) for example in examples] == [True, True, False, True]
     assert "sample 0: the answer is 'nothing'; expected calls" in str(examples[0])
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rrft_jax.data import BadRow, Processor, Prompts, Source, drawn, target
+from rrft_jax.data import BadSample, Processor, Prompts, Source, drawn, target
 from rrft_jax.errors import UserError
 from tests.loading import Drawn, cut_png, example_of, ids_of, loader_of, uneven
 
@@ -130,7 +130,7 @@ def test_unusable_rows_are_left_out_and_counted(processor, tmp_path):
         example_of(3),
         example_of(4, problem="\ud800"),
         *(example_of(5, (str(tmp_path / name),)) for name in ("text.png", "no.png", "cut.png")),
-        BadRow("malformed", "a.json: sample 8: no question"),
+        BadSample("malformed", "a.json: sample 8: no question"),
         example_of(9),
     ]
     loader = loader_of(examples, processor, max_skipped_share=0.9)

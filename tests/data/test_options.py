@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rrft_jax.data import BadRow, read_examples
+from rrft_jax.data import BadSample, read_examples
 
 LINES = "Which?\nA. red\nB. blue\nC. dark blue"
 LISTED = ["red", "blue", "dark blue"]
@@ -22,7 +22,7 @@ def _row(options, answer="B", key="options", problem="Which?"):
 
 def _refused(tmp_path, row):
     (bad,) = _read(tmp_path, row)
-    assert isinstance(bad, BadRow) and bad.cause == "malformed", bad
+    assert isinstance(bad, BadSample) and bad.cause == "malformed", bad
     return str(bad).partition("sample 1: ")[2]
 
 
@@ -150,7 +150,7 @@ def test_options_that_contradict_are_refused(tmp_path):
 )
 def test_a_file_tells_where_its_indices_start(tmp_path, answers, letters):
     rows = _read(tmp_path, *[_row(LISTED, answer) for answer in answers])
-    found = [None if isinstance(row, BadRow) else row.answer for row in rows]
+    found = [None if isinstance(row, BadSample) else row.answer for row in rows]
     assert found == letters
 
 

@@ -1,4 +1,4 @@
-"""Every kind of picture file ends in the patches of the RGB picture that people see, or in BadRow.
+"""Every picture file ends in the patches of the RGB picture that people see, or in BadSample.
 
 The patches of an RGB picture are those of transformers' PIL image processor, and where it is right
 about the file too, as with transparency over white, those of the file are the same.
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from rrft_jax.data import BadRow, Processor, open_image
+from rrft_jax.data import BadSample, Processor, open_image
 from rrft_jax.data.pictures import image_size
 from tests.loading import CHAT, refusal
 
@@ -200,7 +200,7 @@ def test_the_picture_at_fault_is_named(processor, tmp_path):
     _noise().save(tmp_path / "good.png")
     Image.new("RGB", (1, 300)).save(tmp_path / "long.png")
     chat = [{"role": "user", "content": [{"type": "image"}] * 2}]
-    with pytest.raises(BadRow, match="long.png"):
+    with pytest.raises(BadSample, match="long.png"):
         processor.encode(chat, [tmp_path / "good.png", tmp_path / "long.png"])
 
 
@@ -218,7 +218,7 @@ def test_truncated_files(processor, tmp_path, name, share):
 def test_what_a_reader_refused_stays_refused(processor):
     assert re.search(
         "^../a.png: not opened$",
-        refusal(processor.encode, BadRow("picture", "../a.png: not opened")),
+        refusal(processor.encode, BadSample("picture", "../a.png: not opened")),
     )
 
 
@@ -258,5 +258,5 @@ def test_sizes_of_files_are_those_of_the_decoded_picture(tmp_path):
 
 
 def test_a_bad_row_travels_whole():
-    again = pickle.loads(pickle.dumps(BadRow("picture", "a.png: cut")))
+    again = pickle.loads(pickle.dumps(BadSample("picture", "a.png: cut")))
     assert (again.cause, str(again)) == ("picture", "a.png: cut")

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_position_ids
 
-from rrft_jax.data import BadRow, Processor, bucket, open_image
+from rrft_jax.data import BadSample, Processor, bucket, open_image
 from rrft_jax.errors import UserError
 from rrft_jax.tasks.example import Drawing
 
@@ -160,10 +160,10 @@ def test_measuring_opens_headers_alone(processor, tmp_path):
     unusable = [b"text", tmp_path / "no.png"]
     unusable += [Image.new(mode, size) for mode, size in (("RGB", (300, 1)), ("F", (9, 9)))]
     for picture in unusable:
-        with pytest.raises(BadRow) as error:
+        with pytest.raises(BadSample) as error:
             processor.measure(_chat("", 1), [picture])
         assert error.value.cause == "picture"
-    with pytest.raises(BadRow, match="2 picture placeholders for 1 pictures"):
+    with pytest.raises(BadSample, match="2 picture placeholders for 1 pictures"):
         processor.measure(_chat("", 2), [whole])
 
 
@@ -203,13 +203,13 @@ def test_targets_end_their_turn_and_decode_to_themselves(processor):
 
 
 def test_rows_that_cannot_be_encoded(processor):
-    with pytest.raises(BadRow, match="2 picture placeholders for 1 pictures") as error:
+    with pytest.raises(BadSample, match="2 picture placeholders for 1 pictures") as error:
         processor.encode(_chat("How many?", 2), [_picture((60, 60))])
     assert error.value.cause == "malformed"
-    with pytest.raises(BadRow, match="not Unicode") as error:
+    with pytest.raises(BadSample, match="not Unicode") as error:
         processor.encode(_chat("How many \ud800?"))
     assert error.value.cause == "malformed"
-    with pytest.raises(BadRow, match="ratio") as error:
+    with pytest.raises(BadSample, match="ratio") as error:
         processor.encode(_chat("How many?", 1), [_picture((1005, 5))])
     assert error.value.cause == "picture"
 
@@ -230,7 +230,7 @@ def test_pictures_that_cannot_be_opened(tmp_path):
         (_picture((80, 80)), 6399, "a picture in memory: 80 x 80"),
     ]
     for picture, limit, message in cases:
-        with pytest.raises(BadRow, match=message) as error:
+        with pytest.raises(BadSample, match=message) as error:
             open_image(picture, limit)
         assert error.value.cause == "picture"
 

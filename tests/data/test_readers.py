@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from rrft_jax.data import BadRow, find_splits, open_image, read_examples
+from rrft_jax.data import BadSample, find_splits, open_image, read_examples
 from rrft_jax.errors import UserError
 
 ROW = {"id": 5, "image": "a.png", "problem": "How many?", "answer": "3", "cot": "One, two, three."}
@@ -178,7 +178,7 @@ def test_other_chats_are_named(tmp_path, form, texts, message):
     rows = [ROW, {"image": "a.png"} | _chat(*texts, form=form)]
     path = _write(tmp_path / "data.json", rows)
     _, bad = read_examples(path, TASK, "train")
-    assert isinstance(bad, BadRow) and bad.cause == "malformed"
+    assert isinstance(bad, BadSample) and bad.cause == "malformed"
     assert str(bad).startswith(f"{path}: sample 1: ") and message in str(bad)
     assert "\n" not in str(bad)
 
@@ -280,9 +280,9 @@ def test_pictures_outside_of_the_image_root_are_refused(tmp_path):
     for root in (tmp_path / "root", f"{tmp_path}/root/"):
         found = _images(tmp_path / "data.json", *climbing, image_root=root)
         for image, name in zip(found, climbing):
-            assert isinstance(image, BadRow) and image.cause == "picture"
+            assert isinstance(image, BadSample) and image.cause == "picture"
             assert str(image).startswith(name)
-            with pytest.raises(BadRow, match="not opened"):
+            with pytest.raises(BadSample, match="not opened"):
                 open_image(image)
     names = ["a/b.png", "a/../a/b.png", "./a//b.png", inside, "../root/a/b.png"]
     assert _images(tmp_path / "data.json", *names, image_root=tmp_path / "root") == [inside] * 5
@@ -311,7 +311,7 @@ def test_without_image_root_the_data_set_is_the_fence(tmp_path, monkeypatch):
         assert found == [inside, inside, secret]
         near, far = _images(path, "../../secret.png", "../../../../secret.png")
         assert near.startswith(str(tmp_path / "set")) and not pathlib.Path(near).exists()
-        assert isinstance(far, BadRow)
+        assert isinstance(far, BadSample)
 
 
 def test_pictures_beside_a_linked_folder(tmp_path):
@@ -377,7 +377,7 @@ def test_bad_rows_are_named_in_their_places(tmp_path, row, message, name):
     path = _write(tmp_path / name, [ROW, row, {**ROW, "id": None}])
     first, bad, last = read_examples(path, TASK, "train")
     assert (first.id, last.id) == ("5", "data-2")
-    assert isinstance(bad, BadRow) and bad.cause == "malformed"
+    assert isinstance(bad, BadSample) and bad.cause == "malformed"
     assert str(bad).startswith(f"{path}: {message}") and "\n" not in str(bad)
 
 
@@ -386,9 +386,9 @@ def test_a_line_that_is_no_json_is_a_bad_row(tmp_path):
     good = json.dumps(ROW)
     path.write_text(f'{good}\n\n{{"problem"\r\n{good}\n{"[" * 100_000}\n1{"0" * 5000}\n')
     rows = read_examples(path, TASK, "train")
-    assert [isinstance(row, BadRow) for row in rows] == [False, True, False, True, True]
+    assert [isinstance(row, BadSample) for row in rows] == [False, True, False, True, True]
     assert str(rows[1]).startswith(f"{path}: sample 1: line 3: not JSON: ")
-    assert [row.id for row in rows if not isinstance(row, BadRow)] == ["5", "5#2"]
+    assert [row.id for row in rows if not isinstance(row, BadSample)] == ["5", "5#2"]
 
 
 def test_a_file_of_nothing_but_bad_rows_is_an_error(tmp_path):

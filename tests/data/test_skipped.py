@@ -2,11 +2,11 @@
 
 import json
 
-from rrft_jax.data import BadRow
+from rrft_jax.data import BadSample
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.parallel import distributed
 
-PICTURE = BadRow("picture", "sample é: truncated")
+PICTURE = BadSample("picture", "sample é: truncated")
 
 
 def lines(file):
@@ -29,7 +29,7 @@ def test_a_run_that_goes_on_adds_only_new_samples(tmp_path):
     SkippedLog(file).report("sft")(PICTURE)
     report = SkippedLog(file).report("sft")
     report(PICTURE)
-    report(BadRow("malformed", "sample b: no answer"))
+    report(BadSample("malformed", "sample b: no answer"))
     assert [line["cause"] for line in lines(file)] == ["picture", "malformed"]
 
 

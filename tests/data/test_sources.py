@@ -6,7 +6,7 @@ import pytest
 
 from configs import eval as evaluation
 from configs import grpo, sft
-from rrft_jax.data import BadRow, Example
+from rrft_jax.data import BadSample, Example
 from rrft_jax.data.drawn import SIZE, TINY_SIZE, DrawnSource
 from rrft_jax.data.sources import DRAWN_TEST, DRAWN_TRAINING, Data
 from rrft_jax.data.tfds_builder import build
@@ -136,7 +136,7 @@ def test_malformed_rows_keep_their_places(tmp_path):
     path.write_text(json.dumps(rows))
     data = Data.open(_config(path=str(path)))
     first, bad, third = data.training["sft"][0].examples
-    assert isinstance(bad, BadRow) and (first.id, third.id) == ("row0", "row2")
+    assert isinstance(bad, BadSample) and (first.id, third.id) == ("row0", "row2")
     assert _ids(data.training["grpo"]) == [["row3", "row4"]]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from rrft_jax.data import Example, open_image, read_examples, tfds_builder
 from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.data.drawn import __main__ as drawn_folder
-from rrft_jax.data.processor import BadRow
+from rrft_jax.data.processor import BadSample
 from rrft_jax.data.tfds_builder import build, main, open_source, splits
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import TASKS
@@ -141,7 +141,7 @@ def test_a_source_travels_to_another_process(tmp_path, monkeypatch):
     assert len(text) < 1000  # where it is, not what it holds
     monkeypatch.chdir("/")
     again = pickle.loads(text)
-    assert again == read and again.records is not read.records
+    assert again == read and again.stored is not read.stored
     assert list(again) == examples[2:7]
 
 
@@ -167,7 +167,7 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, capsys):
         _example("a", good),
         _example("missing", good, str(tmp_path / "nowhere.png")),
         _example("truncated", str(tmp_path / "cut.png")),
-        _example("refused", BadRow("picture", "../x.png: not opened")),
+        _example("refused", BadSample("picture", "../x.png: not opened")),
         _example("surrogate", problem="half \ud800"),
         _example("b"),
         _example("bytes", b"no picture"),
@@ -182,7 +182,7 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, capsys):
 
 
 def test_a_picture_file_of_a_freak_size_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("rrft_jax.data.tfds_builder._MAX_ROW_BYTES", 4000)
+    monkeypatch.setattr("rrft_jax.data.tfds_builder._MAX_RECORD_BYTES", 4000)
     png = pathlib.Path(_picture(tmp_path / "a.png")).read_bytes()
     rows = [_example("small", png), _example("large", png + bytes(4000))]
     assert build(tmp_path / "set", {"id": rows}) == {"id": {"picture": 1}}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from rrft_jax import command
-from rrft_jax.data.processor import BadRow
+from rrft_jax.data.processor import BadSample
 from rrft_jax.data.show import lines, visible, write_pictures
 from rrft_jax.errors import UserError
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loader = stage_loader(config, stage, data.training[stage], processor)
         with contextlib.closing(loader):
             for batch in itertools.islice(loader.samples(), known.n):
-                if isinstance(batch, BadRow):
+                if isinstance(batch, BadSample):
                     print(f"skipped ({batch.cause}): {visible(' '.join(str(batch).split()))}\n")
                     continue
                 shown = lines(batch, 0, processor)

@@ -1,12 +1,12 @@
-"""One row of a data set -> `Example`: what belongs to its question is used, or refused by name.
+"""One record of a data set -> `Example`; every part of the question is used, or refused by name.
 
-* The question is `problem`, or what the user says in a chat. `<image>` stands in it for a picture.
-* Pictures: `media.PICTURES` lists the keys. Videos and sounds are refused.
-* `options`, or another of `options.KEYS`, are written under the question, and the answer becomes
-  the letter of one.
-* `system` or `system_prompt`, or a chat's turn of that name, is the system prompt of the row.
-* The thought is `cot` or another of `THOUGHTS`, the answer `answer` or `solution`. Either may be a
-  whole reply with tags, as in a chat. Where several keys hold one of them, they must agree.
+* The question is `problem`, or the user's turn of a chat. In it `<image>` marks a picture.
+* The pictures stand under a key of `media.PICTURES`. Videos and sounds are refused.
+* The options stand under a key of `options.KEYS`. They are written under the question, and the
+  answer becomes the letter of an option.
+* The system prompt is `system` or `system_prompt`, or a chat's turn of that name.
+* The thought is `cot` or another key of `THOUGHTS`; the answer is `answer` or `solution`. Either
+  may be a whole reply with tags, as in a chat. Several keys for one part must agree.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rrft_jax.data import media, options
-from rrft_jax.data.pictures import BadRow
+from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import Reply, read_reply
 from rrft_jax.json_files import is_number
 from rrft_jax.tasks import find
@@ -28,13 +28,13 @@ THOUGHTS = (
 ANSWERS = ("answer", "solution")
 SYSTEM = ("system", "system_prompt")
 
-# Keys that other readers take a part of the question from, and this one doesn't.
+# Keys that other programs read as a part of the question. They are refused here, not ignored.
 _UNREAD = (
     *("question", "query", "prompt", "instruction", "input", "context", "hint", "passage"),
     *("history", "tools", "instructions", "system_message", "user_prompt", "background"),
 )
 
-# The two spellings of a chat: who speaks, what is said, and the names of the two who do.
+# The two forms of a chat: the keys of speaker and text, the names of user and assistant.
 _CHATS = {
     "messages": ("role", "content", "user", "assistant"),
     "conversations": ("from", "value", "human", "gpt"),
@@ -43,48 +43,48 @@ _EXPECTED = "expected <think>thought</think><answer>answer</answer>"
 _TEXTS = ("problem", *THOUGHTS, *ANSWERS, *SYSTEM, *options.KEYS, *options.LETTERS, *_CHATS)
 
 
-def read_row(
-    row: Any,
+def read_record(
+    record: Any,
     default_id: str,
     task: str,
     find_image: Callable[[str], Any],
     index_base: int | None = None,
 ) -> Example:
-    """The example of a row.
+    """Return the example of a record.
 
     Args:
-      row: a JSON value, or the `BadRow` in its place.
-      default_id: of a row that has none.
+      record: a JSON value, or the `BadSample` in its place.
+      default_id: the id for a record without one.
       task: a name in `tasks.TASKS`.
-      find_image: path in a row -> what `open_image` opens.
-      index_base: of answers that are an option's index, as of `options.index_base`.
+      find_image: maps a path in a record to a picture that `open_image` opens.
+      index_base: the index of the first option, from `options.index_base`.
 
     Raises:
-      BadRow: it can't be used; says why.
+      BadSample: the record can't be used; the message says why.
     """
-    if isinstance(row, BadRow):
-        raise row
-    if not isinstance(row, dict):
-        raise _malformed(f"expected an object, found {type(row).__name__}")
-    names = media.image_names(row)
-    media.check_media(row, names, _TEXTS)
+    if isinstance(record, BadSample):
+        raise record
+    if not isinstance(record, dict):
+        raise _malformed(f"expected an object, found {type(record).__name__}")
+    names = media.image_names(record)
+    media.check_media(record, names, _TEXTS)
     if not names:
-        media.check_nested(row)
-    question, chat = _question(row, names)
-    choices = options.read_options(row)
+        media.check_nested(record)
+    question, chat = _question(record, names)
+    choices = options.read_options(record)
     question = options.with_options(question, choices)
     problem, offsets = media.place_pictures(question, len(names))
     if not problem.strip():
         raise _malformed("no question; expected a text beside the pictures")
-    system = _system(row, chat)
-    preface, thought, answer = _reply(row, chat, choices, index_base)
+    system = _system(record, chat)
+    preface, thought, answer = _reply(record, chat, choices, index_base)
     form = find(task).answers
     if not form.readable(answer):  # no completion could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected {form.expected}")
-    name = default_id if row.get("id") in (None, "") else row["id"]
+    name = default_id if record.get("id") in (None, "") else record["id"]
     if not isinstance(name, str) and not is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
-    part = _part(row)
+    part = _part(record)
     for text in (str(name), problem, system, preface, answer, thought, part):
         try:
             text.encode()
@@ -104,27 +104,27 @@ def read_row(
     )
 
 
-def _question(row: Mapping[str, Any], names: list[str]) -> tuple[str, dict[str, Any]]:
-    """What is asked, its placeholders included; and the chat's other parts, if there is one."""
-    asked, chat = row.get("problem"), {}
-    forms = list(_held(row, _CHATS))
+def _question(record: Mapping[str, Any], names: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return the question with its placeholders, and the other parts of a chat."""
+    asked, chat = record.get("problem"), {}
+    forms = list(_held(record, _CHATS))
     if not _is_missing(asked):
-        forms = [key for key in forms if row[key]]  # beside a question an empty chat says nothing
+        forms = [key for key in forms if record[key]]  # an empty chat beside a question is none
     if len(holding := ["problem"] * (not _is_missing(asked)) + forms) > 1:
         raise _malformed(
             f"{' and '.join(map(repr, holding))} both hold a question; expected one of them"
         )
     if forms:
-        chat = _read_chat(row, forms[0], names)
+        chat = _read_chat(record, forms[0], names)
         asked = chat["question"]
     if not isinstance(asked, str) or not asked.strip():
-        held = ", ".join(row) or "nothing"
+        held = ", ".join(record) or "nothing"
         raise _malformed(
             "no question; expected a text as 'problem', or a chat as 'messages' or "
             f"'conversations', found {held:.100}"
         )
     for key in _UNREAD:
-        if not media.is_nothing(row.get(key)) and row[key] not in (asked, {}):
+        if not media.is_nothing(record.get(key)) and record[key] not in (asked, {}):
             raise _malformed(
                 f"{key!r} is not read beside the question; put its text into the question, or "
                 "remove the key"
@@ -132,14 +132,13 @@ def _question(row: Mapping[str, Any], names: list[str]) -> tuple[str, dict[str, 
     return asked, chat
 
 
-def _read_chat(row: Mapping[str, Any], form: str, names: list[str]) -> dict[str, Any]:
-    """The question, the system prompt and the reply of a chat, the reply's thought apart.
+def _read_chat(record: Mapping[str, Any], form: str, names: list[str]) -> dict[str, Any]:
+    """Return the question, system prompt, reply and thought of a chat.
 
-    Further turns are an error: nothing here learns from them, and to leave them out would change
-    the sample.
+    Further turns are an error: training cannot use them, and to drop them would change the sample.
     """
     speaker, said, asks, replies = _CHATS[form]
-    turns = row[form] if isinstance(row[form], list) else []
+    turns = record[form] if isinstance(record[form], list) else []
     found = "nothing of this kind"
     for number, turn in enumerate(turns, 1):
         content = turn.get(said) if isinstance(turn, dict) else turn
@@ -166,7 +165,7 @@ def _read_chat(row: Mapping[str, Any], form: str, names: list[str]) -> dict[str,
     for turn in turns:
         media.check_media(turn, names, (speaker, said, *THOUGHTS))
         if turn.get("tool_calls"):
-            raise _malformed("'tool_calls' of a turn are not read; leave such rows out")
+            raise _malformed("'tool_calls' of a turn are not read; leave such records out")
     ask, reply = turns
     if _held(ask, THOUGHTS):
         raise _malformed(f"a thought in the turn of {asks!r}; expected it in that of {replies!r}")
@@ -178,9 +177,9 @@ def _read_chat(row: Mapping[str, Any], form: str, names: list[str]) -> dict[str,
     }
 
 
-def _system(row: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
-    """The system prompt of a row; empty without one."""
-    found = {repr(key): text for key, text in _held(row, SYSTEM).items()}
+def _system(record: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
+    """Return the system prompt of a record; empty without one."""
+    found = {repr(key): text for key, text in _held(record, SYSTEM).items()}
     found |= {f"turn {number}": text for number, text in enumerate(chat.get("system", []), 1)}
     for where, text in found.items():
         if not isinstance(text, str):
@@ -190,11 +189,11 @@ def _system(row: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
 
 
 def _reply(
-    row: Mapping[str, Any], chat: Mapping[str, Any], choices: Mapping[str, str], base: int | None
+    record: Mapping[str, Any], chat: Mapping[str, Any], choices: Mapping[str, str], base: int | None
 ) -> tuple[str, str, str]:
-    """Preface, thought and answer of a row; the answer is a letter where there are options."""
-    thoughts = {repr(key): text for key, text in _held(row, THOUGHTS).items()}
-    answers = {repr(key): text for key, text in _held(row, ANSWERS).items()}
+    """Return preface, thought and answer; with options, the answer is a letter."""
+    thoughts = {repr(key): text for key, text in _held(record, THOUGHTS).items()}
+    answers = {repr(key): text for key, text in _held(record, ANSWERS).items()}
     replies = {}
     for where, text in (thoughts | chat.get("thoughts", {})).items():
         if not isinstance(text, str):
@@ -239,7 +238,7 @@ def _parts(where: str, text: str, untagged: str) -> Reply:
 
 
 def _agreed(texts: Mapping[str, str | None], what: str) -> str:
-    """The one text that several keys hold; empty if none has any."""
+    """Return the one text that several keys hold; empty if all are empty."""
     found = {where: text for where, text in texts.items() if text}
     first = next(iter(found), "")
     for where, text in found.items():
@@ -251,22 +250,22 @@ def _agreed(texts: Mapping[str, str | None], what: str) -> str:
     return found.get(first, "")
 
 
-def _part(row: Mapping[str, Any]) -> str:
-    """What a row is grouped by in the results: its "level" or "type", if it has one."""
+def _part(record: Mapping[str, Any]) -> str:
+    """Return the group of a record in the results: its "level" or "type", if it has one."""
     for key in ("level", "type"):
-        value = row.get(key)
+        value = record.get(key)
         if is_number(value) or (isinstance(value, str) and value.strip()):
             return " ".join([key, *str(value).split()])
     return ""
 
 
-def _malformed(message: str) -> BadRow:
-    return BadRow("malformed", message)
+def _malformed(message: str) -> BadSample:
+    return BadSample("malformed", message)
 
 
-def _held(row: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """What a row has under some keys, in their order."""
-    return {key: row[key] for key in keys if not _is_missing(row.get(key))}
+def _held(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values that a record has under some keys, in the order of the keys."""
+    return {key: record[key] for key in keys if not _is_missing(record.get(key))}
 
 
 def _is_missing(value: Any) -> bool:

@@ -1,10 +1,10 @@
-"""What belongs to a row's question is used or refused by its key, whatever the row's form."""
+"""Every part of a record's question is used, or refused by its key, in every form of record."""
 
 import json
 
 import pytest
 
-from rrft_jax.data import BadRow, messages, read_examples, target
+from rrft_jax.data import BadSample, messages, read_examples, target
 from rrft_jax.data.prompts import Prompts
 
 TASK = "visual_counting"
@@ -13,7 +13,7 @@ PICTURE = object()
 
 
 def _read(tmp_path, *rows, task=TASK, image_root=""):
-    """The examples of a file, a good row ahead of them: a file of bad ones alone is an error."""
+    """Return the examples after a good record; a file of bad records alone is an error."""
     good = {"problem": "How many?", "answer": "1"}
     (tmp_path / "data.json").write_text(json.dumps([good, *rows]))
     return read_examples(str(tmp_path / "data.json"), task, "train", image_root)[1:]
@@ -33,7 +33,7 @@ def _chat(question, reply="1", form="messages", **fields):
 
 def _refused(tmp_path, row, **options):
     (bad,) = _read(tmp_path, row, **options)
-    assert isinstance(bad, BadRow) and bad.cause == "malformed", bad
+    assert isinstance(bad, BadSample) and bad.cause == "malformed", bad
     return str(bad).partition("sample 1: ")[2]
 
 
@@ -247,7 +247,7 @@ def test_a_file_address_does_not_lead_out_of_the_root(tmp_path):
     rows = [_row(image=name) for name in names]
     for example in _read(tmp_path, *rows, image_root=str(tmp_path / "root")):
         (picture,) = example.images
-        assert isinstance(picture, BadRow) and "not opened, it leads out of" in str(picture)
+        assert isinstance(picture, BadSample) and "not opened, it leads out of" in str(picture)
 
 
 # The rest of a question.
@@ -422,7 +422,7 @@ def test_a_summary_and_a_caption_come_before_the_thought_of_their_variant(tmp_pa
         f"<think>\nIt shrinks.\n</think>\n<answer>\n{calls}\n</answer>"
     )
     assert target(example, "ans_sft") == calls
-    with pytest.raises(BadRow, match="only data.variant=caption asks so"):
+    with pytest.raises(BadSample, match="only data.variant=caption asks so"):
         target(example, "cot_sft")
 
 
@@ -430,5 +430,5 @@ def test_caption_tags_inside_of_a_thought_are_refused_where_the_variant_has_them
     row = _row(cot="It says <caption>.", answer="change_size(1, 'small')")
     (example,) = _read(tmp_path, row, task="spatial_transformation")
     assert "<caption>" in target(example, "cot_sft")
-    with pytest.raises(BadRow, match="a tag of a summary or a caption inside"):
+    with pytest.raises(BadSample, match="a tag of a summary or a caption inside"):
         target(example, "cot_sft", prompts=Prompts(variant="caption"))
