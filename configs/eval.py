@@ -21,10 +21,38 @@ and `python -m rrft_jax.evaluation.compare` sets beside those of other runs.
 
 import ml_collections
 
-from configs import common
-from rrft_jax.data.prompts import ZERO_SHOT
+from configs import (
+    tiny_spatial_transformation,
+    tiny_spatial_transformation_zero,
+    tiny_structure_perception,
+    tiny_structure_perception_zero,
+    tiny_visual_counting,
+    tiny_visual_counting_zero,
+)
+from configs.base import MODELS, base, choose
+from rrft_jax.settings import Config
+
+PARADIGMS = ("reason_rft", "reason_rft_zero", "cot_sft", "ans_sft", "zero_shot")
+EXPERIMENTS = {
+    ("tiny", "visual_counting", "reason_rft"): tiny_visual_counting.TASK,
+    ("tiny", "visual_counting", "reason_rft_zero"): tiny_visual_counting_zero.TASK,
+    ("tiny", "visual_counting", "cot_sft"): tiny_visual_counting.TASK,
+    ("tiny", "visual_counting", "ans_sft"): tiny_visual_counting.TASK,
+    ("tiny", "visual_counting", "zero_shot"): tiny_visual_counting.TASK,
+    ("tiny", "structure_perception", "reason_rft"): tiny_structure_perception.TASK,
+    ("tiny", "structure_perception", "reason_rft_zero"): tiny_structure_perception_zero.TASK,
+    ("tiny", "structure_perception", "cot_sft"): tiny_structure_perception.TASK,
+    ("tiny", "structure_perception", "ans_sft"): tiny_structure_perception.TASK,
+    ("tiny", "structure_perception", "zero_shot"): tiny_structure_perception.TASK,
+    ("tiny", "spatial_transformation", "reason_rft"): tiny_spatial_transformation.BRIEF,
+    ("tiny", "spatial_transformation", "reason_rft_zero"): tiny_spatial_transformation_zero.TASK,
+    ("tiny", "spatial_transformation", "cot_sft"): tiny_spatial_transformation.BRIEF,
+    ("tiny", "spatial_transformation", "ans_sft"): tiny_spatial_transformation.TASK,
+    ("tiny", "spatial_transformation", "zero_shot"): tiny_spatial_transformation.BRIEF,
+}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    paradigms = ("reason_rft", "reason_rft_zero", "cot_sft", "ans_sft", ZERO_SHOT)
-    return common.base(common.parse(arg, paradigms=paradigms))
+    choice = choose(arg, PARADIGMS)
+    fields = EXPERIMENTS.get(choice, MODELS[choice.model])
+    return base(choice, fields, Config())

@@ -1,42 +1,35 @@
 """Supervised fine-tuning: on chains of thought (`cot_sft`) or on the bare answers (`ans_sft`).
 
-python -m rrft_jax.main --config=configs/sft.py:model=2b,task=visual_counting,paradigm=ans_sft
+    python -m rrft_jax.main --config=configs/sft.py
+    python -m rrft_jax.main --config=configs/sft.py:model=2b,paradigm=ans_sft \
+        --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
+
+The stage is the first one of `configs/grpo.py`, and trains on all samples.
 """
 
 import ml_collections
 
-from configs import common
+from configs import (
+    tiny_spatial_transformation,
+    tiny_structure_perception,
+    tiny_visual_counting,
+)
+from configs.base import MODELS, base, choose
+from rrft_jax.settings import Config, SFTSettings
+
+PARADIGMS = ("cot_sft", "ans_sft")
+EXPERIMENTS = {
+    ("tiny", "visual_counting", "cot_sft"): tiny_visual_counting.TASK,
+    ("tiny", "visual_counting", "ans_sft"): tiny_visual_counting.TASK,
+    ("tiny", "structure_perception", "cot_sft"): tiny_structure_perception.TASK,
+    ("tiny", "structure_perception", "ans_sft"): tiny_structure_perception.TASK,
+    ("tiny", "spatial_transformation", "cot_sft"): tiny_spatial_transformation.BRIEF,
+    ("tiny", "spatial_transformation", "ans_sft"): tiny_spatial_transformation.TASK,
+}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    chosen = common.parse(arg, paradigms=("cot_sft", "ans_sft"))
-    config = common.base(chosen)
-    config.stages = ("sft",)
-    config.data.max_pixels = 512 * 512
-    config.sft = stage(chosen["model"], chosen["task"])
-    return config
-
-
-def stage(model: str, task: str) -> ml_collections.ConfigDict:
-    """The section `sft`, here and as the first stage of GRPO."""
-    sft = common.adamw(
-        steps=0,  # 0: as many as the epochs have
-        epochs=1,
-        batch_size=16,
-        # Parts of a batch whose gradients are added up before the update; 0: as many as leave each
-        # device one row at a time, which takes the least memory.
-        micro_batches=0,
-        learning_rate=1e-5,
-        schedule="cosine",
-        # The first stage of `reason_rft` has 1,600 / 16 = 100 steps: all of it is warm-up.
-        warmup_steps=100,
-        weight_decay=0.1,
-        freeze=r"vision/.*",  # parameter paths; frozen ones have no optimizer state
-    )
-    if model == "tiny":
-        sft.update(micro_batches=1, warmup_steps=20)
-        if task == common.COUNTING:
-            sft.update(steps=400, learning_rate=1e-3)
-        else:  # to compare what a text has said takes longer to learn than to count
-            sft.update(steps=800, learning_rate=2e-3)
-    return sft
+    choice = choose(arg, PARADIGMS)
+    fields = EXPERIMENTS.get(choice, MODELS[choice.model])
+    fields = {**fields, "data.max_pixels": 512 * 512}
+    return base(choice, fields, Config(stages=("sft",), sft=SFTSettings()))

@@ -6,10 +6,9 @@ A mistake is a UserError of one line, before anything is loaded or compiled.
 import argparse
 import difflib
 import importlib.util
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from rrft_jax import rewards
+from rrft_jax import settings
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
-from rrft_jax.tasks import TASKS
+from rrft_jax.settings import Config
 
 # Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
 _ENVIRONMENT = {
@@ -98,7 +97,7 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
     _override(config, overrides)
-    check(config)
+    checked(config)
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
         section, field = key.split(".")
         config[section][field] = os.path.expanduser(config[section][field])
@@ -107,135 +106,19 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     return config, (known.workdir or Path("runs") / name).expanduser()
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Values that have the right type and still make no sense.
+def checked(config: ml_collections.ConfigDict) -> Config:
+    """Make the typed settings of a config.
 
     Raises:
-      UserError: names the first such field, and what it may be.
+      UserError: names the first field that is unknown or makes no sense, and says what it may be.
     """
-    for key, (wanted, test) in _RULES.items():
-        try:
-            value = _get(config, key)
-        except KeyError:  # a section of a stage that the config doesn't run
-            continue
-        if not test(value):
-            raise UserError(f"--config.{key}={value}: expected {wanted}")
-    if config.eval.passes > 1 and config.eval.temperature == 0:
-        raise UserError(
-            f"--config.eval.passes={config.eval.passes}: at eval.temperature=0 all completions of "
-            "a sample are the same; expected 1, or a temperature above 0"
-        )
-    for stage in config.stages:
-        if stage not in config:
-            raise UserError(f"--config.stages={stage}: this config has no section {stage}")
-        section = config[stage]
-        names = [name for name in ("mini_batches", "micro_batches") if section.get(name, 1) > 1]
-        if section.batch_size % math.prod(section[name] for name in names):
-            parts = " x ".join(f"{stage}.{name}={section[name]}" for name in names)
-            raise UserError(
-                f"--config.{stage}.batch_size={section.batch_size}: expected a multiple of {parts}"
-            )
-    if "grpo" in config.stages:
-        rewards.read_terms(config.grpo.rewards, "--config.grpo.rewards")
-        if config.grpo.ratio == "cispo" and config.grpo.dual_clip:
-            raise UserError(
-                f"--config.grpo.dual_clip={config.grpo.dual_clip}: grpo.ratio=cispo bounds the "
-                "ratio by epsilon_high, whatever the advantage; expected 0"
-            )
-    if "grpo" in config:
+    made = settings.make(config.to_dict())
+    if made.grpo is not None:
         from rrft_jax.training import objectives  # last: it imports JAX, which takes a second
 
-        objectives.check(config.grpo)
+        objectives.check(made.grpo)
+    return made
 
-
-def _one_of(*choices: str) -> tuple[str, Callable[[Any], bool]]:
-    return f"one of {', '.join(choices)}", lambda value: value in choices
-
-
-def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
-    return f"{least:g} or more", lambda value: least <= value < math.inf
-
-
-_STAGES = ("sft", "grpo")
-_SHARE = ("a share between 0 and 1", lambda value: 0 <= value <= 1)
-_TOP_P = ("more than 0, at most 1", lambda value: 0 < value <= 1)
-_AXIS = ("1 or more, or -1 for the rest", lambda value: value == -1 or value >= 1)
-_POSITIVE = ("more than 0", lambda value: 0 < value < math.inf)
-_DTYPES = _one_of("float32", "bfloat16")
-_RULES = {
-    "stages": (
-        f"of {', '.join(_STAGES)}, each once, in this order",
-        lambda value: tuple(value) == tuple(stage for stage in _STAGES if stage in value),
-    ),
-    "checkpoint_every": _at_least(1),
-    "eval_every": _at_least(0),
-    "rollouts_every": _at_least(1),
-    "model.dtype": _DTYPES,
-    "model.compute_dtype": _DTYPES,
-    "model.attention": _one_of("auto", "xla", "splash", "cudnn"),
-    "model.remat": _one_of("none", "full", "dots"),
-    "model.logit_chunk": _at_least(1),
-    "data.min_pixels": _at_least(1),
-    "data.max_pixels": _at_least(1),
-    "data.buckets": _at_least(1),
-    "data.workers": _at_least(0),
-    "data.max_prompt_length": _at_least(1),
-    "data.max_target_length": _at_least(1),
-    "data.activation_samples": _at_least(1),
-    "data.thought_dropout": _SHARE,
-    "data.max_skipped_share": _SHARE,
-    "sampling.temperature": _POSITIVE,
-    "sampling.top_k": _at_least(0),
-    "sampling.top_p": _TOP_P,
-    "sampling.max_new_tokens": _at_least(1),
-    "eval.tasks": (
-        f"of {', '.join(TASKS)}, each once",
-        lambda value: len(set(value)) == len(value) and set(value) <= set(TASKS),
-    ),
-    "eval.samples": _at_least(0),
-    "eval.passes": _at_least(1),
-    "eval.batch_size": _at_least(1),
-    "eval.temperature": _at_least(0),
-    "eval.top_k": _at_least(0),
-    "eval.top_p": _TOP_P,
-    "eval.max_new_tokens": _at_least(1),
-    "mesh.data": _AXIS,
-    "mesh.fsdp": _AXIS,
-    "mesh.tensor": _AXIS,
-    "grpo.num_generations": _at_least(2),
-    "grpo.num_iterations": _at_least(1),
-    "grpo.mini_batches": _at_least(1),
-    "grpo.reward_seconds": _POSITIVE,
-    "grpo.epsilon_low": _SHARE,
-    "grpo.epsilon_high": _at_least(0),
-    "grpo.dual_clip": (
-        "more than 1, or 0 for none",
-        lambda value: value == 0 or 1 < value < math.inf,
-    ),
-    "grpo.beta": _at_least(0),
-    "grpo.reference_dtype": (
-        '"" for model.compute_dtype, or int8',
-        lambda value: value in ("", "int8"),
-    ),
-    "grpo.entropy_bonus": _at_least(0),
-    "grpo.dynamic_sampling": _at_least(0),
-    "grpo.importance_cap": _POSITIVE,
-} | {
-    f"{stage}.{field}": rule
-    for stage in _STAGES
-    for field, rule in {
-        "steps": _at_least(0),
-        "epochs": _at_least(1),
-        "batch_size": _at_least(1),
-        "micro_batches": _at_least(0),
-        "learning_rate": _at_least(0),
-        "schedule": _one_of("cosine", "linear"),
-        "warmup_steps": _at_least(0),
-        "weight_decay": _at_least(0),
-        "clip_norm": _POSITIVE,
-        "moment_dtype": _DTYPES,
-    }.items()
-}
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}
 _REWARD_KEYS = "--config.grpo.rewards."

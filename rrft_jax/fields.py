@@ -100,6 +100,9 @@ def build(section: type[Section], values: Mapping[str, Any], path: str = "") -> 
     Raises:
       UserError: a field is unknown, or a value has the wrong type or breaks the rule.
     """
+    if not isinstance(values, Mapping):
+        key = f"{path.rstrip('.')}={values}"
+        raise UserError(f"--config.{key}: expected a section, a mapping of its fields")
     nested, given = sections(section), {}
     known = {own.name: own for own in dataclasses.fields(section)}
     for name, value in values.items():

@@ -45,7 +45,8 @@ class ModelSettings:
     )
     remat: str = field(
         "full",
-        "Recompute in the backward pass: every layer, all but the matrix products, or nothing.",
+        "The backward pass recomputes every layer (`full`), all but its products with weights "
+        "(`dots`), or nothing.",
         one_of("none", "full", "dots"),
     )
     logit_chunk: int = field(128, "Completion tokens whose logits exist at one time.", at_least(1))

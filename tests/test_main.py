@@ -128,7 +128,7 @@ def test_mistakes_end_in_one_line(arguments, message, capsys):
     [
         ("nowhere.py", "expected a Python file"),
         (str(CONFIGS), "expected a Python file"),
-        (f"{CONFIGS / 'common.py'}", "expected the file to define get_config"),
+        (f"{CONFIGS / 'base.py'}", "expected the file to define get_config"),
         (f"{CONFIGS / 'grpo.py'}:model=9b", "model is one of tiny, 2b, 7b"),
         (f"{CONFIGS / 'eval.py'}", "this config has no section sft"),
     ],
@@ -160,6 +160,19 @@ def test_as_a_command():
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "did you mean seed?" in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--help", "--config.sed=1", "--config.data.buckets=0"])
+def test_help_and_mistakes_come_before_jax_is_imported(argument):
+    program = (
+        "import contextlib, sys\n"
+        "from rrft_jax.main import main\n"
+        "with contextlib.suppress(SystemExit):\n"
+        f"    main([{argument!r}])\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=CONFIGS.parent)
+    assert done.returncode == 0
 
 
 def test_rewards_are_added_and_weighed_on_the_command_line():

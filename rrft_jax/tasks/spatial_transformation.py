@@ -70,9 +70,6 @@ _PAPER = PaperResults(
     },
 )
 
-# The rules are longer than all else that the tiny model reads.
-_BRIEF = {"data.variant": "brief"}
-
 TASK = Task(
     name=transformation.NAME,
     sample=transformation.sample,
@@ -82,26 +79,4 @@ TASK = Task(
     answers=CALLS,
     recognizes=lambda answer, answers: are_calls(answer),
     paper=_PAPER,
-    tiny={
-        "": {
-            "data.thought_dropout": 0.3,  # needs more of the thoughts that there are to learn from
-            "sampling.max_new_tokens": 176,  # a little more than the longest target has
-            "eval.max_new_tokens": 192,
-            # Answers are seldom right as a whole, so each call counts.
-            "grpo.rewards": {
-                "format": {"weight": 1.0, "empty_thought": True},
-                "transformation": 1.0,
-            },
-        },
-        "cot_sft": _BRIEF,
-        "zero_shot": _BRIEF,
-        "reason_rft": _BRIEF,
-        "grpo:reason_rft": {
-            "grpo.steps": 60,
-            "grpo.freeze": r"vision/.*",  # as in SFT: noisy rewards would blur what it sees
-            # An answer is many choices. At temperature 1 samples err in one of them where the
-            # greedy answer does not; then leaving a call out pays, and greedy answers learn to.
-            "sampling.temperature": 0.8,
-        },
-    },
 )

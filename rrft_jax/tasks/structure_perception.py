@@ -63,13 +63,4 @@ TASK = Task(
     reuse_activation=True,
     epochs=5,
     paper=_PAPER,
-    tiny={
-        "": {
-            "sampling.max_new_tokens": 120,  # a little more than the longest target has
-            "eval.max_new_tokens": 136,
-            "grpo.learning_rate": 1e-4,
-        },
-        # Completions are a number, or a letter; and it is slower to learn than counting.
-        "grpo:reason_rft_zero": {"grpo.steps": 250, "sampling.max_new_tokens": 24},
-    },
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from rrft_jax.tasks.answers import VALUES, Answers
 from rrft_jax.tasks.example import Example
@@ -42,9 +41,6 @@ class Task:
       reuse_activation: whether GRPO trains on the samples of SFT too, because there are few.
       epochs: passes of GRPO over a data set from files.
       paper: the paper's results, to print beside those of a run.
-      tiny: fields of a config that the packaged tiny model needs other values of. The keys say
-        which configs are meant: "" is all of them, "PARADIGM" those of a paradigm, and
-        "STAGE:PARADIGM" those that also run a stage. A field is named as on the command line.
     """
 
     name: str
@@ -58,7 +54,6 @@ class Task:
     reuse_activation: bool = False
     epochs: int = 1
     paper: PaperResults | None = None
-    tiny: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def held_out(self) -> tuple[str, ...]:

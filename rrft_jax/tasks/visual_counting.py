@@ -38,16 +38,4 @@ TASK = Task(
     ),
     rewards={"accuracy": 1.0, "format": 1.0},
     paper=_PAPER,
-    tiny={
-        "": {
-            "sampling.max_new_tokens": 80,  # a little more than the longest target has
-            "eval.max_new_tokens": 96,
-            "eval.sampled": True,
-            "sft.steps": 400,
-            "sft.learning_rate": 1e-3,
-            "grpo.batch_size": 16,
-        },
-        # Steps are short: completions are a number, or a letter.
-        "grpo:reason_rft_zero": {"grpo.steps": 100},
-    },
 )

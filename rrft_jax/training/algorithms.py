@@ -5,8 +5,9 @@ python -m rrft_jax.training.algorithms
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
+from rrft_jax import markdown
 from rrft_jax.fields import described
 from rrft_jax.settings import GRPOSettings
 from rrft_jax.training import objectives
@@ -160,10 +161,10 @@ def page() -> str:
     """Return the text of `docs/algorithms.md`."""
     [dapo] = [recipe for recipe in RECIPES if recipe.name == "DAPO"]
     return _TEMPLATE.format(
-        recipes=_table(("method", "settings of `grpo`"), map(_recipe_row, RECIPES)),
+        recipes=markdown.table(("method", "settings of `grpo`"), map(_recipe_row, RECIPES)),
         example=" \\\n    ".join(dapo.arguments),
-        terms=_table(("field", "choice", "computes", "from"), _term_rows()),
-        numbers=_table(("field", "default", "meaning", "from"), _number_rows()),
+        terms=markdown.table(("field", "choice", "computes", "from"), _term_rows()),
+        numbers=markdown.table(("field", "default", "meaning", "from"), _number_rows()),
         rounding=objectives.ROUNDING,
         epsilon=objectives.EPSILON,
         max_log_ratio=objectives.MAX_LOG_RATIO,
@@ -189,12 +190,7 @@ def _number_rows() -> Iterator[tuple[str, ...]]:
     meanings = {own.name: (own.default, meaning) for own, meaning, _ in described(GRPOSettings)}
     for name, origin in _FIELDS.items():
         default, meaning = meanings[name]
-        yield f"`{name}`", f"`{default!r}`".replace("''", '""'), meaning, origin
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        yield f"`{name}`", markdown.code(default), meaning, origin
 
 
 if __name__ == "__main__":

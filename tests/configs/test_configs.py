@@ -1,14 +1,16 @@
 """Configs: the argument string, the public hyperparameters, and that all of them check out."""
 
 import itertools
+import pathlib
 
 import pytest
 
-from configs import common, eval, grpo, sft
+from configs import base, eval, grpo, sft
 from rrft_jax import rewards
-from rrft_jax.command import check
+from rrft_jax.command import checked
 from rrft_jax.data.prompts import PARADIGMS, ZERO_SHOT
 from rrft_jax.errors import UserError
+from rrft_jax.settings import Config, GRPOSettings
 from rrft_jax.tasks import TASKS
 
 FILES = {
@@ -20,9 +22,9 @@ FILES = {
 
 def test_every_choice_makes_a_valid_config():
     for file, paradigms in FILES.items():
-        for model, task, paradigm in itertools.product(common.MODELS, TASKS, paradigms):
+        for model, task, paradigm in itertools.product(base.MODELS, TASKS, paradigms):
             config = file.get_config(f"model={model},task={task},paradigm={paradigm}")
-            check(config)
+            checked(config)
             assert (config.model.name, config.task, config.paradigm) == (model, task, paradigm)
 
 
@@ -43,6 +45,26 @@ def test_unknown_choices_are_listed(file, arg, message):
     with pytest.raises(UserError) as error:
         file.get_config(arg)
     assert message in str(error.value)
+
+
+def test_every_experiment_has_a_file_with_its_command():
+    folder = pathlib.Path(base.__file__).parent
+    tuned = {
+        key for file in FILES for key in file.EXPERIMENTS
+    }  # 2b and 7b need no file: they have the defaults
+    assert {model for model, _, _ in tuned} == {"tiny"}
+    for file in folder.glob("*.py"):
+        if file.name != "base.py":
+            text = file.read_text(encoding="utf-8")
+            assert "python -m rrft_jax.main" in text.split('"""')[1], file
+            assert "\n    if " not in text and "\nif " not in text, f"{file} branches"
+
+
+def test_a_field_that_does_not_exist_is_named():
+    choice = base.choose("", ("reason_rft",))
+    for key in ("sed", "grpo.betta", "gpro.beta"):
+        with pytest.raises(UserError, match=f"unknown config key {key}"):
+            base.base(choice, {key: 1}, Config(grpo=GRPOSettings()))
 
 
 def test_argument_takes_any_order_and_spaces():

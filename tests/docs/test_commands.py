@@ -95,7 +95,7 @@ WHOLE = {
 # Modules whose arguments are read by their own parser, and that go no further.
 PARSED = ("rrft_jax.bench", "rrft_jax.export")
 # Modules that write a page of the documentation, which must be as they would write it.
-GENERATING = ("rrft_jax.training.algorithms",)
+GENERATING = ("rrft_jax.training.algorithms", "rrft_jax.settings_page")
 
 
 class Parsed(Exception):

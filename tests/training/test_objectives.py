@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import grpo as program
-from rrft_jax.command import check
+from rrft_jax.command import checked
 from rrft_jax.errors import UserError
 from rrft_jax.training import grpo, objectives
 
@@ -230,10 +230,10 @@ def test_the_command_knows_the_choices_of_each_term():
         for choice in choices:
             config = program.get_config()
             config.grpo[field] = choice
-            check(config)
+            checked(config)
         config.grpo[field] = "other"
         with pytest.raises(UserError) as error:
-            check(config)
+            checked(config)
         assert str(error.value) == (
             f"--config.grpo.{field}=other: expected one of {', '.join(choices)}"
         )
@@ -251,10 +251,10 @@ def test_a_dual_clip_that_would_cut_the_plain_ratio_is_refused(dual_clip):
     config = program.get_config()
     config.grpo.dual_clip = dual_clip
     with pytest.raises(UserError, match="more than 1, or 0 for none"):
-        check(config)
+        checked(config)
     config.grpo.dual_clip, config.grpo.ratio = 3.0, "cispo"
     with pytest.raises(UserError, match="dual_clip=3.0: grpo.ratio=cispo bounds the ratio"):
-        check(config)
+        checked(config)
 
 
 @pytest.mark.parametrize("kind", objectives.KLS)

@@ -1,25 +1,26 @@
 """The optimizer's moments and the reference's weights in fewer bytes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from configs import common
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.settings import GRPOSettings
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
 
-HYPER = common.adamw(learning_rate=1e-2, schedule="linear", warmup_steps=0, weight_decay=0.0)
+HYPER = GRPOSettings(learning_rate=1e-2)
 
 
 def train(moment_dtype: str) -> tuple[dict, dict]:
     """40 steps on a bowl with a steep and a flat side: (parameters, {dtype: moments})."""
-    config = ml_collections.ConfigDict({**HYPER, "moment_dtype": moment_dtype})
+    config = dataclasses.replace(HYPER, moment_dtype=moment_dtype)
     optimizer = optimizers.make_optimizer(config, 1000)
     params = {"kernel": jnp.linspace(-1, 1, 64)}
     steep = jnp.linspace(0.1, 10, 64)

@@ -1,0 +1,98 @@
+"""Puts a config together of plain fields: what the experiments share.
+
+Fields are named as on the command line. Of one that stands in several places, the last counts:
+
+    rrft_jax/settings.py     the default, with its meaning
+    rrft_jax/tasks/TASK.py   the task's rewards and epochs, and whether it reuses samples
+    MODELS, or the file of an experiment with a tuned model
+
+`configs/grpo.py`, `configs/sft.py` and `configs/eval.py` choose among them by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from configs import tiny_visual_counting
+from rrft_jax import settings
+from rrft_jax.errors import UserError
+from rrft_jax.fields import plain
+from rrft_jax.tasks import TASKS
+
+# All devices share weights and optimizer. The sampler holds the weights whole, but for those that
+# `tensor` splits: the 15 GB of 7B are too much for a device of 16.
+MODELS = {
+    "tiny": tiny_visual_counting.MODEL,
+    "2b": {"mesh.data": 1, "mesh.fsdp": -1},
+    "7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
+}
+
+Fields = Mapping[str, Any]
+
+
+class Choice(NamedTuple):
+    """The names in the argument of a config file: `FILE:model=...,task=...,paradigm=...`."""
+
+    model: str
+    task: str
+    paradigm: str
+
+
+def choose(arg: str, paradigms: tuple[str, ...]) -> Choice:
+    """Read the argument of a config file.
+
+    Args:
+      arg: comma-separated `name=choice` pairs, in any order; the first choice of a name is its
+        default.
+      paradigms: the choices of the config file.
+
+    Raises:
+      UserError: a name or a choice does not exist; the message lists those that do.
+    """
+    choices = {"model": tuple(MODELS), "task": tuple(TASKS), "paradigm": paradigms}
+    chosen = {name: available[0] for name, available in choices.items()}
+    for pair in filter(None, (pair.strip() for pair in arg.split(","))):
+        name, _, choice = (part.strip() for part in pair.partition("="))
+        if name not in choices:
+            raise UserError(
+                f"config argument {pair!r}: expected name=choice with name one of "
+                f"{', '.join(choices)}"
+            )
+        if choice not in choices[name]:
+            raise UserError(
+                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}"
+            )
+        chosen[name] = choice
+    return Choice(**chosen)
+
+
+def base(choice: Choice, fields: Fields, sections: settings.Config) -> ml_collections.ConfigDict:
+    """Make a config.
+
+    Args:
+      choice: the model, the task and the paradigm.
+      fields: of the model or the experiment. Fields of a stage that the config lacks are left out.
+      sections: the defaults, with the sections of the stages that the config has.
+    """
+    values, task = plain(sections), TASKS[choice.task]
+    own = {
+        "task": choice.task,
+        "paradigm": choice.paradigm,
+        "model.name": choice.model,
+        "data.reuse_activation": task.reuse_activation,
+        "grpo.epochs": task.epochs,
+        "grpo.rewards": task.rewards,
+    }
+    for key, value in {**own, **fields}.items():
+        section, _, field = key.rpartition(".")
+        if section in settings.STAGES and section not in values:
+            continue
+        target = values.get(section, {}) if section else values
+        if field not in target:
+            raise UserError(f"unknown config key {key}: expected a field of rrft_jax/settings.py")
+        target[field] = value
+    if "grpo" in values:  # a reward's name may be a dotted path
+        terms = ml_collections.ConfigDict(values["grpo"]["rewards"], allow_dotted_keys=True)
+        values["grpo"]["rewards"] = terms
+    return ml_collections.ConfigDict(values)

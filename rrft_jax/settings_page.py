@@ -1,0 +1,185 @@
+"""Writes `docs/configs.md`: how configs work, and every field with its default and meaning.
+
+python -m rrft_jax.settings_page
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from rrft_jax import markdown
+from rrft_jax.fields import Rule, described, sections
+from rrft_jax.settings import Config, GRPOSettings, SFTSettings, StageSettings
+from rrft_jax.tasks import TASKS
+from rrft_jax.training import objectives
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "configs.md"
+
+_TEMPLATE = """\
+<!-- Written by `python -m rrft_jax.settings_page`: change that file, not this one. -->
+# Configs
+
+A run is described by one config: its model, task and paradigm, its data, and the fields of each
+stage.
+
+```sh
+python -m rrft_jax.main --config=configs/grpo.py:model=2b,task=visual_counting \\
+    --config.model.path=Qwen2-VL-2B-Instruct --config.grpo.num_generations=16
+```
+
+The part behind the colon chooses an experiment by name. Each `--config.KEY=VALUE` then overrides
+a field.
+
+{files}
+
+The other choices are `model` (`tiny`, `2b`, `7b`) and `task`
+({tasks}).
+The first one is the default. A choice that does not exist is an error that lists the others.
+
+## Where a value comes from
+
+{places}
+
+A value in a lower row wins. An experiment is plain data: names of fields, as the command line has
+them, and values. A run writes the config that it used to `config.json` in its folder.
+
+The defaults are those of the public Reason-RFT scripts, but for 16 prompts a batch instead of 14,
+which divide over a slice. The fields of `tiny` suit the packaged base model and two CPU cores.
+
+## A config of your own
+
+A config file is a Python file with a function `get_config`. Begin with one that exists, and assign:
+
+```python
+# mypackage/my_run.py
+from configs import grpo
+
+
+def get_config(arg=""):
+    config = grpo.get_config(arg)
+    config.grpo.advantages = "rloo"
+    config.grpo.rewards.repetition = 0.1
+    config.data.path = "my_dataset"
+    return config
+```
+
+```sh
+python -m rrft_jax.main --config=mypackage/my_run.py:model=2b \\
+    --config.model.path=Qwen2-VL-2B-Instruct
+```
+
+Another size of model is one more entry in `MODELS`; a tuned experiment is one more file of fields
+beside `configs/tiny_visual_counting.py`, and one more line in `EXPERIMENTS` of `configs/grpo.py`.
+
+## From Python
+
+`rrft_jax.settings.make` turns nested dicts into the typed settings that the code works with, and
+checks them. What is missing has its default; what is unknown or makes no sense is an error that
+names the field.
+
+```python
+from rrft_jax import settings
+
+config = settings.make({{"stages": ["grpo"], "grpo": {{"beta": 0.0}}}})
+assert config.grpo.num_generations == 8
+```
+
+## Mistakes
+
+An unknown key, a wrong type or a value without sense ends in one line on the console and exit code
+1, before anything is loaded or compiled. A field that was renamed is an error with the new name.
+
+## Every field
+
+{fields}
+"""
+
+_FILES = (
+    ("`configs/grpo.py`", "`reason_rft`, `reason_rft_zero`", "SFT and GRPO; GRPO alone"),
+    ("`configs/sft.py`", "`cot_sft`, `ans_sft`", "SFT"),
+    (
+        "`configs/eval.py`",
+        "`reason_rft`, `reason_rft_zero`, `cot_sft`, `ans_sft`, `zero_shot`",
+        "none: evaluation alone",
+    ),
+)
+_PLACES = (
+    (
+        "`rrft_jax/settings.py`",
+        "every field: its default, its meaning, the values that make sense",
+    ),
+    (
+        "`rrft_jax/tasks/`",
+        "the task's rewards and epochs, and whether it reuses samples",
+    ),
+    ("`configs/base.py`: `MODELS`", "the fields of a model"),
+    (
+        "`configs/tiny_visual_counting.py` and its neighbours `tiny_*`",
+        "all fields of an experiment with the packaged model, and its result",
+    ),
+    ("`--config.KEY=VALUE`", "the fields that this run changes"),
+)
+
+
+def page() -> str:
+    """Return the text of `docs/configs.md`."""
+    parts = [_section("", Config)]
+    for name, section in sections(Config).items():
+        if name == "sft":
+            parts.append(_stages())
+        parts.append(_section(name, section))
+    return _TEMPLATE.format(
+        files=markdown.table(("file", "paradigms, the default first", "stages"), _FILES),
+        places=markdown.table(("place", "holds"), _PLACES),
+        tasks=", ".join(f"`{task}`" for task in TASKS),
+        fields="\n\n".join(parts),
+    )
+
+
+def _section(name: str, section: type) -> str:
+    of_both = {own.name for own, _, _ in described(StageSettings)}
+    shared = of_both if issubclass(section, StageSettings) else set()
+    rows = (
+        (f"`{name}.{own.name}`" if name else f"`{own.name}`", _default(own), meaning, values)
+        for own, meaning, values in _described(name, section)
+        if own.name not in shared
+    )
+    table = markdown.table(("field", "default", "meaning", "values"), rows)
+    title = f"### `{name}`" if name else "### The run"
+    has_rows = table.count("\n") > 1
+    return "\n\n".join([title, section.__doc__ or "", *([table] if has_rows else [])])
+
+
+def _stages() -> str:
+    """Return the part on the fields that both stages have, with the defaults of each."""
+    defaults = [
+        {own.name: _default(own) for own, _, _ in described(stage)}
+        for stage in (SFTSettings, GRPOSettings)
+    ]
+    rows = (
+        (f"`{own.name}`", *(values[own.name] for values in defaults), meaning, wanted)
+        for own, meaning, wanted in _described("", StageSettings)
+    )
+    header = ("field", "default of `sft`", "default of `grpo`", "meaning", "values")
+    return f"### `sft` and `grpo`\n\n{StageSettings.__doc__}\n\n{markdown.table(header, rows)}"
+
+
+def _described(name: str, section: type) -> Iterator[tuple[dataclasses.Field, str, str]]:
+    for own, meaning, rule in described(section):
+        yield own, meaning, _values(name, own, rule)
+
+
+def _values(section: str, own: dataclasses.Field, rule: Rule) -> str:
+    if section == "grpo" and own.name in objectives.TERMS:
+        return f"one of {', '.join(objectives.TERMS[own.name])}"
+    return rule.wanted
+
+
+def _default(own: dataclasses.Field) -> str:
+    if own.default is not dataclasses.MISSING:
+        return markdown.code(own.default)
+    return markdown.code(own.default_factory())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
