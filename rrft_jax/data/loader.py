@@ -157,8 +157,8 @@ class Loader(Iterator[Batch]):
         size += 0 if batch.completions is None else batch.completions.shape[2]
         held = self._order.batching.batch_size * np.array([shape[1], size])
         batch.padding = {
-            f"padding_{name}": float(1 - used / room) if room else 0.0
-            for name, used, room in zip(("patches", "tokens"), (patches, tokens), held)
+            f"padding_{name}": float(1 - filled / room) if room else 0.0
+            for name, filled, room in zip(("patches", "tokens"), (patches, tokens), held)
         }
         return batch
 
@@ -167,8 +167,10 @@ class Loader(Iterator[Batch]):
         stream = self._order.stream
         for i in range(len(stream)):
             row = self._samples.load(stream[i])
-            bad = isinstance(row, BadSample)
-            yield row if bad else make_batch(self._samples, [row], row.size, range(1))
+            if isinstance(row, Row):
+                yield make_batch(self._samples, [row], row.size, range(1))
+            else:
+                yield row
 
     def description(self) -> list[str]:
         """Return one line for each shape of the first batches: its share, and its padding."""
