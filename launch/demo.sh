@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline on a small model and drawn pictures: SFT, GRPO, evaluation, export.
-#   ./launch/demo.sh                        results in runs/demo
+#   ./launch/demo.sh                        writes its results to runs/demo
 #   ./launch/demo.sh --config.seed=1        any argument of rrft_jax.main
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts, from the project's root: makes .venv and installs the project in it,
-# where that isn't done yet. `setup_venv ""` installs what runs need, `setup_venv test` the tests' too.
+# The other scripts source this file from the project's root. It makes .venv and installs the project
+# into it, unless that is done. `setup_venv ""` installs what runs need, `setup_venv test` also what
+# tests need.
 
 find_python() {
-  # PYTHON chooses; else the first that is new enough. A name may be there and still not start.
+  # PYTHON names one. Otherwise take the first that is new enough. Some names exist and do not start.
   local candidate candidates=(python3 python3.12 python3.11 python3.13)
   [ -n "${PYTHON:-}" ] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
@@ -13,7 +14,7 @@ find_python() {
     fi
   done
   echo "error: ${candidates[*]}: expected Python 3.11 or newer with its venv module;" \
-    "name one by PYTHON=/path/to/python" >&2
+    "set PYTHON=/path/to/python" >&2
   return 1
 }
 
@@ -24,11 +25,11 @@ setup_venv() {
     echo "creating .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
   fi
-  # The stamp holds what was installed, so that nothing is asked of the index a second time.
+  # The stamp says what was installed, so that pip runs only after a change.
   stamp=.venv/installed${extra:+-$extra}
   wanted=$(cat setup.py constraints.txt | .venv/bin/python -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-  # What the tests need holds what runs need.
+  # An installation for tests has everything that runs need.
   if ! grep -qsx "$wanted" "$stamp" .venv/installed-test; then
     echo "installing into .venv (a few minutes, once)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \

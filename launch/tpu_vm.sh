@@ -1,34 +1,36 @@
 #!/usr/bin/env bash
-# Runs on Cloud TPU VMs: from one host to a slice of many, on demand or at the price of spot.
+# Runs on Cloud TPU VMs: on one host or on a slice of many, on demand or on spot machines.
 #
 #   ./launch/tpu_vm.sh create NAME --accelerator-type=TYPE --zone=ZONE [--spot | --preemptible] [--now]
-#   ./launch/tpu_vm.sh setup  NAME [--bucket=BUCKET]   this checkout, its packages, a bucket's folder
+#   ./launch/tpu_vm.sh setup  NAME [--bucket=BUCKET]   installs this checkout; mounts a bucket
 #   ./launch/tpu_vm.sh run    NAME --workdir=DIR ...   python -m rrft_jax.main ... on all workers
-#   ./launch/tpu_vm.sh logs   NAME [WORKER]            follows the log of one worker, 0 by default
-#   ./launch/tpu_vm.sh status NAME                     of the machines, and of the run on each
-#   ./launch/tpu_vm.sh delete NAME                     the machines and the request for them
+#   ./launch/tpu_vm.sh logs   NAME [WORKER]            follows the log of one worker; default: 0
+#   ./launch/tpu_vm.sh status NAME                     shows the machines, and the run on each
+#   ./launch/tpu_vm.sh delete NAME                     deletes the machines and the request for them
 #
 #   ./launch/tpu_vm.sh create mine --accelerator-type=v5litepod-16 --zone=us-west4-a --spot
 #   ./launch/tpu_vm.sh setup mine --bucket=my-bucket
 #   ./launch/tpu_vm.sh run mine --config=configs/grpo.py:model=2b --workdir=bucket/runs/mine \
 #       --config.model.path=bucket/Qwen2-VL-2B-Instruct --config.data.path=bucket/dataset
 #
-# `create` asks for the machines in the queue (queued resources), or with --now at once or not at
-# all; --preemptible needs --now. Any other option of gcloud's own `create` is handed on.
+# `create` asks for the machines in the queue (queued resources). With --now it asks for them at
+# once, and fails if there are none; --preemptible needs --now. All other options are passed on to
+# gcloud's own `create`.
 #
-# `setup` copies the files of this checkout that git doesn't ignore to ~/rrft_jax on every worker
-# and installs them there. With --bucket a Cloud Storage bucket is the folder `bucket` in it. A run
-# that shall outlive its machines, or has several hosts, keeps its --workdir there: the VMs' own
-# disks are neither shared nor kept.
+# `setup` copies this checkout, without the files that git ignores, to ~/rrft_jax on every worker,
+# and installs it there. With --bucket, a Cloud Storage bucket becomes the folder `bucket` in it. The
+# disks of the VMs are neither shared nor kept: if a run has several hosts, or must outlive its
+# machines, keep its --workdir in the bucket.
 #
-# `run` waits for the machines, starts the run on every worker, and prints what they say until it
-# ends. The run goes on without it: Ctrl-C only stops watching, and the same command watches again.
-# When spot machines are preempted, `run` deletes what is left of them, asks for the same again,
-# sets them up and starts the same command, which goes on from its last checkpoint. It never does
-# that to machines that work, that are on demand, or that somebody else has deleted.
+# `run` waits for the machines, starts the run on every worker, and prints their output until the
+# run ends. The run does not depend on `run`: Ctrl-C only stops the printing, and the same command
+# prints again. When spot machines are preempted, `run` deletes the rest of them, asks for new ones,
+# sets them up, and starts the same command, which goes on from its last checkpoint. It does so
+# only to preempted spot machines: not to machines that work, that are on demand, or that somebody
+# else has deleted.
 #
-# What `create` and `setup` were asked is noted in ~/.local/state/rrft_jax; on another computer,
-# CLOUDSDK_COMPUTE_ZONE says where the machines are. RRFT_POLL is the seconds between two looks.
+# The options of `create` and `setup` are noted in ~/.local/state/rrft_jax. On another computer,
+# CLOUDSDK_COMPUTE_ZONE names the zone of the machines. RRFT_POLL is the seconds between two polls.
 set -euo pipefail
 if ((BASH_VERSINFO[0] < 5)); then
   echo "error: bash $BASH_VERSION: expected 5 or newer (on a Mac: brew install bash)" >&2
@@ -38,10 +40,10 @@ fi
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 NOTES=${XDG_STATE_HOME:-$HOME/.local/state}/rrft_jax
 POLL=${RRFT_POLL:-20}
-TRIES=5 # in a row, before a worker or the cloud counts as out of reach
+TRIES=5 # failures in a row after which a worker or the cloud counts as unreachable
 
-# What runs on a worker. The status of the run is in run.exit: a run that a signal has ended, as a
-# preemption does, has saved itself and left with 0, but isn't done.
+# These scripts run on a worker. run.exit holds the status of the run. If a signal ends a run, as in
+# a preemption, the run saves itself and exits with 0, but it isn't done: run.exit then says 143.
 # shellcheck disable=SC2016 # expanded there, not here
 REMOTE_SETUP='
 set -euo pipefail
@@ -105,7 +107,7 @@ usage() { sed -n '/^# *\.\//,/^#$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 tpus() { gcloud compute tpus "$@" ${zone:+"$zone"} ${project:+"$project"}; }
 
-# What gcloud said, as one line with what to do; $1 is what was being done.
+# Ends with gcloud's error as one line, and with what to do; $1 is the action that failed.
 explain() {
   local said worker
   worker=$(grep -om 1 'worker [0-9]* failed' "$errors") || true
@@ -134,7 +136,7 @@ on() {
 
 queued() { tpus queued-resources describe "$name" --format='value(state.state)' 2> "$errors"; }
 
-# The state of the machine, or of the request for one where there's none yet; MISSING without either.
+# Prints the state of the machine, or of its request before there is one; MISSING without either.
 state() {
   local try
   for ((try = 1; try <= TRIES; try++)); do
@@ -182,7 +184,7 @@ remove() {
 
 create() {
   [[ " $* " != *" --preemptible "* || " $* " == *" --now "* ]] ||
-    die "create $name: the queue has spot machines, not preemptible ones; expected --spot, or --now too"
+    die "create $name: --preemptible: the queue has no preemptible machines; expected --spot, or --now too"
   request "$@" || explain create
   note create "$@"
   say "asked for; next: ./launch/tpu_vm.sh setup $name"
@@ -207,7 +209,7 @@ install() {
     on all "$REMOTE_SETUP" "$(noted setup)" 2> "$errors"
 }
 
-install_again() { # machines that have just come up may not take connections yet
+install_again() { # new machines may refuse connections at first
   local try=0
   until install; do
     ((++try < TRIES)) || explain setup
@@ -215,7 +217,7 @@ install_again() { # machines that have just come up may not take connections yet
   done
 }
 
-# Waits until the machines are there; those that were preempted are asked for again.
+# Waits until the machines are ready; asks again for those that were preempted.
 await() {
   local now before='' again='' try=0 asked
   while true; do
@@ -227,13 +229,13 @@ await() {
       PREEMPTED | TERMINATED | SUSPENDED)
         mapfile -t asked < <(noted create)
         [[ " ${asked[*]} " == *" --spot "* || " ${asked[*]} " == *" --preemptible "* ]] ||
-          die "run $name: $now, and not known here as spot or preemptible; delete it and create it anew"
+          die "run $name: $now, and not known here as spot or preemptible; delete it, then create it again"
         say "preempted: asking for the same again"
-        until remove; do # it may be going yet
+        until remove; do # its deletion may be under way
           ((++try < TRIES)) || explain delete
           sleep "$POLL"
         done
-        # --now may find no machines for a while; everything else that goes wrong stays wrong.
+        # With --now there may be no machines for a while. Any other error stays an error.
         until request "${asked[@]}"; do
           grep -qi 'capacity' "$errors" || explain create
           sleep "$POLL"
@@ -245,15 +247,15 @@ await() {
     esac
     again=yes
   done
-  # New machines, or restarted ones that have lost their mounts.
+  # New machines have nothing installed, and restarted ones have lost their mounts.
   [ -z "$again" ] || install_again
 }
 
 run() {
   local fresh=+1 try=0 said=$scratch/said now ended failed
-  [[ " $*" == *" --workdir"* ]] || die "run $name: expected --workdir=DIR, by which a run goes on"
+  [[ " $*" == *" --workdir"* ]] || die "run $name: expected --workdir=DIR: a run goes on from this folder"
   [[ "$*" == *"--workdir=bucket/"* || "$*" == *"--workdir bucket/"* ]] ||
-    say "warning: the run's folder is on the machines' own disks; one in bucket/ outlives them"
+    say "warning: --workdir is on the disks of the machines, which are not kept; use a folder in bucket/"
   while true; do
     await
     ended=0
@@ -264,7 +266,7 @@ run() {
       return
     fi
     cp "$errors" "$scratch/lost"
-    # Are the machines going? Those that fail first are not those that are taken.
+    # Are the machines being taken away? A worker can fail before the first one is gone.
     for _ in 1 2 3; do
       sleep "$POLL"
       now=$(state)
@@ -276,7 +278,7 @@ run() {
       install_again
     elif [ -n "$failed" ]; then
       die "run $name: ${failed#launch: }; look into: logs $name; the same command then goes on"
-    elif ((++try < TRIES)); then # nobody has failed, so somebody wasn't reached, which the run survives
+    elif ((++try < TRIES)); then # no worker has failed: only the connection did, and the run goes on
       say "lost the connection ($(tail -n 1 "$scratch/lost")): trying again"
       fresh=
     else
