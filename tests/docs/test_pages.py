@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 import rrft_jax
+from rrft_jax import rewards
+from rrft_jax.tasks import TASKS
 from tests.docs.pages import PAGES, ROOT, spans
 
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -64,3 +66,23 @@ def test_the_citation():
     assert cited["version"] == rrft_jax.__version__ and cited["title"] == "rrft_jax"
     assert cited["authors"] and cited["message"]
     assert cited["references"][0]["url"] == "https://arxiv.org/abs/2503.20752"
+
+
+INSTRUCTIONS = [
+    ".".join(filter(None, (name, own)))
+    for name, task in TASKS.items()
+    for own in task.wording.instructions
+]
+
+
+@pytest.mark.parametrize(
+    "page, names",
+    [
+        ("docs/prompts.md", INSTRUCTIONS),
+        ("docs/rewards.md", rewards.names()),
+        ("docs/data.md", TASKS),
+    ],
+)
+def test_a_page_lists_all_of_its_kind(page, names):
+    missing = [name for name in names if f"`{name}`" not in PAGES[page]]
+    assert not missing
