@@ -20,6 +20,7 @@ setup(
         "absl-py>=2.1",
         "grain>=0.2.14",
         "jax>=0.10",
+        "jaxtyping>=0.3",
         "jinja2>=3.1",  # chat templates
         "math-verify>=0.8",
         "ml-collections>=1.0",
@@ -41,6 +42,7 @@ setup(
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "test": [
+            "beartype>=0.20",  # checks the shapes that jaxtyping writes
             "hypothesis>=6",
             "ipykernel>=7",
             "jsonschema>=4.20",

@@ -31,7 +31,7 @@ from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import layout
 from rrft_jax.monitoring import MetricsWriter, compilations, interrupts, say
 from rrft_jax.parallel import distributed
-from rrft_jax.parallel.mesh import axis_sizes, batch_parts, make_mesh, nearest
+from rrft_jax.parallel.mesh import axis_sizes, batch_shards, make_mesh, nearest
 from rrft_jax.rollout import SamplingParams
 from rrft_jax.runs import EXPORT, EXPORT_BEST, claim, fingerprint, write_json
 from rrft_jax.training import loop
@@ -56,7 +56,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    jax.config.update("jax_threefry_partitionable", True)  # draws don't depend on the mesh
     compilations.listen()
     mesh = make_mesh(**axis_sizes(config.mesh))
     _check_batches(config, mesh)
@@ -343,7 +342,7 @@ class _Stages:
 
 
 def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
-    parts = batch_parts(mesh)
+    parts = batch_shards(mesh)
     for stage in config.stages:
         section = config[stage]
         micro_batches = section.get("micro_batches", 0) or 1

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrft_jax.models import VLM, Prompt
-from rrft_jax.models.config import TextConfig, VisionConfig, VLMConfig
+from rrft_jax.models.families import qwen2_vl
 
-CONFIG = VLMConfig(
-    vision=VisionConfig(depth=2, width=16, heads=4, mlp_width=32, out_width=32),
-    text=TextConfig(
+CONFIG = qwen2_vl.make_config(
+    vision=dict(depth=2, width=16, heads=4, mlp_width=32, out_width=32),
+    text=dict(
         vocab_size=64,
         width=32,
         depth=2,
@@ -24,10 +24,12 @@ CONFIG = VLMConfig(
         norm_eps=1e-6,
         tied=True,
     ),
-    image_token=60,
-    video_token=61,
-    vision_start_token=62,
-    vision_end_token=63,
+    tokens=dict(
+        image_token=60,
+        video_token=61,
+        vision_start_token=62,
+        vision_end_token=63,
+    ),
 )
 STOP, PAD = 1, 0
 

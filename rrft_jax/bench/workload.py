@@ -7,7 +7,8 @@ import numpy as np
 
 from rrft_jax.hf import load_pretrained
 from rrft_jax.models import VLM
-from rrft_jax.models.config import TextConfig, VisionConfig, VLMConfig
+from rrft_jax.models.config import VLMConfig
+from rrft_jax.models.families import qwen2_vl
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 
@@ -29,9 +30,9 @@ class Workload:
         return self.rows * self.cols // self.model.vision.merge_size**2
 
 
-SMALL = VLMConfig(  # 4.8 M parameters
-    vision=VisionConfig(depth=4, width=128, heads=4, mlp_width=512, out_width=256),
-    text=TextConfig(
+SMALL = qwen2_vl.make_config(  # 4.8 M parameters
+    vision=dict(depth=4, width=128, heads=4, mlp_width=512, out_width=256),
+    text=dict(
         vocab_size=2048,
         width=256,
         depth=4,
@@ -43,10 +44,12 @@ SMALL = VLMConfig(  # 4.8 M parameters
         norm_eps=1e-5,
         tied=True,
     ),
-    image_token=6,
-    video_token=7,
-    vision_start_token=3,
-    vision_end_token=4,
+    tokens=dict(
+        image_token=6,
+        video_token=7,
+        vision_start_token=3,
+        vision_end_token=4,
+    ),
 )
 PRESETS = {  # prompts with a 480 x 320 picture, times 8 samples, float32
     "hf_baseline": Workload(4, 293, 22, 34, 8, 64, SMALL),

@@ -15,7 +15,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
 from rrft_jax.parallel import sharding
-from rrft_jax.parallel.mesh import batch_parts
+from rrft_jax.parallel.mesh import batch_shards
 from rrft_jax.runs import checkpoint
 
 
@@ -87,7 +87,7 @@ def stage_loader(
     )
     reading = Reading(
         workers=config.data.workers,
-        row_ids=sharding.rows(mesh, batch_size) if mesh else None,
+        row_ids=sharding.local_rows(mesh, batch_size) if mesh else None,
         report=report,
         max_skipped_share=config.data.max_skipped_share,
     )
@@ -104,5 +104,5 @@ def _batch_size(
     if stage != "eval":
         return size
     # A small split needs no large batch, and no result depends on the size.
-    parts = batch_parts(mesh)
+    parts = batch_shards(mesh)
     return -(-min(size, num_samples(sources)) // parts) * parts

@@ -9,6 +9,7 @@ from typing import Any
 from rrft_jax.errors import UserError
 from rrft_jax.hf import storage
 from rrft_jax.hf.storage import Path
+from rrft_jax.models import families
 
 _HUB = re.compile(
     r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w-][\w.-]*/[\w-][\w.-]*)"
@@ -56,8 +57,8 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
     others = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
     others = sorted(other.parent for other in others)
     raise UserError(
-        f"{storage.join(path, 'config.json')}: no such file; expected the folder of a Qwen2-VL "
-        "checkpoint" + (f", such as {others[-1]}" if others else "")
+        f"{storage.join(path, 'config.json')}: no such file; expected the folder of a "
+        f"{families.TITLES} checkpoint" + (f", such as {others[-1]}" if others else "")
     )
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, saving, storage, weights
 from rrft_jax.hf.storage import Path
-from rrft_jax.models import table
+from rrft_jax.models import families, table
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel import distributed
@@ -45,7 +45,7 @@ def load_pretrained(
     compute_dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[VLM, dict]:
-    """Loads a Hugging Face Qwen2-VL folder.
+    """Load a Hugging Face folder.
 
     Args:
       path: the folder, on a disk or at a URL (gs://, s3://, https://).
@@ -139,12 +139,12 @@ def read_config(path: Path) -> tuple[VLMConfig, dict]:
     """The sizes of the model in a folder, and its whole `config.json`.
 
     Raises:
-      UserError: it's not the folder of a Qwen2-VL, and what it is instead.
+      UserError: it is no checkpoint of a known family; the error says what it is instead.
     """
     kinds.check_folder(path, on_disk(path))
     file, where = on_disk(path) / "config.json", storage.join(path, "config.json")
     raw = storage.json_object(file.read_bytes(), where)
-    config = VLMConfig.from_dict(raw, where)
+    config = families.read(raw, where)
     if config.vision_pad_token is None:
         tokenizer = read_json(file.with_name("tokenizer.json"))
         added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
@@ -163,7 +163,9 @@ def on_disk(path: Path) -> pathlib.Path:
         return storage.copied(str(path), ("config.json", *COPIED))
     folder = pathlib.Path(path).expanduser()
     if not folder.exists():
-        raise UserError(f"{folder}: no such folder; give one that holds a Qwen2-VL checkpoint")
+        raise UserError(
+            f"{folder}: no such folder; give one that holds a {families.TITLES} checkpoint"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give the one that holds config.json")
     return folder

@@ -76,7 +76,7 @@ def _plan_files(
     for entry in table.entries(config):
         shape, dtype = table.hf_shape(entry, config), params[entry.path].dtype
         for layer, name in enumerate(table.names(entry, config)):
-            one = _Written(table.export_name(name), entry, layer, shape, dtype)
+            one = _Written(table.export_name(name, config), entry, layer, shape, dtype)
             if files[-1] and size + one.nbytes > max_bytes:
                 files.append([])
                 size = 0

@@ -32,7 +32,6 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OTHERS = re.compile(
     r"(?:\w+_)?(?:model|consolidated).*\.(?:safetensors|bin|pt|pth|ckpt|h5|msgpack)|.*\.gguf"
 )
-_EMBEDDING = "model.language_model.embed_tokens.weight"
 
 # Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
 # by layer, which takes a compiled program each.
@@ -67,7 +66,7 @@ class Weights:
         self.found: dict[str, Tensor] = {}  # by today's name
         for file in _open(folder):
             for tensor in _header(file)[0]:
-                self.found[table.import_name(tensor.name)] = tensor
+                self.found[table.import_name(tensor.name, config)] = tensor
         self._check(folder)
 
     def load(self, dtype: Any, mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
@@ -101,13 +100,14 @@ class Weights:
                 + (f", nor are {len(missing) - 1} others" if len(missing) > 1 else "")
                 + "; config.json asks for it"
             )
+        head = table.hf_name(table.HEAD, self.config)
         for name, tensor in self.found.items():
             where = f"{tensor.file.path}: weight {tensor.name}"
-            if name == table.HEAD and self.config.text.tied:
+            if name == head and self.config.text.tied:
                 self._check_tied_head(tensor)
                 continue
             if name not in expected:
-                raise UserError(f"{where} is not one of Qwen2-VL's as configured")
+                raise UserError(f"{where} is not one of the model's that config.json describes")
             if tensor.shape != expected[name]:
                 raise UserError(
                     f"{where} has shape {tensor.shape}, config.json asks for {expected[name]}"
@@ -119,7 +119,7 @@ class Weights:
 
     def _check_tied_head(self, head: Tensor) -> None:
         """Some writers repeat the embedding as the head of a tied model: harmless if equal."""
-        embedding = self.found[_EMBEDDING]
+        embedding = self.found[table.hf_name(table.EMBEDDING, self.config)]
         same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
         rows = head.shape[0]
         for begin in range(0, rows if same else 0, 4096):
@@ -128,7 +128,7 @@ class Weights:
             same = same and np.array_equal(one, other)
         if not same:
             raise UserError(
-                f"{head.file.path}: {table.HEAD} differs from the embedding, but config.json "
+                f"{head.file.path}: {head.name} differs from the embedding, but config.json "
                 "ties them; set tie_word_embeddings to false there"
             )
 
@@ -224,7 +224,7 @@ def _own(entry: table.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) 
     shape = table.shape(entry, config)[entry.stacked :]
     if mesh is None:
         return [tuple(slice(0, size) for size in shape)]
-    layout = sharding.sharding(mesh, entry.letters, shape)
+    layout = sharding.sharding(mesh, entry.axes, shape)
     found = {
         tuple(s.indices(size)[:2] for s, size in zip(index, shape))
         for index in layout.addressable_devices_indices_map(shape).values()
@@ -314,19 +314,19 @@ def _place(
     mesh: jax.sharding.Mesh | None,
 ) -> jax.Array:
     """An array of ours on its devices, from its layers as they come."""
-    shape, letters = table.shape(entry, config), table.letters(entry)
+    shape, axes = table.shape(entry, config), table.axes(entry)
     if not entry.stacked:
-        return _put(next(layers), shape, dtype, letters, mesh)
+        return _put(next(layers), shape, dtype, axes, mesh)
     if math.prod(shape) * dtype.itemsize <= STACK:
         stack = np.empty(shape, dtype)
         for place, layer in zip(stack, layers, strict=True):
             for index in own:
                 place[index] = layer[index]
-        return _put(stack, shape, dtype, letters, mesh)
-    where = None if mesh is None else sharding.sharding(mesh, letters, shape)
+        return _put(stack, shape, dtype, axes, mesh)
+    where = None if mesh is None else sharding.sharding(mesh, axes, shape)
     stack = jnp.zeros(shape, dtype, device=where)
     for i, layer in enumerate(layers):
-        one = _put(layer, shape[1:], dtype, letters[1:], mesh)
+        one = _put(layer, shape[1:], dtype, axes[1:], mesh)
         stack = _filled(where)(stack, one, np.int32(i))
         stack.block_until_ready()  # or more layers would be on their way than there is memory for
     return stack
@@ -336,14 +336,14 @@ def _put(
     array: np.ndarray,
     shape: tuple[int, ...],
     dtype: jnp.dtype,
-    letters: str,
+    axes: str,
     mesh: jax.sharding.Mesh | None,
 ) -> jax.Array:
     if mesh is None:
         return jnp.asarray(array.astype(dtype, copy=False)).block_until_ready()
     return jax.make_array_from_callback(
         shape,
-        sharding.sharding(mesh, letters, shape),
+        sharding.sharding(mesh, axes, shape),
         lambda index: array[index].astype(dtype, copy=False),
     ).block_until_ready()
 

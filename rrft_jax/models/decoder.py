@@ -21,7 +21,7 @@ from flax import linen as nn
 from rrft_jax.models import attention, leaves, rotary
 from rrft_jax.models.attention import decoding
 from rrft_jax.models.config import TextConfig
-from rrft_jax.models.layers import Dense, Embedding, RMSNorm, product
+from rrft_jax.models.layers import Dense, Embedding, product
 from rrft_jax.models.remat import rematerialised
 
 
@@ -57,15 +57,14 @@ class DecoderLayer(nn.Module):
 
     def setup(self):
         c = self.config
-        self.input_norm = RMSNorm(c.norm_eps, self.dtype)
-        self.post_norm = RMSNorm(c.norm_eps, self.dtype)
-        self.q = self._dense(c.heads * c.head_size, bias=True)
-        self.k = self._dense(c.kv_heads * c.head_size, bias=True)
-        self.v = self._dense(c.kv_heads * c.head_size, bias=True)
-        self.o = self._dense(c.width)
-        self.gate = self._dense(c.mlp_width)
-        self.up = self._dense(c.mlp_width)
-        self.down = self._dense(c.width)
+        self.input_norm = c.norm(c.norm_eps, self.dtype)
+        self.post_norm = c.norm(c.norm_eps, self.dtype)
+        self.q = Dense(c.heads * c.head_size, self.dtype)
+        self.k = Dense(c.kv_heads * c.head_size, self.dtype)
+        self.v = Dense(c.kv_heads * c.head_size, self.dtype)
+        self.o = Dense(c.width, self.dtype, bias=False)
+        self.mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
+        nn.share_scope(self, self.mlp)  # its weights are named as the layer's own
 
     def __call__(self, carry, step: Step):
         """One layer over both streams.
@@ -120,11 +119,7 @@ class DecoderLayer(nn.Module):
 
     def _residual(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         x = x + self.o(attended.reshape(*x.shape[:-1], -1))
-        hidden = self.post_norm(x)
-        return x + self.down(jax.nn.silu(self.gate(hidden)) * self.up(hidden))
-
-    def _dense(self, width: int, bias: bool = False) -> Dense:
-        return Dense(width, self.dtype, bias)
+        return x + self.mlp(self.post_norm(x))
 
 
 class Head(nn.Module):
@@ -145,11 +140,11 @@ class Decoder(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
-    in_parts: bool = False  # some of the layers' weights, as in `leaves.py`
+    stored: bool = False  # in another form, some of the layers' weights (`leaves.py`)
 
     def setup(self):
         c = self.config
-        layer = leaves.dequantized(DecoderLayer) if self.in_parts else DecoderLayer
+        layer = leaves.dequantized(DecoderLayer) if self.stored else DecoderLayer
         self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
             rematerialised(layer, self.remat),  # outside, so that it keeps no layer made whole
@@ -158,7 +153,7 @@ class Decoder(nn.Module):
             in_axes=nn.broadcast,
             length=c.depth,
         )(c, self.dtype, self.kernels)
-        self.norm = RMSNorm(c.norm_eps, self.dtype)
+        self.norm = c.norm(c.norm_eps, self.dtype)
         if not c.tied:
             self.head = Head(c)
 

@@ -2,8 +2,8 @@
 
 The matrices of both towers' layers [L,in,out], nearly all of a model, become whole numbers between
 -127 and 127 and a float32 scale for each output of each layer (symmetric, by the largest weight of
-the output: https://arxiv.org/abs/2208.07339), which `leaves.py` makes whole again. Everything else,
-the embedding and the head above all, is cast to the dtype that the model computes in.
+the output: https://arxiv.org/abs/2208.07339). `leaves.py` makes them whole again. Everything else,
+above all the embedding and the head, is cast to the compute dtype.
 """
 
 from typing import Any
@@ -15,23 +15,29 @@ from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
 
 LARGEST = 127
-_KERNELS = {e.path for e in table.TABLE if e.stacked and e.path.endswith("/kernel")}
 
 
 def quantise(params: dict, dtype: Any) -> dict:
-    """The parameters, of the layers' matrices {"int8", "scale"}, everything else in `dtype`."""
-    return _map(params, lambda path, x: _quantise(x) if path in _KERNELS else x.astype(dtype))
+    """Return the parameters, the layers' matrices as {"int8", "scale"}, all others in `dtype`."""
+    return _map(
+        params, lambda path, x: _quantise(x) if _is_matrix(path, x.ndim) else x.astype(dtype)
+    )
 
 
 def parameter_axes(config: VLMConfig) -> dict:
-    """A tree like the quantised parameters, of axis letters as `parallel.sharding` reads them."""
+    """Return a tree like the quantised parameters, of logical axes."""
 
-    def letters(path: str, axes: str) -> Any:
-        if path not in _KERNELS:
+    def quantised(path: str, axes: str) -> Any:
+        if not _is_matrix(path, len(axes)):
             return axes
         return {"int8": axes, "scale": f"{axes[0]}.{axes[2]}"}
 
-    return _map(table.parameter_axes(config), letters)
+    return _map(table.parameter_axes(config), quantised)
+
+
+def _is_matrix(path: str, rank: int) -> bool:
+    """Whether a parameter is a stack [L,in,out] of the layers' matrices."""
+    return path.endswith("/kernel") and rank == 3
 
 
 def _quantise(kernel: jax.Array) -> dict:

@@ -1,9 +1,11 @@
-"""Linear maps, norms and the embedding, whose parameters' gradients are float32 sums.
+"""Linear maps, MLPs, norms and the embedding, whose parameters' gradients are float32 sums.
 
 Every token reads a parameter, so its gradient is a sum over all tokens. bfloat16 has eight bits:
 256 + 1 is 256 there, and a long sum stands still. So a parameter is widened to float32 first and
-rounded to what is computed in at its use: what comes back is widened before it is added up. Float32
-itself is computed as ever.
+rounded to the compute dtype at its use: its gradient is widened before it is added up. Computation
+in float32 is the usual one.
+
+MLPs and norms are the parts that `VLMConfig` chooses from.
 """
 
 import functools
@@ -30,6 +32,46 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             y = (widened(y) + rounded(bias, self.dtype)).astype(self.dtype)
         return y
+
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between, [...,I] -> [...,O]."""
+
+    width: int
+    out_width: int
+    activation: str
+    bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = Dense(self.width, self.dtype, self.bias, name="fc1")(x)
+        hidden = ACTIVATIONS[self.activation](hidden)
+        return Dense(self.out_width, self.dtype, self.bias, name="fc2")(hidden)
+
+
+class GatedMLP(nn.Module):
+    """An MLP with gated hidden values (https://arxiv.org/abs/2002.05202), [...,I] -> [...,O]."""
+
+    width: int
+    out_width: int
+    activation: str
+    bias: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = Dense(self.width, self.dtype, self.bias, name="gate")(x)
+        up = Dense(self.width, self.dtype, self.bias, name="up")(x)
+        hidden = ACTIVATIONS[self.activation](gate) * up
+        return Dense(self.out_width, self.dtype, self.bias, name="down")(hidden)
 
 
 class Embedding(nn.Module):
@@ -63,6 +105,12 @@ def _rows_backward(number, tokens, gradient):
 
 
 _rows.defvjp(_rows_forward, _rows_backward)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation (https://arxiv.org/abs/1607.06450), whose variance is the exact one."""
+
+    use_fast_variance: bool = False
 
 
 class RMSNorm(nn.Module):

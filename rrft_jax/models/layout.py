@@ -1,11 +1,11 @@
-"""How a model lies on a mesh: refused where a size doesn't divide, and told in a short table.
+"""The layout of a model on a mesh: refused where a size doesn't divide, described in a few lines.
 
     mesh: data 2 x fsdp 2 x tensor 2, 8 devices, 1 process
       B  batch                    data x fsdp  1/4 of its rows
       D  widths of the residuals  fsdp         128, 96 -> 64, 48
       K  key/value heads          tensor       2 -> 1
 
-The letters are those of `parallel/sharding.py`. Parameters, optimizer and reference have the same.
+Axes have the letters of `parallel/sharding.py`. Parameters, optimizer and reference lie alike.
 """
 
 import math
@@ -17,7 +17,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.models import table
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
-from rrft_jax.parallel.mesh import MESH_AXES, batch_parts, nearest
+from rrft_jax.parallel.mesh import MESH_AXES, batch_shards, nearest
 
 _NAMES = {
     "D": "widths of the residuals",
@@ -29,77 +29,74 @@ _NAMES = {
 
 
 def check(config: VLMConfig, mesh: jax.sharding.Mesh) -> None:
-    """Refuses a mesh that the model doesn't divide over.
+    """Refuse a mesh that the model's sizes don't divide over.
 
-    Two sizes may be left whole. The vocabulary: it costs memory and changes nothing else, and is
-    rarely no multiple of a power of two. Key/value heads where there are fewer of them than
-    devices: each is on several devices then, which is what sharing them among heads comes to.
+    Two sizes may stay whole. The vocabulary rarely is a multiple of a power of two, and a whole one
+    costs only memory. Fewer key/value heads than devices are repeated on several devices, because
+    the query heads that share them are on several devices too.
 
     Raises:
-      UserError: names the first size that doesn't divide, and the nearest that do.
+      UserError: a size doesn't divide; the error names the first, and the nearest that work.
     """
     sizes = _sizes(config)
-    for axis in ("fsdp", "tensor"):
-        parts = mesh.shape[axis]
-        own = {k: v for k, v in sizes.items() if k != "V" and axis in sharding.LOGICAL_AXES[k]}
-        for letter, named in own.items():
+    for mesh_axis in ("fsdp", "tensor"):
+        shards = mesh.shape[mesh_axis]
+        split = {k: v for k, v in sizes.items() if mesh_axis in sharding.LOGICAL_AXES[k]}
+        split.pop("V", None)
+        for axis, named in split.items():
             for name, size in named.items():
-                if not _divides(letter, size, parts):
-                    works = nearest(
-                        parts,
-                        mesh.size,
-                        lambda n: all(
-                            _divides(letter, size, n)  # noqa: B023
-                            for letter, named in own.items()  # noqa: B023
-                            for size in named.values()
-                        ),
-                    )
+                if not _divides(axis, size, shards):
+                    works = nearest(shards, mesh.size, lambda n: _all_divide(split, n))  # noqa: B023
                     raise UserError(
-                        f"--config.mesh.{axis}={parts}: {name} {size} is not a multiple of it; "
-                        f"the nearest that works for this model: {works}"
+                        f"--config.mesh.{mesh_axis}={shards}: {name} {size} is not a multiple of "
+                        f"it; the nearest that works for this model: {works}"
                     )
 
 
 def summary(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
-    """The lines that a run prints at its start; of one device a single one."""
+    """Return the lines that a run prints at its start: one line for a single device."""
     shape = " x ".join(f"{axis} {mesh.shape[axis]}" for axis in MESH_AXES)
     hosts = len({device.process_index for device in mesh.devices.flat})
     yield f"mesh: {shape}, {_number(mesh.size, 'device')}, {_number(hosts, 'process')}"
     if mesh.size == 1:
         return
-    rows = [("B", "batch", "data x fsdp", f"1/{batch_parts(mesh)} of its rows")]
-    for letter, named in _sizes(config).items():
-        axes = [axis for axis in sharding.LOGICAL_AXES[letter] if mesh.shape[axis] > 1]
-        parts = math.prod(mesh.shape[axis] for axis in axes)
-        whole = [size for size in named.values() if size % parts]
+    rows = [("B", "batch", "data x fsdp", f"1/{batch_shards(mesh)} of its rows")]
+    for axis, named in _sizes(config).items():
+        over = [a for a in sharding.LOGICAL_AXES[axis] if mesh.shape[a] > 1]
+        shards = math.prod(mesh.shape[a] for a in over)
+        whole = [size for size in named.values() if size % shards]
         sizes = dict.fromkeys(named.values())
-        own = [size if size % parts else size // parts for size in sizes]
-        note = f" ({whole[0]} is no multiple of {parts}: whole)" if whole else ""
-        split = f"{_list(sizes)} -> {_list(own)}{note}"
-        rows.append((letter, _NAMES[letter], " x ".join(axes) or "-", split))
+        local = [size if size % shards else size // shards for size in sizes]
+        note = f" ({whole[0]} is no multiple of {shards}: whole)" if whole else ""
+        split = f"{_list(sizes)} -> {_list(local)}{note}"
+        rows.append((axis, _NAMES[axis], " x ".join(over) or "-", split))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         yield "  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]])
 
 
 def every_parameter(config: VLMConfig, mesh: jax.sharding.Mesh) -> Iterator[str]:
-    """A line on each parameter: its letters, its shape, its part on a device, the axes of those."""
+    """Return a line per parameter: its axes, its shape, its shard's shape, the mesh axes."""
     for entry in table.entries(config):
-        shape, letters = table.shape(entry, config), table.letters(entry)
-        where = sharding.sharding(mesh, letters, shape)
-        part = where.shard_shape(shape)
-        axes = ", ".join(
+        shape, axes = table.shape(entry, config), table.axes(entry)
+        where = sharding.sharding(mesh, axes, shape)
+        over = ", ".join(
             " x ".join([axis] if isinstance(axis, str) else axis or ["-"]) for axis in where.spec
         )
-        yield f"  {entry.path}  {letters} {_times(shape)} -> {_times(part)}  ({axes})"
+        local = where.shard_shape(shape)
+        yield f"  {entry.path}  {axes} {_times(shape)} -> {_times(local)}  ({over})"
 
 
-def _divides(letter: str, size: int, parts: int) -> bool:
-    return not size % parts or (letter == "K" and not parts % size)
+def _divides(axis: str, size: int, shards: int) -> bool:
+    return not size % shards or (axis == "K" and not shards % size)
+
+
+def _all_divide(sizes: dict[str, dict[str, int]], shards: int) -> bool:
+    return all(_divides(axis, n, shards) for axis, named in sizes.items() for n in named.values())
 
 
 def _sizes(config: VLMConfig) -> dict[str, dict[str, int]]:
-    """Letter -> the sizes that its axes have, by what an error calls them."""
+    """Return for each logical axis its sizes in the model, by their names in an error."""
     text, vision = config.text, config.vision
     merged = vision.width * vision.merge_size**2
     return {
@@ -115,9 +112,9 @@ def _sizes(config: VLMConfig) -> dict[str, dict[str, int]]:
     }
 
 
-def _number(count: int, what: str) -> str:
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{count} {what if count == 1 else plural}"
+def _number(count: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def _list(sizes: Iterable[int]) -> str:

@@ -1,10 +1,10 @@
-"""Weights of layers that are stored in parts, and made whole when it is their layer's turn.
+"""Weights of layers that are stored in another form, and made whole when their layer runs.
 
   {"int8", "scale"}      eight bits and a scale for each output (`int8.py`)
-  {"value", "gradient"}  what is computed with, and a float32 array that nothing reads: the gradient
-                         of the whole goes to it (`cast`)
+  {"value", "gradient"}  the weights that are computed with, and a float32 array that nothing reads:
+                         it receives the gradient of the whole (`cast`)
 
-It is done inside the scan over layers, so that there is never more than one layer made whole.
+They are made whole inside the scan over layers, so that at most one layer is whole at a time.
 """
 
 from typing import Any, TypeVar
@@ -16,29 +16,29 @@ from flax import linen as nn
 Layer = TypeVar("Layer", bound=type[nn.Module])
 
 
-def in_parts(weights: dict) -> bool:
-    """Whether any of these weights is stored in parts."""
+def any_stored(weights: dict) -> bool:
+    """Return whether any of these weights is stored in another form."""
     return any(map(_is_stored, jax.tree.leaves(weights, is_leaf=_is_stored)))
 
 
 def dequantized(layer: Layer) -> Layer:
-    """The layer class for weights of which some are stored in parts."""
+    """Return the layer class for weights some of which are stored in another form."""
     return nn.map_variables(layer, "params", trans_in_fn=_whole)
 
 
 def cast(weights: dict, dtype: Any) -> dict:
-    """Matrices of layers [L,in,out] cast to `dtype`, each beside what its gradient goes to.
+    """Cast the layers' matrices [L,in,out] to `dtype`, each beside an array for its gradient.
 
-    Of float32 weights that are bfloat16 ones widened (`training/state.py: update`) nothing is left
-    in a compiled program but the bfloat16 ones, and no loop over layers holds a float32 copy.
+    If the float32 weights are widened bfloat16 ones (`training/state.py: update`), a compiled
+    program keeps only the bfloat16 ones, and no loop over layers holds a float32 copy.
     """
 
-    def parts(x: Any) -> Any:
+    def stored(x: Any) -> Any:
         if _is_stored(x) or x.ndim < 3 or x.dtype.itemsize <= jnp.dtype(dtype).itemsize:
             return x
         return {"value": jax.lax.stop_gradient(x).astype(dtype), "gradient": x}
 
-    return jax.tree.map(parts, weights, is_leaf=_is_stored)
+    return jax.tree.map(stored, weights, is_leaf=_is_stored)
 
 
 def _is_stored(x: Any) -> bool:
@@ -56,7 +56,7 @@ def _whole(variables: dict) -> dict:
 
 @jax.custom_vjp
 def _widened(value: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The value in the dtype of `gradient`, which gets the gradient of the result."""
+    """Return the value in the dtype of `gradient`, which gets the gradient of the result."""
     return value.astype(gradient.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL as pure functions of (params, inputs): encode_images, prefill, decode, score.
+"""The model as pure functions of (params, inputs): encode_images, prefill, decode, score.
 
 The prompt is computed once per group of completions. `prefill` and `decode` are for sampling,
 `score` is for everything that is trained or compared: supervised fine-tuning is `score` with one
@@ -55,7 +55,8 @@ class VLM:
       remat: rematerialisation policy of both towers' layers (`models/remat.py`).
       logit_chunk: how many tokens of each completion have their logits in memory at a time.
       mesh: pins the layout of activations; None on one device.
-      source: the folder that it was loaded from, whose tokenizer files an export copies.
+      source: the folder that it was loaded from, whose tokenizer files an export copies. It is no
+        part of the comparison of two models, so that copies of a folder share compiled programs.
     """
 
     config: VLMConfig
@@ -65,14 +66,14 @@ class VLM:
     remat: str = "none"
     logit_chunk: int = 128
     mesh: jax.sharding.Mesh | None = None
-    source: str | None = None
+    source: str | None = dataclasses.field(default=None, compare=False)
 
-    def _vision(self, in_parts: bool = False) -> vision.VisionTower:
-        how = (self.dtype, self.remat, self.kernels, in_parts)
+    def _vision(self, stored: bool = False) -> vision.VisionTower:
+        how = (self.dtype, self.remat, self.kernels, stored)
         return vision.VisionTower(self.config.vision, *how)
 
-    def _language(self, in_parts: bool = False) -> decoder.Decoder:
-        how = (self.dtype, self.remat, self.kernels, in_parts)
+    def _language(self, stored: bool = False) -> decoder.Decoder:
+        how = (self.dtype, self.remat, self.kernels, stored)
         return decoder.Decoder(self.config.text, *how)
 
     @property
@@ -103,7 +104,7 @@ class VLM:
     def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
         """Visual tokens of each row's pictures, in order: [B,N,D]."""
         weights = self._cast(params["vision"], "blocks")
-        visual = self._vision(leaves.in_parts(weights["blocks"])).apply(
+        visual = self._vision(leaves.any_stored(weights["blocks"])).apply(
             {"params": weights},
             prompt.patches,
             prompt.patch_rows_cols,
@@ -230,7 +231,7 @@ class VLM:
             x = jnp.pad(x, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 3))
             return jnp.moveaxis(x.reshape(batch, group, chunks, chunk, *x.shape[3:]), 2, 0)
 
-        params, rows, vocabulary = self._head_in_parts(params)
+        params, rows, vocabulary = self._sharded_head(params)
 
         def statistics(hidden, tokens):
             hidden = constrain(hidden, f"{rows}GT.", self.mesh)
@@ -253,21 +254,24 @@ class VLM:
             for r in results
         )
 
-    def _head_in_parts(self, params: dict) -> tuple[dict, str, str]:
-        """The parameters with the head widened, and split over `fsdp` too; letters of the logits.
+    def _sharded_head(self, params: dict) -> tuple[dict, str, str]:
+        """Return the parameters with the head widened and split over `fsdp` too.
 
-        A chunk's hidden states then travel to the parts of the head, which are larger than they
-        are, and no device ever holds the head or its gradient.
+        A chunk's hidden states then move to the shards of the head, which are larger, and no device
+        ever holds the whole head or its gradient.
+
+        Returns:
+          (params, logical axis of the logits' first axis, logical axis of their vocabulary).
         """
         config, mesh, language = self.config.text, self.mesh, params["language"]
-        module, name, letters = (
+        module, name, axes = (
             ("embed", "embedding", "v.") if config.tied else ("head", "kernel", ".v")
         )
         # Widened here, and not in the loop over chunks, whose gradients add up in what it is given.
         head, scale = widened(language[module][name]), widened(language["norm"]["scale"])
         rows, vocabulary = "B", "V"
-        if mesh and sharding.parts(mesh, "v", config.vocab_size) >= mesh.shape["fsdp"]:
-            head, rows, vocabulary = constrain(head, letters, mesh), "b", "v"
+        if mesh and sharding.num_shards(mesh, "v", config.vocab_size) >= mesh.shape["fsdp"]:
+            head, rows, vocabulary = constrain(head, axes, mesh), "b", "v"
             # JAX mixes up the gradients of a loop's constants where only some of them are
             # parameters as they are, and gradients are added up in place (`training/state.py`).
             scale = constrain(scale, ".", mesh)
@@ -298,7 +302,7 @@ class VLM:
 
     def _decoder(self, params: dict, *inputs):
         weights = self._cast(params["language"], "layers")
-        language = self._language(leaves.in_parts(weights["layers"]))
+        language = self._language(leaves.any_stored(weights["layers"]))
         return language.apply({"params": weights}, *inputs)
 
     def _cast(self, weights: dict, layers: str) -> dict:
@@ -320,12 +324,12 @@ def decoding_layer(model: VLM, layers: dict, index: jax.Array) -> dict:
     """What `VLM.decoding_weights` makes of one of the layers, which are stacked."""
     axes = table.parameter_axes(model.config)["language"]["layers"]
     one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
-    return _gathered(model, one, jax.tree.map(lambda letters: letters.removeprefix("L"), axes))
+    return _gathered(model, one, jax.tree.map(lambda own: own.removeprefix("L"), axes))
 
 
 def _gathered(model: VLM, weights: dict, axes: dict) -> dict:
     return jax.tree.map(
-        lambda x, letters: constrain(x.astype(model.dtype), letters.replace("D", "."), model.mesh),
+        lambda x, own: constrain(x.astype(model.dtype), own.replace("D", "."), model.mesh),
         weights,
         axes,
     )

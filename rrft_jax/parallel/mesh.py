@@ -1,4 +1,4 @@
-"""The mesh: three axes, `data` and `fsdp` for the batch, `fsdp` and `tensor` for the weights."""
+"""The mesh: its axes `data` and `fsdp` split the batch, `fsdp` and `tensor` the weights."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> jax.sharding.Mesh:
-    """A mesh over the first `data * fsdp * tensor` devices; one of the three may be -1, "the rest".
+    """Return a mesh over the first `data * fsdp * tensor` devices; one size may be -1, "the rest".
 
-    Neighbours on an axis are neighbours on the machine, `tensor` above all. Between the slices of a
-    TPU, or groups of GPUs, which only a network connects, lies `data`, and `fsdp` where `data` is
-    too small for that.
+    Neighbours on an axis are neighbours on the machine, `tensor` above all. A network connects the
+    slices of a TPU, or groups of GPUs: there `data` goes across, and `fsdp` where `data` is smaller
+    than the number of slices.
 
     Args:
       data, fsdp, tensor: the sizes.
-      devices: those of all processes, unless a program is to be compiled for others.
+      devices: all processes' devices if None; others to compile a program for them.
 
     Raises:
       UserError: the sizes ask for devices that are not there, or don't divide them.
@@ -59,8 +59,8 @@ def make_mesh(
     processes = {device.process_index for device in devices}
     if needed < available and len(processes) > 1:
         raise UserError(
-            f"mesh: {asked}: {needed} of the {available} devices of {len(processes)} processes; "
-            "each has its part, so expected all of them, such as --config.mesh.data=-1"
+            f"mesh: {asked} takes {needed} of the {available} devices of {len(processes)} "
+            "processes; a multi-process mesh must use every device; set --config.mesh.data=-1"
         )
     ordered = _ordered(tuple(sizes.values()), devices[:needed], asked)
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
@@ -68,24 +68,24 @@ def make_mesh(
 
 
 def axis_sizes(section: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes that `config.mesh` gives, for `make_mesh`."""
+    """Return the sizes in `config.mesh`, as arguments of `make_mesh`."""
     return {axis: section[axis] for axis in MESH_AXES}
 
 
-def batch_parts(mesh: jax.sharding.Mesh) -> int:
-    """How many parts a batch is split into: its size must be a multiple."""
+def batch_shards(mesh: jax.sharding.Mesh) -> int:
+    """Return the number of shards of a batch, which its size must be a multiple of."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def nearest(size: int, most: int, works: Callable[[int], bool]) -> str:
-    """The next sizes below and above that work, for an error's last words: "12 or 16"."""
+    """Return the nearest sizes below and above that work, as the end of an error: "12 or 16"."""
     below = (n for n in range(min(size - 1, most), 0, -1) if works(n))
     above = (n for n in range(size + 1, most + 1) if works(n))
     return " or ".join(str(n) for n in (next(below, None), next(above, None)) if n) or "none"
 
 
 def _ordered(shape: tuple[int, int, int], devices: Sequence[jax.Device], asked: str) -> np.ndarray:
-    """The devices in the mesh's shape, by how they are connected."""
+    """Return the devices in the mesh's shape, ordered by their connections."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     # A TPU's torus may have to be cut along an axis: 8 x 2 on 4 x 4 chips.
     if slices == 1:
@@ -98,7 +98,7 @@ def _ordered(shape: tuple[int, int, int], devices: Sequence[jax.Device], asked: 
             f"may lie; expected mesh.data to be a multiple of {slices}"
         )
     between = (over_data, over_fsdp, 1)
-    within = tuple(size // parts for size, parts in zip(shape, between))
+    within = tuple(size // count for size, count in zip(shape, between))
     return mesh_utils.create_hybrid_device_mesh(
         within, between, devices, allow_split_physical_axes=True
     )

@@ -48,7 +48,8 @@ from rrft_jax import command
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
-from rrft_jax.models.config import RELEASED, VLMConfig
+from rrft_jax.models.config import VLMConfig
+from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import report, search
@@ -97,7 +98,6 @@ def run(
     """What was changed and the plan of it: one of the config as it is, or those of the search."""
     if not config.stages:
         raise UserError("--config.stages=: expected a stage of training, sft or grpo")
-    jax.config.update("jax_threefry_partitionable", True)  # as a run has it
     sizes, found = model_sizes(config), find_devices(args.topology)
     shapes = Shapes(
         args.patches or picture_patches(config, sizes), args.prompt_tokens, args.target_tokens

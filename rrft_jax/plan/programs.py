@@ -214,7 +214,7 @@ def sampling(
             rows,
             choice,
             np.int32(0),
-            parts=sharding.parts(model.mesh, "B", batch),
+            parts=sharding.num_shards(model.mesh, "B", batch),
             stop_tokens=STOP_TOKENS,
             banned=model.config.visual_tokens,
             pad_token=0,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rrft_jax.data.processor import CHAT_TEMPLATE
+from rrft_jax.models import families
 from rrft_jax.models.config import VLMConfig
 
 VOCABULARY = 576
@@ -100,7 +101,7 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    return VLMConfig.from_dict(raw)
+    return families.read(raw)
 
 
 def _config(ids: Mapping[str, int]) -> dict[str, Any]:

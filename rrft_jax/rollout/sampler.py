@@ -126,7 +126,7 @@ def generate(
         np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
     )
     # Rows stand on `parts` devices (one, where the prompts aren't split), as many on each.
-    parts = 1 if model.mesh is None else sharding.parts(model.mesh, "B", batch)
+    parts = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
     place = np.tile(np.arange(batch * group // parts, dtype=np.int32), (parts, 1))
     length, *longer = cache_lengths(cache_chunk, max_new_tokens)
     prompts, rows = _begin(

@@ -40,7 +40,7 @@ def write(folder: pathlib.Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     config, _ = pretrained.read_config(folder)
     tensors = [
-        (table.export_name(name), table.hf_shape(entry, config))
+        (table.export_name(name, config), table.hf_shape(entry, config))
         for entry in table.entries(config)
         for name in table.names(entry, config)
     ]

@@ -1,5 +1,6 @@
 """Folders come back byte for byte, and each way for one to be broken has its one line."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.hf import pretrained
 from rrft_jax.models import table
 from rrft_jax.parallel.mesh import make_mesh
+from tests import tiny
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -77,7 +79,9 @@ def test_round_trip_is_exact(checkpoint, tmp_path, preset, max_shard_bytes):
 
 def test_todays_names_are_read_too(copy, checkpoint):
     folder = copy()
-    rewrite(folder, lambda old: {table.import_name(name): x for name, x in old.items()})
+    rewrite(
+        folder, lambda old: {table.import_name(name, tiny.CONFIG): x for name, x in old.items()}
+    )
     assert "model.visual.merger.ln_q.weight" in tensors(folder)
     _, params = pretrained.load_pretrained(folder)
     _, expected = pretrained.load_pretrained(checkpoint("small"))
@@ -140,6 +144,25 @@ def test_placed_on_a_mesh_and_saved_from_it(checkpoint, tmp_path):
     assert up.addressable_shards[0].data.shape == (2, 64 // 2, 128 // 4)
     pretrained.save_pretrained(tmp_path / "out", model, params)
     assert tensors(tmp_path / "out") == tensors(checkpoint("small"))
+
+
+def test_copies_of_a_folder_share_their_programs_and_keep_their_files(checkpoint, tmp_path):
+    traced = []
+
+    @functools.partial(jax.jit, static_argnames="model")
+    def logits(model, params, hidden):
+        traced.append(model)
+        return model.logits(params, hidden)
+
+    for name in ("one", "two"):
+        folder = pathlib.Path(shutil.copytree(checkpoint("small"), tmp_path / name))
+
+        (folder / "chat_template.jinja").write_text(name)
+        model, params = pretrained.load_pretrained(folder)
+        logits(model, params, jnp.ones(model.config.text.width))
+        pretrained.save_pretrained(tmp_path / "out", model, params)
+        assert (tmp_path / "out" / "chat_template.jinja").read_text() == name
+    assert len(traced) == 1
 
 
 def test_tied_files_may_repeat_the_embedding_as_head_but_not_differ(copy):

@@ -3,7 +3,7 @@
 import pytest
 
 from rrft_jax.errors import UserError
-from rrft_jax.models.config import VLMConfig
+from rrft_jax.models import families
 
 VISION = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 4, "hidden_size": 64}
 TEXT = {
@@ -40,9 +40,9 @@ FLAT = {
 
 
 def test_both_layouts_give_the_same_sizes():
-    config = VLMConfig.from_dict(NESTED)
-    assert config == VLMConfig.from_dict(FLAT)
-    assert hash(config) == hash(VLMConfig.from_dict(FLAT))
+    config = families.read(NESTED)
+    assert config == families.read(FLAT)
+    assert hash(config) == hash(families.read(FLAT))
     assert config.text.mrope_sections == (2, 3, 3)
     assert config.text.rope_theta == 5e5
     assert config.text.tied
@@ -51,8 +51,8 @@ def test_both_layouts_give_the_same_sizes():
 
 
 def test_visual_tokens_are_those_that_are_never_sampled():
-    assert set(VLMConfig.from_dict(NESTED).visual_tokens) == {5, 6, 7, 8}
-    with_pad = VLMConfig.from_dict({**NESTED, "vision_token_id": 9})
+    assert set(families.read(NESTED).visual_tokens) == {5, 6, 7, 8}
+    with_pad = families.read({**NESTED, "vision_token_id": 9})
     assert set(with_pad.visual_tokens) == {5, 6, 7, 8, 9}
 
 
@@ -67,13 +67,13 @@ def test_visual_tokens_are_those_that_are_never_sampled():
 )
 def test_what_is_not_this_model_is_refused(change, message):
     with pytest.raises(UserError, match=message):
-        VLMConfig.from_dict({**FLAT, **change})
+        families.read({**FLAT, **change})
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "vision_config"])
 def test_a_missing_size_is_named(key):
     with pytest.raises(UserError, match=f"'{key}' is missing"):
-        VLMConfig.from_dict({k: v for k, v in FLAT.items() if k != key})
+        families.read({k: v for k, v in FLAT.items() if k != key})
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_a_missing_size_is_named(key):
 )
 def test_sizes_that_stand_at_both_levels_are_the_same(change):
     both = {**FLAT, **NESTED}
-    assert VLMConfig.from_dict(both) == VLMConfig.from_dict(NESTED)
+    assert families.read(both) == families.read(NESTED)
     with pytest.raises(UserError, match=f"{next(iter(change))}.* is .*, but .*text_config.* is "):
-        VLMConfig.from_dict({**both, **change})
+        families.read({**both, **change})

@@ -16,8 +16,7 @@ import pytest
 from configs import grpo as program
 from rrft_jax.models import table
 from rrft_jax.models.attention import xla
-from rrft_jax.models.layers import Dense, Embedding, RMSNorm, broadcast
-from rrft_jax.models.vision import _norm
+from rrft_jax.models.layers import Dense, Embedding, LayerNorm, RMSNorm, broadcast
 from rrft_jax.parallel import sharding
 from rrft_jax.training import grpo, sft
 from rrft_jax.training import state as states
@@ -31,7 +30,7 @@ LAYERS = {
     "embedding": (Embedding(4, 8, BF16), jnp.full((3, MANY // 3), 2)),
     "dense": (Dense(4, BF16), jnp.ones((3, MANY // 3, 8))),
     "rms norm": (RMSNorm(0.0, BF16), jnp.ones((3, MANY // 3, 8))),
-    "layer norm": (_norm("norm", BF16), jnp.ones((3, MANY // 3, 8))),
+    "layer norm": (LayerNorm(1e-6, BF16), jnp.ones((3, MANY // 3, 8))),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from rrft_jax.errors import UserError
 from rrft_jax.models import layout
-from rrft_jax.models.config import RELEASED
+from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel.mesh import make_mesh
 from tests import tiny
 

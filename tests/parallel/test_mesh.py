@@ -8,7 +8,7 @@ from jax.experimental import topologies
 
 from rrft_jax.errors import UserError
 from rrft_jax.parallel.devices import slice_devices
-from rrft_jax.parallel.mesh import batch_parts, make_mesh, nearest
+from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 
 
 def test_one_device_is_the_default():
@@ -18,7 +18,7 @@ def test_one_device_is_the_default():
 def test_minus_one_takes_the_devices_that_are_left():
     mesh = make_mesh(data=-1, tensor=2)
     assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
-    assert batch_parts(mesh) == 4
+    assert batch_shards(mesh) == 4
     assert make_mesh(fsdp=-1).shape["fsdp"] == make_mesh(tensor=-1).shape["tensor"] == 8
 
 

@@ -1,4 +1,4 @@
-"""The table of letters: where an array lies, and batches split so that no row travels."""
+"""The sharding table: where an array lies, and batches split so that no row travels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from rrft_jax.parallel.mesh import make_mesh
 
 
 @pytest.mark.parametrize(
-    "letters, shape, wanted",
+    "axes, shape, wanted",
     [
         ("BP", (8, 5), (("data", "fsdp"), None)),  # a batch lies over both
         ("BPD", (8, 5, 16), (("data", "fsdp"), None, None)),  # fsdp is taken: D stays whole
@@ -21,21 +21,21 @@ from rrft_jax.parallel.mesh import make_mesh
         (".", (8,), (None,)),
     ],
 )
-def test_a_mesh_axis_goes_to_the_first_letter_that_asks(letters, shape, wanted):
+def test_a_mesh_axis_goes_to_the_first_axis_that_asks(axes, shape, wanted):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    assert sharding.spec(mesh, letters, shape) == PartitionSpec(*wanted)
+    assert sharding.spec(mesh, axes, shape) == PartitionSpec(*wanted)
 
 
 def test_micro_batches_join_to_the_rows_in_order():
     rows = jnp.arange(24).reshape(12, 2)
-    parts = sharding.micro_batches(rows, "BT", 3)
-    assert parts.shape == (3, 4, 2)
-    np.testing.assert_array_equal(sharding.join_micro_batches(parts), rows)
-    np.testing.assert_array_equal(parts[1], rows[1::3])
+    batches = sharding.micro_batches(rows, "BT", 3)
+    assert batches.shape == (3, 4, 2)
+    np.testing.assert_array_equal(sharding.join_micro_batches(batches), rows)
+    np.testing.assert_array_equal(batches[1], rows[1::3])
 
 
 def test_every_device_keeps_its_rows_in_a_micro_batch():
     rows = np.arange(8)
-    parts = np.asarray(sharding.micro_batches(rows, "B", 2))
+    batches = np.asarray(sharding.micro_batches(rows, "B", 2))
     for device in range(4):  # of four, each has rows 2d and 2d + 1
-        assert set(parts[:, device]) == {2 * device, 2 * device + 1}
+        assert set(batches[:, device]) == {2 * device, 2 * device + 1}

@@ -8,7 +8,7 @@ import pytest
 
 from configs import grpo as grpo_config
 from rrft_jax.errors import UserError
-from rrft_jax.models.config import RELEASED
+from rrft_jax.models.families import RELEASED
 from rrft_jax.models.table import parameter_shapes
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh

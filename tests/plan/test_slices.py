@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from configs import grpo as grpo_config
-from rrft_jax.models.config import RELEASED
+from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel.devices import limits, slice_devices
 from rrft_jax.parallel.mesh import axis_sizes, make_mesh
 from rrft_jax.plan import __main__ as command

@@ -1,0 +1,66 @@
+"""The model families. Each is a file of data, and a line in `FAMILIES`.
+
+A family's file says how its config.json becomes a `VLMConfig`: which sizes stand under which key,
+and which parts the towers are built from. It also has the family's parameter table and the sizes of
+its released models.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rrft_jax.errors import UserError
+from rrft_jax.models.config import VLMConfig
+from rrft_jax.models.families import qwen2_vl
+from rrft_jax.models.families.checks import check_doubled, check_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    Attributes:
+      title: its name in messages.
+      read: the content of config.json, and its path for messages -> the configuration.
+      released: the configurations of its released models, by their short names.
+    """
+
+    title: str
+    read: Callable[[Mapping[str, Any], str], VLMConfig]
+    released: Mapping[str, VLMConfig]
+
+
+FAMILIES = {  # by the model_type in config.json
+    "qwen2_vl": Family("Qwen2-VL", qwen2_vl.read, qwen2_vl.RELEASED),
+}
+TITLES = " or ".join(family.title for family in FAMILIES.values())
+RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}
+
+
+def read(raw: Mapping[str, Any], where: str = "config.json") -> VLMConfig:
+    """Return the configuration of the model that a config.json describes.
+
+    Args:
+      raw: the content of the file.
+      where: its path, for messages.
+
+    Raises:
+      UserError: the model is of no family, its weights are quantised, or a size is missing, has two
+        values, contradicts another or asks for an unknown variant.
+    """
+    kind = raw.get("model_type")
+    if kind not in tuple(FAMILIES):
+        raise UserError(
+            f"{where}: model_type is {kind!r}, expected {' or '.join(map(repr, FAMILIES))}; give "
+            f"the folder of a {TITLES} checkpoint"
+        )
+    try:
+        check_whole(raw, where)
+        check_doubled(raw, where)
+        return FAMILIES[kind].read(raw, where)
+    except UserError:
+        raise
+    except KeyError as error:
+        raise UserError(f"{where}: {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: a size is not a number ({error})") from None

@@ -1,0 +1,61 @@
+"""Checks of config.json that every family shares."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rrft_jax.errors import UserError
+
+_DOUBLED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+)
+
+
+def check_whole(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse quantised weights, which can't be trained as they are."""
+    for config in (raw, raw.get("text_config") or {}):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            if settings := config.get(key):
+                method = settings.get("quant_method") or settings.get("mode")
+                method = method or "of an unknown method"
+                raise UserError(
+                    f"{where}: these weights are quantised ({key}: {method}), and only whole ones "
+                    "can be trained; give the checkpoint in float32, bfloat16 or float16"
+                )
+
+
+def check_doubled(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse a size with two values, one at the top level and one in `text_config`.
+
+    Readers differ in which one they use. A head that is tied in one place alone is no
+    contradiction: some writers leave the other out.
+    """
+    stated: dict[str, dict[str, Any]] = {}
+    for place, text in (("", raw), ("text_config.", raw.get("text_config") or {})):
+        for key in _DOUBLED:
+            stated.setdefault(key, {})[place + key] = text.get(key)
+        for name in ("rope_parameters", "rope_scaling"):
+            rope = text.get(name) or {}
+            for key in ("rope_theta", "mrope_section"):
+                stated.setdefault(key, {})[f"{place}{name}.{key}"] = rope.get(key)
+    for values in stated.values():
+        (one, value), *others = [(k, v) for k, v in values.items() if v is not None] or [("", None)]
+        for other, another in others:
+            if another != value:
+                raise UserError(
+                    f"{where}: {one} is {value}, but {other} is {another}; correct the one that is "
+                    "wrong, or download the folder again"
+                )
+
+
+def check_problems(problems: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for the first problem, a sentence, whose value is true."""
+    for problem, present in problems.items():
+        if present:
+            raise UserError(f"{where}: {problem}")
