@@ -23,8 +23,8 @@ from rrft_jax.hf import kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, table
-from rrft_jax.runs import EXPORT, fingerprint
 from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
+from rrft_jax.workdir import EXPORT, fingerprint
 
 
 def main(argv: Sequence[str] | None = None) -> int:

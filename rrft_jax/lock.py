@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import read_object
 from rrft_jax.monitoring import interrupts, say
+from rrft_jax.parallel import distributed
 
 FILE = "lock"
 BEAT_SECONDS = 10  # between two signs of life
@@ -50,6 +51,19 @@ def held(folder: pathlib.Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for path in missing:
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def held_by_host0(folder: pathlib.Path) -> Iterator[None]:
+    """Within, the first process of the run holds the folder; all processes must call it.
+
+    Raises:
+      UserError: as `held` does, in all processes.
+    """
+    with contextlib.ExitStack() as stack:
+        distributed.gather(None)  # for the first exchange JAX has 30 s, and what follows may wait
+        distributed.on_host0(lambda: stack.enter_context(held(folder)))
+        yield
 
 
 class _Lock:

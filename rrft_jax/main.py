@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             distributed.initialize(**told)
         if not distributed.is_host0():
             progress.silence()
-        from rrft_jax import pipeline
+        from rrft_jax import recipe
 
         with distributed.leaving_together():
-            pipeline.run(config, workdir)
+            recipe.run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rrft_jax import export, runs
+from rrft_jax import export, workdir
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, save_pretrained
@@ -31,9 +31,9 @@ def weights(stage: str, step: int) -> dict:
 def claim(run: pathlib.Path, path: str = "", name: str = "tiny") -> None:
     config = {"stages": ["sft", "grpo"], "model": {"name": name, "path": path, "dtype": "float32"}}
     config["grpo"] = {"rewards": {"accuracy": 1.0, "mypackage.rewards.iou": 1.0}}
-    fingerprint = runs.fingerprint(path or TINY, file_sizes(path or TINY))
+    fingerprint = workdir.fingerprint(path or TINY, file_sizes(path or TINY))
     config = ml_collections.ConfigDict(config, allow_dotted_keys=True)
-    runs.claim(config, run, fingerprint)
+    workdir.claim(config, run, fingerprint)
 
 
 def save(run: pathlib.Path, stage: str, *steps: int) -> None:
@@ -156,7 +156,7 @@ def test_the_model_that_a_run_started_from_must_be_there_unchanged(tmp_path, cap
     ],
 )
 def test_a_folder_of_checkpoints_names_the_command(run, folder, arguments):
-    for load in (load_pretrained, lambda path: load_pretrained(runs.checkpoint(path))):
+    for load in (load_pretrained, lambda path: load_pretrained(workdir.checkpoint(path))):
         with pytest.raises(UserError) as error:
             load(run / folder)
         assert "(orbax)" in str(error.value)
@@ -171,7 +171,7 @@ def test_a_checkpoint_without_its_run_is_called_that_too(run, tmp_path):
 
 def test_an_unfinished_run_names_the_command(run):
     with pytest.raises(UserError, match=f"a run without export/.*rrft_jax.export {run}"):
-        runs.checkpoint(run)
+        workdir.checkpoint(run)
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(run, tmp_path, capsys):

@@ -138,19 +138,19 @@ def test_config_files(config, message):
         main.parse([f"--config={config}", "--config.stages=sft"])
 
 
-def test_hands_over_to_the_pipeline(monkeypatch, capsys):
+def test_hands_over_to_the_recipe(monkeypatch, capsys):
     calls = []
-    pipeline = types.ModuleType("rrft_jax.pipeline")
-    pipeline.run = lambda config, workdir: calls.append((config.seed, workdir))
-    monkeypatch.setitem(sys.modules, "rrft_jax.pipeline", pipeline)
-    monkeypatch.setattr("rrft_jax.pipeline", pipeline, raising=False)
+    recipe = types.ModuleType("rrft_jax.recipe")
+    recipe.run = lambda config, workdir: calls.append((config.seed, workdir))
+    monkeypatch.setitem(sys.modules, "rrft_jax.recipe", recipe)
+    monkeypatch.setattr("rrft_jax.recipe", recipe, raising=False)
     assert main.main([GRPO, "--config.seed=3", "--workdir=w"]) == 0
     assert calls == [(3, Path("w"))]
 
     def fail(config, workdir):
         raise UserError("w: no such folder")
 
-    pipeline.run = fail
+    recipe.run = fail
     assert main.main([GRPO]) == 1
     assert capsys.readouterr().err == "error: w: no such folder\n"
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from rrft_jax.bench import workload as workloads
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import generate
+from rrft_jax.rollout import GenerationConfig, generate
 from rrft_jax.training import grpo, objectives
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
+from rrft_jax.training.loss import Minibatch, Scores
 
 STEP = dict(
     learning_rate=1e-6,
@@ -52,34 +53,21 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
     reference = states.frozen_copy(model, params, "")
     state = states.create(params, optimizer, "", mesh)
     score = grpo.make_scorer(model, 1)
-    update = grpo.make_step(model, optimizer, config, states.layout(state))
+    update = grpo.make_update(model, optimizer, config, states.layout(state))
     random = np.random.default_rng(0).random((workload.prompts, workload.samples))
     advantages = np.asarray(objectives.group_std_advantages(random), np.float32)
+    generation = GenerationConfig(
+        num_generations=workload.samples, max_new_tokens=workload.new_tokens, stop_tokens=()
+    )
     times: dict[str, list[float]] = {"generate": [], "reference": [], "update": []}
     for repeat in range(repeats + 1):
         clock = [time.perf_counter()]
-        completions = generate(
-            model,
-            state.params,
-            prompt,
-            jax.random.key(repeat),
-            num_generations=workload.samples,
-            max_new_tokens=workload.new_tokens,
-            stop_tokens=(),
-        )
-        jax.block_until_ready(completions)
+        rollouts = generate(model, state.params, prompt, jax.random.key(repeat), generation)
+        jax.block_until_ready(rollouts)
         clock.append(time.perf_counter())
-        log_probs = jax.block_until_ready(score(reference, prompt, completions.tokens))
+        log_probs = jax.block_until_ready(score(reference, prompt, rollouts.tokens))
         clock.append(time.perf_counter())
-        batch = grpo.GRPOBatch(
-            prompt=prompt,
-            completions=completions.tokens,
-            mask=completions.mask,
-            finished=completions.finished,
-            advantages=advantages,
-            rollout_log_probs=completions.rollout_log_probs,
-            reference_log_probs=log_probs,
-        )
+        batch = Minibatch(rollouts.inputs(), Scores(reference=log_probs), advantages)
         state, metrics = update(state, batch)
         jax.block_until_ready((state, metrics))
         clock.append(time.perf_counter())

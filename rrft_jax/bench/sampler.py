@@ -12,7 +12,7 @@ from rrft_jax.bench import workload as workloads
 from rrft_jax.models.config import TextConfig
 from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import SamplingParams, generate
+from rrft_jax.rollout import GenerationConfig, SamplingParams, generate
 
 
 def bench_sampler(
@@ -42,11 +42,7 @@ def bench_sampler(
     for repeat in range(repeats + 1):
         for name, lengths in runs.items():
             began = time.perf_counter()
-            completions = generate(
-                model,
-                params,
-                prompt,
-                jax.random.key(repeat),
+            generation = GenerationConfig(
                 num_generations=workload.samples,
                 max_new_tokens=int(lengths.max()),
                 stop_tokens=(),
@@ -54,10 +50,11 @@ def bench_sampler(
                 budget=lengths,
                 cache_chunk=cache_chunk,
             )
-            jax.block_until_ready(completions)
+            rollouts = generate(model, params, prompt, jax.random.key(repeat), generation)
+            jax.block_until_ready(rollouts)
             if repeat:  # the first one compiles
                 times[name].append(time.perf_counter() - began)
-            assert int(completions.mask.sum()) == lengths.sum()
+            assert int(rollouts.mask.sum()) == lengths.sum()
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = [tail / equal for tail, equal in zip(times["long_tail"], times["equal"])]
     step = (medians["equal"] - medians["prompts"]) / (mean - 1)

@@ -13,12 +13,13 @@ from rrft_jax.bench import workload as workloads
 from rrft_jax.bench.flops import score_flops
 from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
-from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.training import grpo
+from rrft_jax.rollout import GenerationConfig, generate
+from rrft_jax.training import grpo, loss
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
+from rrft_jax.training.loss import Minibatch, Scores
 
 
 def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> dict:
@@ -71,19 +72,15 @@ def start(
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
     workload = dataclasses.replace(workload, model=model.config)
-    shape = (workload.prompts, workload.samples, workload.new_tokens)
+    generation = GenerationConfig(
+        num_generations=workload.samples, max_new_tokens=workload.new_tokens, stop_tokens=()
+    )
+    rollouts = generate(model, params, prompt, jax.random.key(0), generation).inputs()
     random = np.random.default_rng(0)
-    completions = random.integers(10, min(600, model.config.text.vocab_size), shape, np.int32)
-    advantages = random.normal(size=shape[:2]).astype(np.float32)
-    log_probs = random.normal(size=shape).astype(np.float32)
-    batch = grpo.GRPOBatch(
-        prompt=prompt,
-        completions=completions,
-        mask=np.ones(shape, bool),
-        finished=np.ones(shape[:2], bool),
-        advantages=advantages,
-        rollout_log_probs=log_probs,
-        reference_log_probs=log_probs,
+    batch = Minibatch(
+        rollouts,
+        Scores(reference=rollouts.rollout_log_probs),
+        random.normal(size=rollouts.finished.shape).astype(np.float32),
     )
     if repeat:
         batch = _one_completion_each(batch)
@@ -91,7 +88,7 @@ def start(
     config = ml_collections.ConfigDict(STEP)
     optimizer = optimizers.make_optimizer(config, 1000)
     state = states.create(params, optimizer, config.freeze, mesh)
-    step = grpo.make_step(model, optimizer, config, states.layout(state))
+    step = grpo.make_update(model, optimizer, config, states.layout(state))
 
     def run() -> dict:
         nonlocal state
@@ -101,19 +98,16 @@ def start(
     return run, workload, np.dtype(model.dtype)
 
 
-def _one_completion_each(batch: grpo.GRPOBatch) -> grpo.GRPOBatch:
+def _one_completion_each(batch: Minibatch) -> Minibatch:
     """Every prompt and its pictures repeated for each completion: [B,G,...] -> [BG,1,...]."""
-    group = batch.completions.shape[1]
-    letters = grpo.letters(batch)
+    group = batch.rollouts.tokens.shape[1]
 
-    def repeat(axes: str, x: jax.Array) -> np.ndarray:
+    def put(axes: str, x: jax.Array) -> np.ndarray:
+        if "G" in axes:
+            return np.reshape(x, (-1, 1, *x.shape[2:]))
         return np.repeat(x, group, axis=axes.index("B"))
 
-    def flat(x: np.ndarray) -> np.ndarray:
-        return x.reshape(-1, 1, *x.shape[2:])
-
-    prompt: Prompt = jax.tree.map(repeat, letters.prompt, batch.prompt)
-    return jax.tree.map(flat, batch.replace(prompt=None)).replace(prompt=prompt)
+    return jax.tree.map(put, loss.axes(batch), batch)
 
 
 def _medians(runs: list[Callable[[], dict]], repeats: int) -> list[float]:

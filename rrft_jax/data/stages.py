@@ -16,7 +16,7 @@ from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import batch_shards
-from rrft_jax.runs import checkpoint
+from rrft_jax.workdir import checkpoint
 
 
 def model_folder(config: ml_collections.ConfigDict) -> Path:

@@ -19,11 +19,12 @@ from rrft_jax.models import prompt as prompts
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.decoder import KeyValues
 from rrft_jax.parallel import sharding
-from rrft_jax.rollout import SamplingParams, sampler
+from rrft_jax.rollout import SamplingParams, rollouts, sampler
 from rrft_jax.rollout.sampling import threshold
 from rrft_jax.training import grpo, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
+from rrft_jax.training.loss import Minibatch, Scores
 
 STOP_TOKENS = (151643, 151645)  # of the released models; how many there are is what matters
 
@@ -112,37 +113,28 @@ def _grpo(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iter
     state = abstract_state(config, model, "grpo")
     reference = abstract_reference(config, model)
     prompt = abstract_prompt(model, stage.batch_size, shapes)
-    length = config.sampling.max_new_tokens
-    array = functools.partial(
-        _array,
-        model.mesh,
-        sizes={"B": stage.batch_size, "G": stage.num_generations, "T": length},
-    )
+    group, length = stage.num_generations, config.sampling.max_new_tokens
+    inputs = rollouts.abstract(prompt, model.mesh, group, length)
     frozen = {"reference": reference, "next batch": prompt}
 
     held = {"optimizer": state.opt_state, **frozen}
     yield from sampling(config, model, state.params, prompt, held)
-    completions = array("BGT", jnp.int32)
     if reference:
         score = grpo.make_scorer(model, stage.mini_batches * stage.micro_batches)
         yield Program(
             "reference",
-            lambda: score.lower(reference, prompt, completions),
-            {"reference": reference, "batch": (prompt, completions)},
+            lambda: score.lower(reference, prompt, inputs.tokens),
+            {"reference": reference, "batch": (prompt, inputs.tokens)},
             {"parameters": state.params, "optimizer": state.opt_state, "next batch": prompt},
         )
     many = stage.num_iterations * stage.mini_batches > 1
-    batch = grpo.GRPOBatch(
-        prompt=prompt,
-        completions=completions,
-        mask=array("BGT", bool),
-        finished=array("BG", bool),
-        advantages=array("BG", jnp.float32),
-        rollout_log_probs=array("BGT", jnp.float32),
-        old_log_probs=array("BGT", jnp.float32) if many else None,
-        reference_log_probs=array("BGT", jnp.float32) if reference else None,
+    log_probs = inputs.rollout_log_probs
+    batch = Minibatch(
+        inputs,
+        Scores(old=log_probs if many else None, reference=log_probs if reference else None),
+        advantages=_array(model.mesh, "BG", jnp.float32, {"B": stage.batch_size, "G": group}),
     )
-    update = grpo.make_step(model, optimizer, stage, states.layout(state))
+    update = grpo.make_update(model, optimizer, stage, states.layout(state))
     yield Program(
         "update",
         lambda: update.lower(state, batch),
@@ -161,13 +153,16 @@ def sampling(
     """The sampler's: prompts, weights, the loop over tokens in its longest cache, the way there."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
     lengths = sampler.cache_lengths(config.sampling.cache_chunk, length)
-    budget = jax.ShapeDtypeStruct((batch, config.grpo.num_generations), np.int32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    draws = sampler.Draws(
+        key=jax.eval_shape(lambda: jax.random.key(0)),
+        first_row=np.int32(0),
+        budget=jax.ShapeDtypeStruct((batch, config.grpo.num_generations), np.int32),
+    )
+    shards = sharding.num_shards(model.mesh, "B", batch)
+    fixed = sampler.Fixed(model, length, STOP_TOKENS, pad_token=0, shards=shards)
     prefill = Program(
         "prefill",
-        lambda: sampler._begin.lower(
-            model, params, prompt, key, np.int32(0), budget, length, lengths[0], pad_token=0
-        ),
+        lambda: sampler.begin.lower(fixed, params, prompt, draws, lengths[0]),
         {"parameters": params, "batch": prompt},
         held,
     )
@@ -196,29 +191,16 @@ def sampling(
         before = longer(lengths[-2])
         yield Program(
             "grow",
-            lambda: sampler._grow.lower(model, before, length),
+            lambda: sampler.grow.lower(model, before, length),
             {"caches": before},
             {"sampler's weights": weights, **held},
         )
     del held["prompts' cache"]
     rows, chosen = longer(length), config.sampling
-    choice = SamplingParams(
-        np.float32(chosen.temperature), np.int32(chosen.top_k), np.float32(chosen.top_p)
-    )
+    choice = sampler.traced(SamplingParams(chosen.temperature, chosen.top_k, chosen.top_p))
     yield Program(
         "decode",
-        lambda: sampler._advance.lower(
-            model,
-            weights,
-            prompts,
-            rows,
-            choice,
-            np.int32(0),
-            parts=sharding.num_shards(model.mesh, "B", batch),
-            stop_tokens=STOP_TOKENS,
-            banned=model.config.visual_tokens,
-            pad_token=0,
-        ),
+        lambda: sampler.advance.lower(fixed, weights, prompts, rows, choice, np.int32(0)),
         {"sampler's weights": weights, "caches": (prompts, rows)},
         held,
         branch=int(threshold(choice)),

@@ -1,6 +1,7 @@
 """Sampling of completions, many a prompt."""
 
-from rrft_jax.rollout.sampler import Completions, generate
+from rrft_jax.rollout.rollouts import Rollouts
+from rrft_jax.rollout.sampler import GenerationConfig, generate
 from rrft_jax.rollout.sampling import SamplingParams
 
-__all__ = ["Completions", "SamplingParams", "generate"]
+__all__ = ["GenerationConfig", "Rollouts", "SamplingParams", "generate"]

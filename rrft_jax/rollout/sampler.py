@@ -24,6 +24,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM, LayerCaches, PromptCache
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
+from rrft_jax.rollout.rollouts import Rollouts
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
 PLAIN = SamplingParams()
@@ -39,39 +40,79 @@ FIRST = 128
 OWN_PROMPT = 2
 
 
-@flax.struct.dataclass
-class Completions:
-    """What was sampled.
+@dataclasses.dataclass(frozen=True)
+class GenerationConfig:
+    """How completions are sampled.
 
     Attributes:
-      tokens: [B,G,T] int32; after its end a completion holds `pad_token`.
-      mask: [B,G,T] bool, True on sampled tokens, the stop token included.
-      log_probs: [B,G,T] float32 under the policy itself (temperature 1, whole vocabulary).
-      rollout_log_probs: [B,G,T] float32 under the distribution that the token was drawn from:
-        without banned tokens, temperature, top-k and top-p included; 0 for greedy choices.
-      finished: [B,G] bool; False where a completion was cut off at its last possible token.
+      max_new_tokens: T.
+      stop_tokens: any of these ends a completion (`Processor.stop_tokens`).
+      num_generations: G.
+      sampling: temperature, top-k and top-p; traced, so that a change compiles nothing again.
+      pad_token: fills up the ends.
+      cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
+        so smaller chunks are faster, once each of their programs is compiled.
+      budget: [B,G] int, tokens (at least 1) that each completion may have; None gives T to all.
     """
 
-    tokens: jax.Array
-    mask: jax.Array
-    log_probs: jax.Array
-    rollout_log_probs: jax.Array
-    finished: jax.Array
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+    num_generations: int = 1
+    sampling: SamplingParams = PLAIN
+    pad_token: int = 0
+    cache_chunk: int = 256
+    budget: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """The settings that the sampler's programs are compiled for; a static argument.
+
+    Attributes:
+      model: the model.
+      max_new_tokens: T.
+      stop_tokens: any of these ends a completion.
+      pad_token: fills up the ends.
+      shards: devices that the sequences are split over, as many on each.
+    """
+
+    model: VLM
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+    pad_token: int
+    shards: int
 
 
 @flax.struct.dataclass
-class _Rows:
-    """The rows that are being sampled, before the token at index `time` is drawn.
+class Draws:
+    """Where the random numbers come from, and how many each completion may take.
+
+    A draw is a function of (key, prompt index, sample index, token index).
+
+    Attributes:
+      key: the random key.
+      first_row: index of the first prompt.
+      budget: [B,G] int, tokens of each completion at most.
+    """
+
+    key: jax.Array
+    first_row: jax.Array
+    budget: jax.Array
+
+
+@flax.struct.dataclass
+class Sequences:
+    """The sequences that are being sampled, before the token at index `time` is drawn.
 
     Attributes:
       time: scalar.
-      hidden: [R,D], what the next token is drawn from.
+      hidden: [R,D], from which the next token is drawn.
       cache: each layer's keys [R,K,C,T'] and values [R,K,T',C]; T' grows.
       uniform: [R,T] random numbers in [0, 1), one for each draw.
       next_position: [R], of the first token.
       budget: [R], tokens at most.
       done: [R] bool, finished or at the end of the budget.
-      out: the results so far, [R,T].
+      out: the rollouts so far, their arrays [R,T] and [R].
     """
 
     time: jax.Array
@@ -81,7 +122,7 @@ class _Rows:
     next_position: jax.Array
     budget: jax.Array
     done: jax.Array
-    out: Completions
+    out: Rollouts
 
 
 def generate(
@@ -89,81 +130,68 @@ def generate(
     params: dict,
     prompt: Prompt,
     key: jax.Array,
-    *,
-    num_generations: int = 1,
-    max_new_tokens: int,
-    stop_tokens: tuple[int, ...],
-    sampling: SamplingParams = PLAIN,
-    banned: tuple[int, ...] | None = None,
-    pad_token: int = 0,
+    config: GenerationConfig,
     first_row: jax.Array | int = 0,
-    budget: jax.Array | None = None,
-    cache_chunk: int = 256,
-) -> Completions:
+) -> Rollouts:
     """Samples completions. Not for use inside `jax.jit`: it calls jitted programs of its own.
+
+    Tokens that stand for pictures are never drawn.
 
     Args:
       model: the model.
       params: its parameters.
       prompt: B prompts.
       key: the draw of a token is a function of (key, prompt index, sample index, token index).
-      num_generations: G.
-      max_new_tokens: T.
-      stop_tokens: any of these ends a completion (`Processor.stop_tokens`).
-      sampling: temperature, top-k and top-p; traced.
-      banned: tokens that are never drawn; None bans those that stand for pictures.
-      pad_token: fills up the ends.
-      first_row: index of the first prompt where a data set comes in several batches: what a
-        sample draws then doesn't depend on the size of the batches.
-      budget: [B,G] int, tokens (at least 1) that each completion may have; None gives T to all.
-      cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
-        so smaller chunks are faster, once each of their programs is compiled.
+      config: how many completions, how long, and how they are drawn.
+      first_row: index of the first prompt where a data set comes in several batches: the draws of
+        a sample then don't depend on the size of the batches.
     """
-    batch, group = len(prompt.tokens), num_generations
-    if budget is None:
-        budget = np.full((batch, group), max_new_tokens, np.int32)
-    sampling = SamplingParams(
-        np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
-    )
-    # Rows stand on `parts` devices (one, where the prompts aren't split), as many on each.
-    parts = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
-    place = np.tile(np.arange(batch * group // parts, dtype=np.int32), (parts, 1))
-    length, *longer = cache_lengths(cache_chunk, max_new_tokens)
-    prompts, rows = _begin(
-        model, params, prompt, key, np.int32(first_row), budget, max_new_tokens, length, pad_token
-    )
+    batch, group = len(prompt.tokens), config.num_generations
+    sequences_in_all = batch * group
+    # Sequences stand on `shards` devices (one, where the prompts aren't split), as many on each.
+    shards = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
+    fixed = Fixed(model, config.max_new_tokens, config.stop_tokens, config.pad_token, shards)
+    slot_ids = np.tile(np.arange(sequences_in_all // shards, dtype=np.int32), (shards, 1))
+    length, *longer = cache_lengths(config.cache_chunk, config.max_new_tokens)
+    draws = Draws(key, np.int32(first_row), _budget(config, batch))
+    prompts, sequences = begin(fixed, params, prompt, draws, length)
     weights = model.decoding_weights(params)
-    results, sizes = None, _sizes(batch * group // parts, max_new_tokens)
+    sampling = traced(config.sampling)
+    results, sizes = None, _sizes(sequences_in_all // shards, config.max_new_tokens)
     while True:
-        smaller = [size for size in sizes if size < place.shape[1]]
-        rows, most = _advance(
-            model,
-            weights,
-            prompts,
-            rows,
-            sampling,
-            np.int32(max(smaller, default=0)),
-            parts=parts,
-            stop_tokens=stop_tokens,
-            banned=model.config.visual_tokens if banned is None else banned,
-            pad_token=pad_token,
-        )
+        smaller = [size for size in sizes if size < slot_ids.shape[1]]
+        enough = np.int32(max(smaller, default=0))
+        sequences, most = advance(fixed, weights, prompts, sequences, sampling, enough)
         most = int(most)
         if not most:
-            return _finish(model, rows.out, place, results, group)
+            return finish(model, sequences.out, slot_ids, results, group).replace(prompt=prompt)
         if fitting := [size for size in smaller if size >= most]:
-            own = prompts.slots is None and len(prompts.mask) == place.size
-            rows, place, of_prompt, results = _compact(
-                model, rows, place, results, min(fitting), None if own else group
+            own = prompts.slots is None and len(prompts.mask) == slot_ids.size
+            sequences, slot_ids, prompt_ids, results = compact(
+                model, sequences, slot_ids, results, min(fitting), None if own else group
             )
-            room = (batch * group - place.size) * length >= place.size * prompts.mask.shape[1]
-            if place.size <= (OWN_PROMPT if room else 1) * batch:
-                prompts = _take_prompts(model, prompts, of_prompt)
+            left = slot_ids.size
+            room = (sequences_in_all - left) * length >= left * prompts.mask.shape[1]
+            if left <= (OWN_PROMPT if room else 1) * batch:
+                prompts = take_prompts(model, prompts, prompt_ids)
             else:
-                prompts = prompts.replace(slots=Slots(place, group))
+                prompts = prompts.replace(slots=Slots(slot_ids, group))
         else:
             length, *longer = longer
-            rows = _grow(model, rows, length)
+            sequences = grow(model, sequences, length)
+
+
+def traced(sampling: SamplingParams) -> SamplingParams:
+    """The same values in fixed dtypes, so that none of them compiles a program again."""
+    return SamplingParams(
+        np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
+    )
+
+
+def _budget(config: GenerationConfig, batch: int) -> np.ndarray:
+    if config.budget is None:
+        return np.full((batch, config.num_generations), config.max_new_tokens, np.int32)
+    return config.budget
 
 
 def cache_lengths(chunk: int, max_new_tokens: int) -> list[int]:
@@ -183,182 +211,189 @@ def _sizes(rows: int, max_new_tokens: int) -> list[int]:
     return sorted(sizes, reverse=True)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens", "length", "pad_token"))
-def _begin(model, params, prompt, key, first_row, budget, max_new_tokens, length, pad_token):
-    """The prompts through the model: -> (`PromptCache`, `_Rows`)."""
-    batch, group = budget.shape
+@functools.partial(jax.jit, static_argnames=("fixed", "length"))
+def begin(
+    fixed: Fixed, params: dict, prompt: Prompt, draws: Draws, length: int
+) -> tuple[PromptCache, Sequences]:
+    """The prompts through the model, and their sequences with room for `length` tokens."""
+    model, (batch, group) = fixed.model, draws.budget.shape
     rows = batch * group
-    index = first_row * group + jnp.arange(rows)
+    index = draws.first_row * group + jnp.arange(rows)
     hidden, kv = model.prefill(params, prompt)
 
     def draw(row, time):
-        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), time))
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(draws.key, row), time))
 
     def pin(x):
         return constrain(x, "R" + "." * (x.ndim - 1), model.mesh)
 
     def filled(value, dtype):
-        return pin(jnp.full((rows, max_new_tokens), value, dtype))
+        return pin(jnp.full((rows, fixed.max_new_tokens), value, dtype))
 
-    state = _Rows(
+    times = jnp.arange(fixed.max_new_tokens)
+    sequences = Sequences(
         time=jnp.zeros((), jnp.int32),
         hidden=pin(jnp.repeat(hidden, group, axis=0)),
         cache=model.empty_cache(rows, length),
-        uniform=pin(
-            jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(index, jnp.arange(max_new_tokens))
-        ),
+        uniform=pin(jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(index, times)),
         next_position=pin(jnp.repeat(prompt.next_position, group)),
-        budget=pin(jnp.minimum(budget, max_new_tokens).reshape(-1)),
+        budget=pin(jnp.minimum(draws.budget, fixed.max_new_tokens).reshape(-1)),
         done=pin(jnp.zeros(rows, bool)),
-        out=Completions(
-            tokens=filled(pad_token, jnp.int32),
+        out=Rollouts(
+            prompt=None,
+            tokens=filled(fixed.pad_token, jnp.int32),
             mask=filled(False, bool),
             log_probs=filled(0, jnp.float32),
             rollout_log_probs=filled(0, jnp.float32),
             finished=pin(jnp.zeros(rows, bool)),
         ),
     )
-    return PromptCache(kv, prompt.mask), state
+    return PromptCache(kv, prompt.mask), sequences
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("model", "parts", "stop_tokens", "banned", "pad_token"),
-    donate_argnames="rows",
-)
-def _advance(
-    model: VLM,
+@functools.partial(jax.jit, static_argnames="fixed", donate_argnames="sequences")
+def advance(
+    fixed: Fixed,
     weights: dict,
     prompts: PromptCache,
-    rows: _Rows,
+    sequences: Sequences,
     sampling: SamplingParams,
     enough: jax.Array,
-    *,
-    parts: int,
-    stop_tokens: tuple[int, ...],
-    banned: tuple[int, ...],
-    pad_token: int,
-) -> tuple[_Rows, jax.Array]:
-    """Extends the rows until the cache is full, or no device has more than `enough` of them left.
+) -> tuple[Sequences, jax.Array]:
+    """Extends the sequences by a token at a time.
+
+    Ends where the cache is full, or no device has more than `enough` unfinished sequences left.
 
     Returns:
-      (the rows; how many aren't done, on the device with the most of them).
+      (the sequences; how many aren't done, on the device with the most of them).
     """
-    length = rows.cache[0].length
+    model = fixed.model
+    length = sequences.cache[0].length
     is_banned = np.zeros(model.config.text.vocab_size, bool)
-    is_banned[list(banned)] = True
+    is_banned[list(model.config.visual_tokens)] = True
 
-    def most(rows: _Rows) -> jax.Array:
-        return jnp.max(jnp.sum(~rows.done.reshape(parts, -1), axis=1))
+    def most(sequences: Sequences) -> jax.Array:
+        return jnp.max(jnp.sum(~sequences.done.reshape(fixed.shards, -1), axis=1))
 
-    def step(rows: _Rows) -> _Rows:
-        time, done, out = rows.time, rows.done, rows.out
-        logits = constrain(model.logits(weights, rows.hidden), "RV", model.mesh)
-        uniform = jax.lax.dynamic_index_in_dim(rows.uniform, time, axis=1, keepdims=False)
+    def step(sequences: Sequences) -> Sequences:
+        time, done, out = sequences.time, sequences.done, sequences.out
+        logits = constrain(model.logits(weights, sequences.hidden), "RV", model.mesh)
+        uniform = jax.lax.dynamic_index_in_dim(sequences.uniform, time, axis=1, keepdims=False)
         allowed = jnp.where(is_banned, EXCLUDED, logits)
         tokens, sampled = sample(uniform, allowed, sampling, model.mesh)
         # A sum, and not a look-up: V may be split over devices.
         is_token = tokens[:, None] == jnp.arange(logits.shape[-1])
         chosen = jnp.sum(jnp.where(is_token, logits, 0.0), axis=-1)
         log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
-        tokens = jnp.where(done, pad_token, tokens)
-        stopped = jnp.isin(tokens, jnp.array(stop_tokens, int)) & ~done
+        tokens = jnp.where(done, fixed.pad_token, tokens)
+        stopped = jnp.isin(tokens, jnp.array(fixed.stop_tokens, int)) & ~done
 
         def put(column, x):
             return jax.lax.dynamic_update_slice_in_dim(column, x[:, None], time, axis=1)
 
-        out = Completions(
+        out = Rollouts(
+            prompt=None,
             tokens=put(out.tokens, tokens),
             mask=put(out.mask, ~done),
             log_probs=put(out.log_probs, jnp.where(done, 0.0, log_probs)),
             rollout_log_probs=put(out.rollout_log_probs, jnp.where(done, 0.0, sampled)),
             finished=out.finished | stopped,
         )
-        done |= stopped | (time + 1 >= rows.budget)
-        hidden, cache = model.decode(weights, tokens, time, rows.next_position, prompts, rows.cache)
-        return rows.replace(time=time + 1, hidden=hidden, cache=cache, done=done, out=out)
+        done |= stopped | (time + 1 >= sequences.budget)
+        hidden, cache = model.decode(
+            weights, tokens, time, sequences.next_position, prompts, sequences.cache
+        )
+        return sequences.replace(time=time + 1, hidden=hidden, cache=cache, done=done, out=out)
 
-    rows = jax.lax.while_loop(lambda x: (x.time < length) & (most(x) > enough), step, rows)
-    return rows, constrain(most(rows), "", model.mesh)
+    def goes_on(sequences: Sequences) -> jax.Array:
+        return (sequences.time < length) & (most(sequences) > enough)
+
+    sequences = jax.lax.while_loop(goes_on, step, sequences)
+    return sequences, constrain(most(sequences), "", model.mesh)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "length"))
-def _grow(model: VLM, rows: _Rows, length: int) -> _Rows:
-    """More room in the cache."""
-    more = (0, length - rows.cache[0].length)
+def grow(model: VLM, sequences: Sequences, length: int) -> Sequences:
+    """Makes room for `length` tokens in the cache."""
+    more = (0, length - sequences.cache[0].length)
 
-    def grow(x: jax.Array, axis: int) -> jax.Array:
+    def longer(x: jax.Array, axis: int) -> jax.Array:
         x = jnp.pad(x, [more if i == axis else (0, 0) for i in range(x.ndim)])
         return constrain(x, "RK..", model.mesh)
 
-    return rows.replace(cache=tuple(KeyValues(grow(k, 3), grow(v, 2)) for k, v in rows.cache))
+    cache = tuple(KeyValues(longer(k, 3), longer(v, 2)) for k, v in sequences.cache)
+    return sequences.replace(cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "size", "group"))
-def _compact(
+def compact(
     model: VLM,
-    rows: _Rows,
-    place: jax.Array,
-    results: Completions | None,
+    sequences: Sequences,
+    slot_ids: jax.Array,
+    results: Rollouts | None,
     size: int,
     group: int | None,
-) -> tuple[_Rows, jax.Array, jax.Array, Completions]:
-    """Takes `size` rows of each device, those that aren't done and some others.
+) -> tuple[Sequences, jax.Array, jax.Array, Rollouts]:
+    """Takes `size` sequences of each device, those that aren't done and some others.
 
     Args:
       model: for its mesh.
-      rows: N x r of them.
-      place: [N,r], where a row stood at first among those of its device.
-      results: of all rows that there were, [B*G,T]; None as long as they are all here.
+      sequences: N x r of them.
+      slot_ids: [N,r], where a sequence stood at first among those of its device.
+      results: of all sequences that there were, [B*G,T]; None as long as they are all here.
       size: at least as many as there are to do.
-      group: G; None where every row has a prompt of its own.
+      group: G; None where every sequence has a prompt of its own.
 
     Returns:
-      (rows; their places [N,size]; the index [N,size] of their prompts among those of the device;
-      the results with what is known so far).
+      (sequences; their slots [N,size]; the index [N,size] of their prompts among those of the
+      device; the results with all that is known so far).
     """
-    order = jnp.argsort(rows.done.reshape(len(place), -1), axis=1, stable=True)[:, :size]
+    order = jnp.argsort(sequences.done.reshape(len(slot_ids), -1), axis=1, stable=True)[:, :size]
     smaller = {
-        field.name: jax.tree.map(lambda x: _take(model, x, order), getattr(rows, field.name))
-        for field in dataclasses.fields(rows)
+        field.name: jax.tree.map(lambda x: _take(model, x, order), getattr(sequences, field.name))
+        for field in dataclasses.fields(sequences)
         if field.name != "time"
     }
-    results = _merge(rows.out, place, results)
-    place = constrain(jnp.take_along_axis(place, order, axis=1), "R.", model.mesh)
-    return rows.replace(**smaller), place, order if group is None else place // group, results
+    results = _merge(sequences.out, slot_ids, results)
+    slot_ids = constrain(jnp.take_along_axis(slot_ids, order, axis=1), "R.", model.mesh)
+    prompt_ids = order if group is None else slot_ids // group
+    return sequences.replace(**smaller), slot_ids, prompt_ids, results
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _take_prompts(model: VLM, prompts: PromptCache, index: jax.Array) -> PromptCache:
-    """A prompt for every row: `index` [N,r] counts among the prompts of its device."""
-    return PromptCache(*jax.tree.map(lambda x: _take(model, x, index), (prompts.kv, prompts.mask)))
+def take_prompts(model: VLM, prompts: PromptCache, prompt_ids: jax.Array) -> PromptCache:
+    """A prompt for every sequence: `prompt_ids` [N,r] counts among the prompts of its device."""
+    taken = jax.tree.map(lambda x: _take(model, x, prompt_ids), (prompts.kv, prompts.mask))
+    return PromptCache(*taken)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "group"))
-def _finish(model, out: Completions, place, results: Completions | None, group: int) -> Completions:
-    """All results in their places, [B,G,T]."""
+def finish(
+    model: VLM, out: Rollouts, slot_ids: jax.Array, results: Rollouts | None, group: int
+) -> Rollouts:
+    """All results in their slots, [B,G,T]."""
 
     def shape(x):
         x = x.reshape(-1, group, *x.shape[1:])
         return constrain(x, "BGT"[: x.ndim], model.mesh)
 
-    return jax.tree.map(shape, _merge(out, place, results))
+    return jax.tree.map(shape, _merge(out, slot_ids, results))
 
 
-def _merge(out: Completions, place, results: Completions | None) -> Completions:
-    """`results` [B*G,...] with those of some rows in their places."""
+def _merge(out: Rollouts, slot_ids: jax.Array, results: Rollouts | None) -> Rollouts:
+    """`results` [B*G,...] with those of some sequences in their slots."""
     if results is None:
         return out
 
     def put(whole, x):
-        return jax.vmap(lambda whole, x, place: whole.at[place].set(x))(
-            *(y.reshape(len(place), -1, *y.shape[1:]) for y in (whole, x)), place
+        return jax.vmap(lambda whole, x, slots: whole.at[slots].set(x))(
+            *(y.reshape(len(slot_ids), -1, *y.shape[1:]) for y in (whole, x)), slot_ids
         ).reshape(whole.shape)
 
     return jax.tree.map(put, results, out)
 
 
-def _take(model, x: jax.Array, index: jax.Array) -> jax.Array:
+def _take(model: VLM, x: jax.Array, index: jax.Array) -> jax.Array:
     """[N*m,...] -> [N*r,...] by an index [N,r] into the m of the same device."""
     x = x.reshape(len(index), -1, *x.shape[1:])
     x = jax.vmap(lambda x, index: x[index])(x, index)

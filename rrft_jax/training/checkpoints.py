@@ -17,8 +17,8 @@ from etils import epath
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
 from rrft_jax.parallel import distributed
-from rrft_jax.runs import write_json
 from rrft_jax.training.state import TrainState
+from rrft_jax.workdir import write_json
 
 _SIZES = "sizes.json"  # in a checkpoint: the bytes of each of its files
 
@@ -35,17 +35,12 @@ def stage_folder(workdir: pathlib.Path, stage: str) -> pathlib.Path:
 class Checkpoints:
     """The checkpoints of one stage: the newest two, the best; one that a crash tore is ignored."""
 
-    def __init__(self, folder: pathlib.Path, best: Callable[[], int | None] = lambda: None):
-        """Opens the folder, made if missing.
-
-        Args:
-          folder: as `stage_folder` says.
-          best: the step whose checkpoint is kept beside the newest, as far as it is known when
-            another one is saved.
-        """
+    def __init__(self, folder: pathlib.Path):
+        """Opens the folder, as `stage_folder` says; made if missing."""
         self._damaged: set[int] = set()
+        self._policy = _NewestAndBest(self._damaged)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_NewestAndBest(best, self._damaged),
+            preservation_policy=self._policy,
             enable_async_checkpointing=False,
         )
         self._folder = folder.absolute()
@@ -58,10 +53,16 @@ class Checkpoints:
         """The last step that is saved, None before the first; after `restore`, a whole one."""
         return max(set(self._steps) - self._damaged, default=None)
 
-    def save(self, step: int, state: TrainState, loader: dict[str, Any]) -> None:
-        """Saves the state after `step` steps; does nothing where that step is saved already."""
+    def save(
+        self, step: int, state: TrainState, loader: dict[str, Any], best: int | None = None
+    ) -> None:
+        """Saves the state after `step` steps; does nothing where that step is saved already.
+
+        `best` is the step whose checkpoint stays beside the newest two.
+        """
         if self.latest == step:
             return
+        self._policy.best = best
         if step in self._manager.all_steps():  # a damaged one
             self._manager.delete(step)
         self._damaged.discard(step)
@@ -192,12 +193,13 @@ class Checkpoints:
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     """Which checkpoints stay when another one is saved."""
 
-    def __init__(self, best: Callable[[], int | None], damaged: Set[int]):
-        self._best, self._damaged = best, damaged
+    def __init__(self, damaged: Set[int]):
+        self.best: int | None = None
+        self._damaged = damaged
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         whole = [saved.step for saved in checkpoints if saved.step not in self._damaged]
-        kept = {self._best(), *whole[-2:]} - self._damaged
+        kept = {self.best, *whole[-2:]} - self._damaged
         return [saved.step in kept for saved in checkpoints]
 
 

@@ -1,11 +1,13 @@
 """Rewards that fail: said once for each, and the end of a run where one always does."""
 
+import itertools
+
 import numpy as np
 
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
 from rrft_jax.rewards import Failure, guard
-from rrft_jax.training.groups import Groups
+from rrft_jax.rollout import Rollouts
 
 _SHOWN = 120  # characters of a completion that a reward failed on
 
@@ -16,24 +18,28 @@ class FailingRewards:
     def __init__(self):
         self._asked: set[str] = set()
         self._said: set[str] = set()
+        self._count = 0
 
-    def check(self, groups: Groups) -> None:
-        """Must be called with the groups of every batch, which all processes know alike.
+    def check(self, rollouts: Rollouts) -> None:
+        """Must be called with the rollouts of every batch, which all processes know alike.
 
         Raises:
           UserError: a reward failed on all completions of the first batch that it was asked about.
         """
-        always = []
-        for name, failures in groups.failures.items():
+        always, failed = [], {}
+        for name in rollouts.rewards.by_name:
+            rows = (row.get(name, ()) for row in rollouts.rewards.failures)
+            failed[name] = failures = list(itertools.chain.from_iterable(rows))
+            self._count += len(failures)
             if failures and name not in self._said:
                 self._said.add(name)
                 say(_report(name, failures[0]))
-            asked = np.count_nonzero(~np.isnan(groups.by_name[name]))
+            asked = np.count_nonzero(~np.isnan(rollouts.rewards.by_name[name]))
             if failures and name not in self._asked and len(failures) >= asked:
                 always.append(name)
             self._asked.add(name)
         if always:
-            name, failures = always[0], groups.failures[always[0]]
+            name, failures = always[0], failed[always[0]]
             where = f"reward {name!r}: on all {len(failures)} completions of its first batch"
             if all(failure.timed_out for failure in failures):
                 raise UserError(
@@ -44,6 +50,11 @@ class FailingRewards:
             raise UserError(
                 f"{where} it failed: {failures[0].reason}; mend it, or take it out of the rewards"
             )
+
+    def take_count(self) -> int:
+        """Return how often rewards have failed since the last call, each reward counted."""
+        count, self._count = self._count, 0
+        return count
 
 
 def _report(name: str, failure: Failure) -> str:

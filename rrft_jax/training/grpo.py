@@ -1,172 +1,216 @@
-"""GRPO's update: score the sampled completions, compare with advantages and reference, step.
+"""Group relative policy optimization: one step, and the jitted programs that it runs.
 
-Sampling and rewards happen before, in `rollouts.py`; here is what runs on the device after them.
+GRPO is from DeepSeekMath (https://arxiv.org/abs/2402.03300). The loss is in `loss.py`, its terms
+are in `objectives.py`, and the completions come from `rollout/sampler.py`.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
-import flax
 import jax
-import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
+from rrft_jax import rewards as reward_functions
+from rrft_jax.data import Batch, Processor
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
-from rrft_jax.parallel import sharding
-from rrft_jax.training import objectives
+from rrft_jax.monitoring.stopwatch import Stopwatch
+from rrft_jax.parallel import distributed, sharding
+from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+from rrft_jax.training import objectives, rewarding
+from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
+from rrft_jax.training.failing import FailingRewards
+from rrft_jax.training.loss import Minibatch, Scores, axes, completion_kl, loss, weigh
 from rrft_jax.training.state import TrainState
 
+SAMPLING_STREAM = 1  # of random keys; evaluation draws from another
 
-@flax.struct.dataclass
-class GRPOBatch:
-    """G completions of B prompts, with everything that their loss needs.
-
-    Attributes:
-      prompt: the prompts.
-      completions: [B,G,T] tokens.
-      mask: [B,G,T] bool, the sampled tokens up to the stop token.
-      finished: [B,G] bool, False where a completion was cut off at T tokens.
-      advantages: [B,G].
-      rollout_log_probs: [B,G,T] of the distribution that the tokens were drawn from.
-      old_log_probs: [B,G,T] of the policy that sampled, as `score` has them; None where the batch
-        is used for one update alone, and the policy is still the one that sampled.
-      reference_log_probs: [B,G,T] of the policy that the stage began with; None without a penalty.
-    """
-
-    prompt: Prompt
-    completions: jax.Array
-    mask: jax.Array
-    finished: jax.Array
-    advantages: jax.Array
-    rollout_log_probs: jax.Array
-    old_log_probs: jax.Array | None = None
-    reference_log_probs: jax.Array | None = None
+Batches = Iterator[tuple[Batch, Prompt]]  # prompts on the host, and the same on the mesh
 
 
-def letters(batch: GRPOBatch) -> GRPOBatch:
-    """The axis letters of a batch's arrays, None where it has none."""
-    return GRPOBatch(
-        prompt=prompts.AXES,
-        completions="BGT",
-        mask="BGT",
-        finished="BG",
-        advantages="BG",
-        rollout_log_probs="BGT",
-        old_log_probs=None if batch.old_log_probs is None else "BGT",
-        reference_log_probs=None if batch.reference_log_probs is None else "BGT",
-    )
+class GRPO:
+    """The stage "grpo": its steps, and everything that they need beside the state and the data."""
 
+    stage = "grpo"
 
-@flax.struct.dataclass
-class Weights:
-    """Of the tokens [B,G,T] in sums over a whole batch, so that micro-batches add up."""
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        model: VLM,
+        processor: Processor,
+        params: dict,
+        steps: int,
+    ):
+        """Prepares the stage.
 
-    loss: jax.Array
-    metrics: jax.Array  # the mean over tokens, then over completions
+        Args:
+          config: of the run.
+          model: the policy.
+          processor: of its checkpoint.
+          params: the parameters to start from, which the first step consumes. A copy of them is
+            the frozen reference of the penalty, where `config.grpo.beta` isn't 0.
+          steps: of the stage. Each samples a batch, or more where groups are to be replaced, and
+            updates `config.grpo.num_iterations` x `config.grpo.mini_batches` times.
+        """
+        self.config, self.model, self.processor, self.mesh = (
+            config.grpo,
+            model,
+            processor,
+            model.mesh,
+        )
+        section, sampling = config.grpo, config.sampling
+        self.updates = section.num_iterations * section.mini_batches
+        self.reference = None
+        if section.beta:
+            self.reference = states.frozen_copy(model, params, section.reference_dtype)
+        optimizer = optimizers.make_optimizer(section, steps * self.updates)
+        self.learning_rate = optimizers.learning_rate(section, steps * self.updates)
+        self.state = states.create(params, optimizer, section.freeze, self.mesh)
+        self.update = make_update(model, optimizer, section, states.layout(self.state))
+        self.scorer = make_scorer(model, section.mini_batches * section.micro_batches)
+        self.key = jax.random.fold_in(jax.random.key(config.seed), SAMPLING_STREAM)
+        self.generation = GenerationConfig(
+            num_generations=section.num_generations,
+            max_new_tokens=sampling.max_new_tokens,
+            stop_tokens=processor.stop_tokens,
+            sampling=SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p),
+            pad_token=processor.pad_token,
+            cache_chunk=sampling.cache_chunk,
+        )
+        self.terms = reward_functions.read_terms(section.rewards)
+        self.failing = FailingRewards()
 
+    def place(self, batch: Batch) -> Prompt:
+        """The prompts of a batch on the mesh."""
+        return sharding.shard(self.mesh, batch.prompt, prompts.AXES)
 
-WEIGHT_LETTERS = Weights(loss="BGT", metrics="BGT")
+    def step(
+        self, state: TrainState, batches: Batches, number: int
+    ) -> tuple[TrainState, dict, Iterator[dict]]:
+        """Samples, rewards, compares and learns once.
 
+        Args:
+          state: the state before, which is consumed.
+          batches: as many are taken as the step needs.
+          number: of the step, from 1.
 
-def weights(config: ml_collections.ConfigDict, batch: GRPOBatch) -> Weights:
-    """What each token of a batch weighs, by `config.aggregation` and `config.mask_truncated`.
+        Returns:
+          (the state after, metrics, some of the completions for `rollouts.jsonl`).
+        """
+        config, clock = self.config, Stopwatch()
+        batch, prompt = next(batches)
+        sampled = self.sample(state.params, prompt, number, 0, clock)
+        if not config.dynamic_sampling:  # the devices score while the host reads and rewards
+            inputs, scores = self.score(state.params, sampled, prompt, clock)
+        first = rollouts = self.reward(batch, sampled, number, clock)
+        more = self._more(state.params, batches, number, clock)
+        rollouts, replaced, rounds = rewarding.refill(
+            rollouts, more, self.processor, config.dynamic_sampling
+        )
+        if config.dynamic_sampling:
+            local = rollouts.local()
+            if replaced:
+                prompt = sharding.shard(self.mesh, local.prompt, prompts.AXES)
+            inputs, scores = self.score(state.params, local, prompt, clock)
+        with clock("update"):
+            advantages = self.advantages(state, rollouts, inputs, scores)
+            local_advantages = advantages[list(rollouts.row_ids)]
+            learnt = Minibatch(inputs, scores, sharding.shard(self.mesh, local_advantages, "BG"))
+            metrics = []
+            for part in config.num_iterations * list(range(config.mini_batches)):
+                state, values = self.update(state, learnt, part)
+                metrics.append(values)
+            metrics = jax.device_get(metrics)
+        # The first rollouts say how the policy is: those that replaced some of them were chosen.
+        return (
+            state,
+            {
+                **jax.tree.map(lambda *x: np.mean(x), *metrics),
+                "skipped_updates": sum(values["skipped_updates"] for values in metrics),
+                **rewarding.metrics(first),
+                **batch.padding,
+                "replaced_groups": replaced,
+                "sampled_batches": 1 + rounds,
+                "reward_failures": self.failing.take_count(),
+                "learning_rate": self.learning_rate((number - 1) * self.updates),
+                "tokens_per_second": rollouts.number_of_tokens / clock.total,
+                **clock.seconds,
+            },
+            rewarding.shown(rollouts, advantages),
+        )
 
-    A completion that was cut off may have been on its way to a right answer. Without loss on it
-    (DAPO's overlong filtering, https://arxiv.org/abs/2503.14476) it isn't punished for its length.
-    """
-    counted = batch.mask & batch.finished[..., None] if config.mask_truncated else batch.mask
-    return Weights(
-        loss=objectives.AGGREGATIONS[config.aggregation](counted),
-        metrics=objectives.sequence_weights(batch.mask),
-    )
+    def sample(
+        self, params: dict, prompt: Prompt, number: int, before: int, clock: Stopwatch
+    ) -> Rollouts:
+        """This process's completions of a batch; `before`: the batches that the step has had."""
+        with clock("sample"):
+            key = jax.random.fold_in(self.key, number)
+            first_row = before * len(prompt.tokens)
+            rollouts = generate(self.model, params, prompt, key, self.generation, first_row)
+            return rollouts.fetch()
 
+    def reward(self, batch: Batch, sampled: Rollouts, number: int, clock: Stopwatch) -> Rollouts:
+        """The rollouts of all processes, read and rewarded.
 
-def loss(
-    model: VLM,
-    config: ml_collections.ConfigDict,
-    params: dict,
-    batch: GRPOBatch,
-    weights: Weights,
-    moved: jax.Array | bool = True,
-) -> tuple[jax.Array, dict]:
-    """The loss of a (micro-)batch, to be minimised.
+        Raises:
+          UserError: a reward failed on all completions of the first batch that it was asked about.
+        """
+        with clock("rewards"):
+            rollouts = rewarding.reward(sampled, batch, self.terms, self.processor, number)
+            self.failing.check(rollouts)
+            return rollouts
 
-    Args:
-      model: the model.
-      config: `config.grpo`, which names each term.
-      params: the policy's parameters.
-      batch: see `GRPOBatch`.
-      weights: of its tokens in the whole batch.
-      moved: as `objective` has it.
+    def score(
+        self, params: dict, sampled: Rollouts, prompt: Prompt, clock: Stopwatch
+    ) -> tuple[Rollouts, Scores]:
+        """The rollouts on the mesh, and the scores that the loss needs; returns at once."""
+        with clock("rewards"):
+            inputs = sampled.shard(self.mesh, prompt)
+            old = reference = None
+            if self.updates > 1 or self._penalized:
+                old = self.scorer(params, prompt, inputs.tokens)
+            if self.reference is not None:
+                reference = self.scorer(self.reference, prompt, inputs.tokens)
+            return inputs, Scores(old, reference)
 
-    Returns:
-      (loss, metrics; both add up over micro-batches).
-    """
-    log_probs, entropy = model.score_with_entropy(params, batch.prompt, batch.completions)
-    value, of_tokens = objective(config, log_probs, entropy, batch, moved)
-    metrics = {name: jnp.sum(x * weights.metrics) for name, x in of_tokens.items()}
-    return -jnp.sum(value * weights.loss), metrics
+    def advantages(
+        self, state: TrainState, rollouts: Rollouts, inputs: Rollouts, scores: Scores
+    ) -> np.ndarray:
+        """[B,G] of all processes, by `config.advantages` and, where it is there, the penalty.
 
+        Args:
+          state: says whether the policy is still the reference.
+          rollouts: of all processes, rewarded.
+          inputs: the same on the mesh.
+          scores: of them.
+        """
+        rewards = rollouts.rewards.total
+        # Until an update moves it, the policy is the reference; what differs is rounding.
+        if self._penalized and state.moved:
+            kl = completion_kl(self.config.kl, inputs.mask, scores)
+            kl = sharding.fetch(sharding.constrain(kl, "BG", self.mesh))
+            kl = np.stack(distributed.gather_rows(rollouts.row_ids, kl))
+            rewards = rewards - self.config.beta * kl
+        return objectives.ADVANTAGES[self.config.advantages](rewards).astype(np.float32)
 
-def objective(
-    config: ml_collections.ConfigDict,
-    log_probs: jax.Array,
-    entropy: jax.Array,
-    batch: GRPOBatch,
-    moved: jax.Array | bool = True,
-) -> tuple[jax.Array, dict]:
-    """What is maximised, token by token: (objective [B,G,T], metrics, each [B,G,T]).
+    @property
+    def _penalized(self) -> bool:
+        """Whether the penalty is a part of the rewards."""
+        return self.reference is not None and self.config.kl_in == "reward"
 
-    importance weight x surrogate + entropy_bonus x entropy - beta x KL, each as `config` names it.
-
-    `moved` [] bool says whether any update has moved the policy. Until then it is the reference,
-    and the KL and its gradient are exactly 0. The log-probabilities alone would not say so: the
-    reference's come from another program, perhaps from weights in fewer bits, and differ by
-    rounding. Where the advantages are 0 as well, that rounding would be the whole gradient, and
-    Adam would scale it up to a full step.
-    """
-    old = batch.old_log_probs
-    if old is None:
-        old = jax.lax.stop_gradient(log_probs)
-    surrogate, clipped = objectives.RATIOS[config.ratio](
-        log_probs,
-        old,
-        batch.advantages,
-        batch.mask,
-        objectives.Clip(config.epsilon_low, config.epsilon_high, config.dual_clip),
-    )
-    weight = objectives.IMPORTANCE_SAMPLING[config.importance_sampling](
-        old, batch.rollout_log_probs, batch.mask, config.importance_cap
-    )
-    value = weight * surrogate
-    metrics = {
-        "entropy": entropy,
-        "clip_fraction": clipped,
-        # Unbiased also where top-k and top-p leave the sampler fewer tokens than the trainer has.
-        "mismatch_kl": objectives.k1(batch.rollout_log_probs, old),
-    }
-    if config.importance_sampling != "none":
-        metrics["importance_weight"] = weight
-    if config.entropy_bonus:  # against settling early (https://arxiv.org/abs/1602.01783)
-        value += config.entropy_bonus * entropy
-    if batch.reference_log_probs is not None:
-        kl = objectives.KLS[config.kl](log_probs, batch.reference_log_probs)
-        metrics["kl"] = jnp.where(moved, kl, 0.0)
-        if config.kl_in == "loss":  # otherwise the advantages have it
-            value -= config.beta * metrics["kl"]
-    return value, metrics
-
-
-def completion_kl(kind: str, batch: GRPOBatch) -> jax.Array:
-    """The KL of each completion to the reference [B,G], as a penalty in its reward.
-
-    Summed over its tokens, by the policy that sampled (https://arxiv.org/abs/1909.08593).
-    """
-    kl = objectives.KLS[kind](batch.old_log_probs, batch.reference_log_probs)
-    return objectives.reward_penalty(kl, batch.mask)
+    def _more(
+        self, params: dict, batches: Batches, number: int, clock: Stopwatch
+    ) -> Iterator[Rollouts]:
+        """Rewarded rollouts of fresh prompts, without end, each sampled when it is asked for."""
+        for before in itertools.count(1):
+            batch, prompt = next(batches)
+            yield self.reward(
+                batch, self.sample(params, prompt, number, before, clock), number, clock
+            )
 
 
 def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.Array], jax.Array]:
@@ -184,12 +228,12 @@ def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.A
     return jax.jit(score)
 
 
-def make_step(
+def make_update(
     model: VLM,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     layout: TrainState,
-) -> Callable[[TrainState, GRPOBatch], tuple[TrainState, dict]]:
+) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict]]:
     """The jitted update: (state, batch, part) -> (state, metrics), which consumes the state.
 
     It updates on one of the batch's `config.mini_batches` parts, as if that were all: row i belongs
@@ -197,19 +241,19 @@ def make_step(
     the new state keeps. A state that has not moved yet must hold the weights of the reference.
     """
 
-    def step(state: TrainState, batch: GRPOBatch, part: jax.Array | int = 0):
-        parts = sharding.micro_batches(batch, letters(batch), config.mini_batches)
+    def step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
+        parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)
         # The weights of the whole batch travel with it through the split into micro-batches.
-        weighted = (batch, weights(config, batch))
-        number = config.micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
-        micro = sharding.micro_batches(weighted, (letters(batch), WEIGHT_LETTERS), number)
+        batch = batch.replace(weights=weigh(config, batch.rollouts))
+        rows = len(batch.advantages)
+        number = config.micro_batches or sharding.one_row_each(model.mesh, rows)
         return states.update(
             state,
             optimizer,
             config.freeze,
-            lambda params, part: loss(model, config, params, *part, state.moved),
-            micro,
+            lambda params, micro: loss(model, config, params, micro, state.moved),
+            sharding.micro_batches(batch, axes(batch), number),
         )
 
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))

@@ -1,16 +1,20 @@
 """Supervised fine-tuning: cross-entropy on the target's tokens, which is `score` with G = 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import flax
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
+from rrft_jax.data import Batch
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
+from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import sharding
+from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState
 
@@ -29,6 +33,47 @@ class SFTBatch:
 
 
 AXES = SFTBatch(prompt=prompts.AXES, completions="BGT", mask="BGT")
+
+
+class SFT:
+    """The stage "sft": its steps, and everything that they need beside the state and the data."""
+
+    stage = "sft"
+
+    def __init__(self, config: ml_collections.ConfigDict, model: VLM, params: dict, steps: int):
+        """Prepares the stage; `params` are those to start from, which the first step consumes."""
+        section, self.mesh = config.sft, model.mesh
+        optimizer = optimizers.make_optimizer(section, steps)
+        self.learning_rate = optimizers.learning_rate(section, steps)
+        self.state = states.create(params, optimizer, section.freeze, self.mesh)
+        layout = states.layout(self.state)
+        self.update = make_step(model, optimizer, section.freeze, section.micro_batches, layout)
+
+    def place(self, batch: Batch) -> SFTBatch:
+        """The arrays of a batch on the mesh."""
+        rows = SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
+        return sharding.shard(self.mesh, rows, AXES)
+
+    def step(
+        self, state: TrainState, batches: Iterator[tuple[Batch, SFTBatch]], number: int
+    ) -> tuple[TrainState, dict, tuple]:
+        """Learns from one batch. Returns (the state after, metrics, no rollouts)."""
+        batch, placed = next(batches)
+        clock = Stopwatch()
+        with clock("update"):
+            state, metrics = self.update(state, placed)
+            metrics = jax.device_get(metrics)
+        return (
+            state,
+            {
+                **metrics,
+                "learning_rate": self.learning_rate(number - 1),
+                "tokens_per_second": batch.tokens / clock.total,
+                **clock.seconds,
+                **batch.padding,
+            },
+            (),
+        )
 
 
 def loss(model: VLM, params: dict, batch: SFTBatch, tokens: jax.Array):

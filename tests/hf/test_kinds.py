@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from rrft_jax import runs
+from rrft_jax import workdir
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def refused(path, *parts: str) -> None:
     """Both ways in say what it is: a run's, and the loader's."""
-    for load in (lambda: load_pretrained(runs.checkpoint(path)), lambda: load_pretrained(path)):
+    for load in (lambda: load_pretrained(workdir.checkpoint(path)), lambda: load_pretrained(path)):
         with pytest.raises(UserError) as error:
             load()
         assert "\n" not in str(error.value)

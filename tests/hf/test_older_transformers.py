@@ -18,7 +18,7 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
 from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained, save_pretrained
-from rrft_jax.rollout import SamplingParams, generate
+from rrft_jax.rollout import GenerationConfig, SamplingParams, generate
 from rrft_jax.tasks.drawings import counting
 from tests.hf import reading
 
@@ -76,9 +76,11 @@ def ours(folders, question):
             params,
             batch,
             jax.random.key(0),
-            max_new_tokens=reading.NEW_TOKENS,
-            stop_tokens=processor.stop_tokens,
-            sampling=SamplingParams(0.0, 0, 1.0),
+            GenerationConfig(
+                max_new_tokens=reading.NEW_TOKENS,
+                stop_tokens=processor.stop_tokens,
+                sampling=SamplingParams(0.0, 0, 1.0),
+            ),
         )
         length = int(out.mask[0, 0].sum())
         found.append(

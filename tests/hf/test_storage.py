@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax import runs
+from rrft_jax import workdir
 from rrft_jax.data import Processor
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, save_pretrained, storage
@@ -78,7 +78,7 @@ def test_a_folder_at_a_url_is_the_one_on_the_disk(checkpoint, serve, tmp_path, m
     _, expected = load_pretrained(copy)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert file_sizes(url) == sizes
-    assert runs.fingerprint(url, sizes) == runs.fingerprint(copy, sizes)
+    assert workdir.fingerprint(url, sizes) == workdir.fingerprint(copy, sizes)
     ours, theirs = Processor.from_pretrained(url), Processor.from_pretrained(copy)
     assert ours.stop_tokens == theirs.stop_tokens
     save_pretrained(tmp_path / "out", model, params)
@@ -89,11 +89,11 @@ def test_a_folder_at_a_url_is_the_one_on_the_disk(checkpoint, serve, tmp_path, m
 
 def test_a_run_at_a_url_means_its_export(checkpoint, serve):
     url, copy = serve(checkpoint("small"))
-    assert runs.checkpoint(url) == url
+    assert workdir.checkpoint(url) == url
     (copy / "export").mkdir()
     (copy / "config.json").rename(copy / "export" / "config.json")
     (copy / "config.json").write_text('{"stages": []}')
-    assert runs.checkpoint(url) == f"{url}/export"
+    assert workdir.checkpoint(url) == f"{url}/export"
 
 
 def _torn(folder):

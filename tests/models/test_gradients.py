@@ -18,9 +18,11 @@ from rrft_jax.models import table
 from rrft_jax.models.attention import xla
 from rrft_jax.models.layers import Dense, Embedding, LayerNorm, RMSNorm, broadcast
 from rrft_jax.parallel import sharding
-from rrft_jax.training import grpo, sft
+from rrft_jax.training import loss as grpo_loss
+from rrft_jax.training import sft
 from rrft_jax.training import state as states
 from tests import tiny
+from tests.minibatches import minibatch
 
 BF16 = jnp.bfloat16
 MANY = 300
@@ -96,7 +98,7 @@ def test_an_update_adds_up_over_micro_batches(micro_batches, dtype):
 
 
 def batch_of(rows: int, stage: str):
-    """The same row, again and again, and the letters of its arrays' axes."""
+    """The same row, again and again."""
     (tokens, _), group = tiny.completions(1, 3, 6), 3 if stage == "grpo" else 1
     repeat = functools.partial(jnp.repeat, repeats=rows, axis=0)
     prompt = jax.tree.map(repeat, tiny.prompts(1).replace(positions=0))
@@ -104,34 +106,35 @@ def batch_of(rows: int, stage: str):
     tokens = repeat(tokens[:, :group])
     mask = jnp.ones(tokens.shape, bool)
     if stage == "sft":
-        return sft.SFTBatch(prompt, tokens, mask), sft.AXES
-    batch = grpo.GRPOBatch(
+        return sft.SFTBatch(prompt, tokens, mask)
+    advantages = repeat(jnp.array([[1.0, -1.5, 0.5]]))
+    batch = minibatch(
+        tokens,
+        mask,
+        advantages,
         prompt=prompt,
-        completions=tokens,
-        mask=mask,
         finished=mask[..., 0],
-        advantages=repeat(jnp.array([[1.0, -1.5, 0.5]])),
-        rollout_log_probs=jnp.zeros(mask.shape),
+        rollout=jnp.zeros(mask.shape),
     )
-    return batch, grpo.letters(batch)
+    return batch
 
 
 def update_of(stage: str, dtype, rows: int, micro_batches: int, remat: str = "none"):
     """(a function to the gradients of a stage's loss as an update adds them up, the parameters)."""
     model = tiny.model(dtype=BF16, param_dtype=dtype, remat=remat)
     params = jax.tree.map(lambda x: x.astype(BF16).astype(dtype), tiny.params())
-    batch, letters = batch_of(rows, stage)
+    batch = batch_of(rows, stage)
     config = ml_collections.ConfigDict(program.get_config().grpo.to_dict())
-    weights = grpo.weights(config, batch) if stage == "grpo" else None
+    if stage == "grpo":
+        batch = batch.replace(weights=grpo_loss.weigh(config, batch.rollouts))
 
     def loss(params, part):
         if stage == "sft":
-            return sft.loss(model, params, part[0], rows * 6)
-        return grpo.loss(model, config, params, *part)
+            return sft.loss(model, params, part, rows * 6)
+        return grpo_loss.loss(model, config, params, part)
 
-    parts = sharding.micro_batches(
-        (batch, weights), (letters, grpo.WEIGHT_LETTERS if weights else None), micro_batches
-    )
+    axes = sft.AXES if stage == "sft" else grpo_loss.axes(batch)
+    parts = sharding.micro_batches(batch, axes, micro_batches)
     optimizer = optax.trace(0.0)
 
     def gradients(params):
@@ -165,7 +168,7 @@ def test_every_parameters_gradient_is_as_right_in_a_long_batch(stage, dtype, mic
 def test_a_gradient_in_bfloat16_is_rounded_at_its_end():
     """As whoever differentiates `score` in bfloat16 parameters gets it."""
     model, params = tiny.model(dtype=BF16), jax.tree.map(lambda x: x.astype(BF16), tiny.params())
-    batch, _ = batch_of(256, "sft")
+    batch = batch_of(256, "sft")
     function = jax.grad(lambda p: sft.loss(model, p, batch, 256 * 6)[0])
     got = table.flatten(jax.jit(function, compiler_options=QUICK)(params))
     for name, want in gradients("sft", BF16, 1, 1).items():

@@ -20,7 +20,7 @@ from rrft_jax.data.processor import Processor
 from rrft_jax.hf.pretrained import load_pretrained
 from rrft_jax.models import table
 from rrft_jax.models.vlm import VLM, PromptCache
-from rrft_jax.rollout import SamplingParams, generate
+from rrft_jax.rollout import GenerationConfig, SamplingParams, generate
 
 TOLERANCE = 2e-5  # activations are of order 1, and 2e-6 is usual
 # Which samples (by their number of pictures) make a batch; three each, to compile less often.
@@ -187,9 +187,11 @@ def test_greedy_generation(pair):
         pair.params,
         prompt,
         jax.random.key(0),
-        max_new_tokens=NEW_TOKENS,
-        stop_tokens=stop_tokens,
-        sampling=SamplingParams(temperature=0.0),
+        GenerationConfig(
+            max_new_tokens=NEW_TOKENS,
+            stop_tokens=stop_tokens,
+            sampling=SamplingParams(temperature=0.0),
+        ),
     )
     for i, tokens, mask in zip(chosen, np.asarray(ours.tokens[:, 0]), np.asarray(ours.mask[:, 0])):
         inputs = _theirs(pair, pair.rows[i])

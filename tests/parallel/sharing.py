@@ -8,7 +8,8 @@ import numpy as np
 from rrft_jax import rewards
 from rrft_jax.data import Source
 from rrft_jax.parallel import distributed
-from rrft_jax.training.groups import Groups
+from rrft_jax.rollout import Rollouts
+from rrft_jax.training import rewarding
 
 
 def main(coordinator: str, process_id: int) -> None:
@@ -22,14 +23,14 @@ def main(coordinator: str, process_id: int) -> None:
             prompt_texts=["?"] * 2,
             prompt=types.SimpleNamespace(mask=np.ones((2, 3), bool)),
         )
-        arrays = {
-            "completions": np.zeros((2, 1, 4), np.int32),
-            "mask": np.ones((2, 1, 4), bool),
-        }
+        mask = np.ones((2, 1, 4), bool)
+        tokens = np.zeros((2, 1, 4), np.int32)
+        sampled = Rollouts(None, tokens, mask, mask[..., 0], np.zeros(mask.shape))
         processor = types.SimpleNamespace(decode=lambda tokens: "raises")
         terms = rewards.read_terms({"tests.rewards.victims.broken": 1.0})
-        groups = Groups.rewarded(batch, arrays, terms, processor, 1)
-        print(f"rows {len(groups.texts)} failures {groups.failed}", flush=True)
+        rollouts = rewarding.reward(sampled, batch, terms, processor, 1)
+        failures = sum(len(f) for row in rollouts.rewards.failures for f in row.values())
+        print(f"rows {len(rollouts.texts)} failures {failures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from rrft_jax.models import layout, table
 from rrft_jax.models import prompt as prompts
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import generate
-from rrft_jax.training import grpo, objectives, sft
+from rrft_jax.rollout import GenerationConfig, generate
+from rrft_jax.training import grpo, loss, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
@@ -52,10 +52,12 @@ def sampled(**axes):
             jax.tree.map(jax.device_put, tiny.params(), shardings),
             sharding.shard(mesh, tiny.prompts(BATCH), prompts.AXES),
             jax.random.key(0),
-            num_generations=GROUP,
-            max_new_tokens=LENGTH,
-            stop_tokens=tuple(range(2, 14)),
-            pad_token=tiny.PAD,
+            GenerationConfig(
+                num_generations=GROUP,
+                max_new_tokens=LENGTH,
+                stop_tokens=tuple(range(2, 14)),
+                pad_token=tiny.PAD,
+            ),
         )
     )
 
@@ -74,21 +76,15 @@ def trained(stage, **axes):
         rows = sft.SFTBatch(prompt, out.tokens, out.mask)
         batch = sharding.shard(mesh, rows, sft.AXES)
     else:
-        step = grpo.make_step(model, optimizer, HYPER, states.layout(state))
+        step = grpo.make_update(model, optimizer, HYPER, states.layout(state))
         rng = np.random.default_rng(0)
         rewards = rng.integers(0, 3, (BATCH, GROUP)).astype(np.float32)
         noise = rng.normal(size=(2, *out.tokens.shape)).astype(np.float32)
-        rows = grpo.GRPOBatch(
-            prompt=prompt,
-            completions=out.tokens,
-            mask=out.mask,
-            finished=out.finished,
-            advantages=objectives.group_std_advantages(rewards),
-            rollout_log_probs=out.rollout_log_probs,
-            old_log_probs=out.log_probs + 0.3 * noise[0],
-            reference_log_probs=out.log_probs + 0.1 * noise[1],
+        scores = loss.Scores(out.log_probs + 0.3 * noise[0], out.log_probs + 0.1 * noise[1])
+        rows = loss.Minibatch(
+            out.inputs().replace(prompt=prompt), scores, objectives.group_std_advantages(rewards)
         )
-        batch = sharding.shard(mesh, rows, grpo.letters(rows))
+        batch = sharding.shard(mesh, rows, loss.axes(rows))
     state, metrics = step(state, batch)
     if mesh.size > 1:
         assert not state.params["language"]["layers"]["gate"]["kernel"].sharding.mesh.empty

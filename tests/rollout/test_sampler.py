@@ -11,22 +11,22 @@ from rrft_jax.models import prompt as prompts
 from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import SamplingParams, generate, sampler
+from rrft_jax.rollout import GenerationConfig, SamplingParams, generate, sampler
 from tests import tiny
 
 LENGTH = 7
 STOPS = tuple(range(2, 14))
 
 
-def run(key=0, model=None, params=None, prompt=None, **options):
+def run(key=0, model=None, params=None, prompt=None, first_row=0, **options):
     options = {"num_generations": 4, "max_new_tokens": LENGTH, "stop_tokens": STOPS} | options
     return generate(
         model or tiny.model(),
         params or tiny.params(),
         tiny.prompts(3) if prompt is None else prompt,
         jax.random.key(key),
-        pad_token=tiny.PAD,
-        **options,
+        GenerationConfig(pad_token=tiny.PAD, **options),
+        first_row,
     )
 
 
@@ -130,7 +130,7 @@ def test_caches_are_short_at_first_and_grow_in_chunks():
 
 
 def assert_same(got, want):
-    """All of two `Completions`; log-probabilities to rounding."""
+    """All of two `Rollouts`; log-probabilities to rounding."""
     for name in ("tokens", "mask", "finished"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
     for name in ("log_probs", "rollout_log_probs"):
@@ -158,10 +158,8 @@ def uncompacted():
 def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
     monkeypatch.setattr(sampler, "COARSE", (1, 1, 1))
     shapes = []
-    compact = sampler._compact
-    monkeypatch.setattr(
-        sampler, "_compact", lambda *args: shapes.append(args[-2]) or compact(*args)
-    )
+    compact = sampler.compact
+    monkeypatch.setattr(sampler, "compact", lambda *args: shapes.append(args[-2]) or compact(*args))
     mesh = make_mesh(**axes)
     shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     got = run(
@@ -178,10 +176,10 @@ def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
 
 
 def test_other_sampling_parameters_compile_nothing_again(out):
-    before = sampler._advance._cache_size()
+    before = sampler.advance._cache_size()
     for sampling in (SamplingParams(0.5, 3, 0.9), SamplingParams(0.0), SamplingParams(1, 0, 0.5)):
         run(sampling=sampling)
-    assert sampler._advance._cache_size() == before
+    assert sampler.advance._cache_size() == before
 
 
 def loop_body(mesh=None) -> tuple[str, str]:
@@ -192,17 +190,11 @@ def loop_body(mesh=None) -> tuple[str, str]:
         params = jax.tree.map(jax.device_put, params, shardings)
         prompt = sharding.shard(mesh, prompt, prompts.AXES)
     budget = np.full((8, 4), 24, np.int32)
-    begun = sampler._begin(model, params, prompt, jax.random.key(0), 0, budget, 24, 24, 0)
-    text = (
-        sampler._advance.lower(
-            *(model, model.decoding_weights(params), *begun),
-            *(SamplingParams(1.0, 0, 1.0), np.int32(0)),
-            **{"parts": 1 if mesh is None else mesh.size, "pad_token": 0},
-            **{"stop_tokens": STOPS, "banned": (60,)},
-        )
-        .compile()
-        .as_text()
-    )
+    shards = 1 if mesh is None else mesh.size
+    fixed = sampler.Fixed(model, max_new_tokens=24, stop_tokens=STOPS, pad_token=0, shards=shards)
+    begun = sampler.begin(fixed, params, prompt, sampler.Draws(jax.random.key(0), 0, budget), 24)
+    weights, sampling = model.decoding_weights(params), SamplingParams(1.0, 0, 1.0)
+    text = sampler.advance.lower(fixed, weights, *begun, sampling, np.int32(0)).compile().as_text()
     computations = dict(re.findall(r"^(?:ENTRY )?(%\S+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
     calling = r"(?:calls|to_apply|body|condition)=(%[\w.-]+)|branch_computations=\{([^}]*)\}"
 

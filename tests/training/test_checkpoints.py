@@ -31,9 +31,9 @@ def check(restored, step):
 
 
 def save(folder, *steps, best=None):
-    checkpoints = Checkpoints(folder, lambda: best)
+    checkpoints = Checkpoints(folder)
     for step in steps:
-        checkpoints.save(step, state(step), {"batches": step})
+        checkpoints.save(step, state(step), {"batches": step}, best)
     checkpoints.close()
 
 
@@ -122,7 +122,7 @@ def test_files_that_were_added_do_no_harm(folder):
 def test_a_damaged_one_goes_when_another_one_is_saved(step, folder):
     for name in ("4", "6"):
         files(folder / name)[-1].unlink()
-    checkpoints = Checkpoints(folder, lambda: None)
+    checkpoints = Checkpoints(folder)
     check(checkpoints.restore(state(0)), 2)
     assert {"4", "6"} <= {file.name for file in folder.iterdir()}  # until there's a newer one
     checkpoints.save(step, state(step), {"batches": step})

@@ -9,15 +9,16 @@ from rrft_jax import rewards
 from rrft_jax.data import Source
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import guard
+from rrft_jax.rollout import Rollouts
+from rrft_jax.training import rewarding
 from rrft_jax.training.failing import FailingRewards
-from rrft_jax.training.groups import Groups
 
 BROKEN = "tests.rewards.victims.broken"
 EXAMPLE = types.SimpleNamespace(id="a", answer="1")
 
 
-def groups_of(texts, terms=None, sources=None):
-    """What `Groups.rewarded` makes of texts [B][G]."""
+def rewarded(texts, terms=None, sources=None):
+    """The rewarded rollouts of texts [B][G]."""
     size, number = len(texts), len(texts[0])
     known = [text for group in texts for text in group]
     batch = types.SimpleNamespace(
@@ -27,42 +28,42 @@ def groups_of(texts, terms=None, sources=None):
         prompt_texts=["?"] * size,
         prompt=types.SimpleNamespace(mask=np.ones((size, 3), bool)),
     )
-    arrays = {
-        "completions": np.arange(len(known)).reshape(size, number, 1),
-        "mask": np.ones((size, number, 1), bool),
-    }
+    mask = np.ones((size, number, 1), bool)
+    tokens = np.arange(len(known)).reshape(size, number, 1)
+    sampled = Rollouts(None, tokens, mask, mask[..., 0], np.zeros(mask.shape))
     processor = types.SimpleNamespace(decode=lambda tokens: known[int(tokens[0])])
-    return Groups.rewarded(
-        batch, arrays, rewards.read_terms(terms or {BROKEN: 1.0, "format": 1.0}), processor, 1
-    )
+    terms = rewards.read_terms(terms or {BROKEN: 1.0, "format": 1.0})
+    return rewarding.reward(sampled, batch, terms, processor, 1)
 
 
 def test_failures_are_counted_by_completion_and_reward():
-    groups = groups_of([["a", "raises", "b"], ["nan", "none", "c"]])
-    assert {name: len(failures) for name, failures in groups.failures.items()} == {
-        BROKEN: 3, "format": 0,
-    }  # fmt: skip
-    assert groups.failed == 3
-    np.testing.assert_array_equal(groups.by_name[BROKEN], [[2, 0, 2], [0, 0, 3]])
+    failing = FailingRewards()
+    rollouts = rewarded([["a", "raises", "b"], ["nan", "none", "c"]])
+    by_row = [{name: len(f) for name, f in row.items()} for row in rollouts.rewards.failures]
+    assert by_row == [{BROKEN: 1, "format": 0}, {BROKEN: 2, "format": 0}]
+    np.testing.assert_array_equal(rollouts.rewards.by_name[BROKEN], [[2, 0, 2], [0, 0, 3]])
+    for _ in range(2):
+        failing.check(rollouts)
+    assert failing.take_count() == 6 and failing.take_count() == 0
 
 
 def test_the_first_failure_is_said_with_its_traceback_and_no_other(capsys):
     failing = FailingRewards()
-    failing.check(groups_of([["a", "b"]]))
+    failing.check(rewarded([["a", "b"]]))
     assert capsys.readouterr().err == ""
-    failing.check(groups_of([["a", "raises"]]))
+    failing.check(rewarded([["a", "raises"]]))
     said = capsys.readouterr().err
     assert f"reward '{BROKEN}' failed on a completion" in said and "'raises'" in said
     assert "Traceback (most recent call last)" in said and "KeyError: 'no box'" in said
     assert "victims.py" in said and "reward_failures" in said
-    failing.check(groups_of([["nan", "raises"]]))  # all of them, but not of the first batch
+    failing.check(rewarded([["nan", "raises"]]))  # all of them, but not of the first batch
     assert capsys.readouterr().err == ""
 
 
 def test_a_long_completion_is_shortened(capsys):
     terms = {"tests.rewards.victims.odd": {"weight": 1, "kind": "None"}, "format": 1.0}
     with pytest.raises(UserError):
-        FailingRewards().check(groups_of([["long " * 1000, "b"]], terms))
+        FailingRewards().check(rewarded([["long " * 1000, "b"]], terms))
     assert len(capsys.readouterr().err) < 600
 
 
@@ -76,7 +77,7 @@ def test_a_long_completion_is_shortened(capsys):
 )
 def test_a_reward_that_fails_on_its_whole_first_batch_ends_the_run(how, said):
     with pytest.raises(UserError, match=f"^reward '{BROKEN}': .*{said}"):
-        FailingRewards().check(groups_of([[how, how], [how, how]]))
+        FailingRewards().check(rewarded([[how, how], [how, how]]))
 
 
 def test_one_that_takes_too_long_on_all_of_it_says_so():
@@ -85,20 +86,20 @@ def test_one_that_takes_too_long_on_all_of_it_says_so():
         with pytest.raises(
             UserError, match="its time limit, 0.2 s a.*raise --config.grpo.reward_s"
         ):
-            FailingRewards().check(groups_of([["hangs", "hangs"]]))
+            FailingRewards().check(rewarded([["hangs", "hangs"]]))
     finally:
         guard.limit(guard.SECONDS)
 
 
 def test_one_that_works_on_a_single_completion_goes_on():
     failing = FailingRewards()
-    failing.check(groups_of([["raises", "raises"], ["raises", "a"]]))
-    failing.check(groups_of([["raises", "raises"]]))  # was asked before
+    failing.check(rewarded([["raises", "raises"], ["raises", "a"]]))
+    failing.check(rewarded([["raises", "raises"]]))  # was asked before
 
 
 def test_a_reward_of_one_source_counts_where_it_is_asked():
     own = Source([EXAMPLE], rewards={BROKEN: 1.0})
     failing, terms = FailingRewards(), {"format": 1.0}
-    failing.check(groups_of([["raises", "a"]], terms))
+    failing.check(rewarded([["raises", "a"]], terms))
     with pytest.raises(UserError, match="on all 2 completions"):
-        failing.check(groups_of([["a", "a"], ["raises", "nan"]], terms, [Source([EXAMPLE]), own]))
+        failing.check(rewarded([["a", "a"], ["raises", "nan"]], terms, [Source([EXAMPLE]), own]))

@@ -15,7 +15,8 @@ import pytest
 from configs import grpo as program
 from rrft_jax.command import checked
 from rrft_jax.errors import UserError
-from rrft_jax.training import grpo, objectives
+from rrft_jax.training import loss, objectives
+from tests.minibatches import minibatch
 
 B, G, T = 2, 3, 4
 CASES = {
@@ -130,19 +131,19 @@ def test_loss_and_gradient_are_those_of_the_papers(case, arrays):
         {**program.get_config().grpo.to_dict(), "old": "given", **case}
     )
     x = jax.tree.map(lambda v: v.astype(np.float32) if v.dtype == float else v, arrays)
-    batch = grpo.GRPOBatch(
-        prompt=None,
-        completions=None,
-        mask=x["mask"],
+    batch = minibatch(
+        None,
+        x["mask"],
+        x["advantages"],
         finished=x["finished"],
-        advantages=x["advantages"],
-        rollout_log_probs=x["sampler"],
-        old_log_probs=None if config.old is None else x["old"],
-        reference_log_probs=x["reference"] if config.beta else None,
+        rollout=x["sampler"],
+        old=None if config.old is None else x["old"],
+        reference=x["reference"] if config.beta else None,
     )
+    batch = batch.replace(weights=loss.weigh(config, batch.rollouts))
     policy = types.SimpleNamespace(score_with_entropy=lambda params, *_: params)
-    (value, metrics), gradients = jax.value_and_grad(grpo.loss, argnums=2, has_aux=True)(
-        policy, config, (x["new"], x["entropy"]), batch, grpo.weights(config, batch)
+    (value, metrics), gradients = jax.value_and_grad(loss.loss, argnums=2, has_aux=True)(
+        policy, config, (x["new"], x["entropy"]), batch
     )
     new, entropy = arrays["new"], arrays["entropy"]
     want, want_metrics = expected(config, arrays, new, new, entropy)
@@ -189,10 +190,7 @@ def test_advantages_equal_numpy(kind):
 
 def test_the_penalty_in_the_reward_is_the_sum_over_a_completion(arrays):
     x = arrays
-    batch = grpo.GRPOBatch(
-        None, None, x["mask"], x["finished"], None, None, x["old"], x["reference"]
-    )
-    got = grpo.completion_kl("k1", batch)
+    got = loss.completion_kl("k1", x["mask"], loss.Scores(x["old"], x["reference"]))
     for i in np.ndindex(B, G):
         assert got[i] == pytest.approx(
             np.sum((x["old"][i] - x["reference"][i])[x["mask"][i]]), rel=1e-5

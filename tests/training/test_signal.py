@@ -9,10 +9,11 @@ import pytest
 from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.training import grpo, objectives
+from rrft_jax.training import grpo, loss, objectives
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
+from tests.minibatches import minibatch
 from tests.training import test_updates as updates
 
 B, G = 4, 3
@@ -22,15 +23,9 @@ SETTINGS = {"learning_rate": 1e-2, "weight_decay": 0.1, "beta": 0.04, "eps": 1e-
 def flat_batch(mesh):
     """Completions whose rewards are all the same."""
     tokens, mask = tiny.completions(B, G, 6)
-    batch = grpo.GRPOBatch(
-        prompt=tiny.prompts(B),
-        completions=tokens,
-        mask=mask,
-        finished=np.ones((B, G), bool),
-        advantages=objectives.group_std_advantages(np.full((B, G), 0.7, np.float32)),
-        rollout_log_probs=np.zeros(tokens.shape, np.float32),
-    )
-    return sharding.shard(mesh, batch, grpo.letters(batch))
+    advantages = objectives.group_std_advantages(np.full((B, G), 0.7, np.float32))
+    batch = minibatch(tokens, mask, advantages, prompt=tiny.prompts(B))
+    return sharding.shard(mesh, batch, loss.axes(batch))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +49,11 @@ def test_weights_stay_where_the_policy_is_the_reference(
     )
     optimizer = optimizers.make_optimizer(config, 100)
     state = states.create(params, optimizer, "", mesh)
-    step = grpo.make_step(model, optimizer, config, states.layout(state))
+    step = grpo.make_update(model, optimizer, config, states.layout(state))
     batch = flat_batch(mesh)
     before = jax.device_get(state.params)
-    log_probs = grpo.make_scorer(model, 1)(reference, batch.prompt, batch.completions)
-    batch = batch.replace(reference_log_probs=log_probs)
+    log_probs = grpo.make_scorer(model, 1)(reference, batch.rollouts.prompt, batch.rollouts.tokens)
+    batch = batch.replace(scores=loss.Scores(reference=log_probs))
     for _ in range(2):
         state, metrics = step(state, batch)
         assert metrics["kl"] == metrics["loss"] == metrics["gradient_norm"] == 0
@@ -72,7 +67,7 @@ def run(config, batches):
     config = ml_collections.ConfigDict(updates.HYPER | SETTINGS | config)
     optimizer = optimizers.make_optimizer(config, 100)
     state = states.create(updates.table(), optimizer, "", make_mesh())
-    step = grpo.make_step(updates.Bigrams(), optimizer, config, states.layout(state))
+    step = grpo.make_update(updates.Bigrams(), optimizer, config, states.layout(state))
     tables, opt_states, metrics = [np.asarray(state.params["table"])], [], []
     for batch in batches:
         state, values = step(state, batch)
@@ -85,8 +80,9 @@ def run(config, batches):
 def bigram_batches():
     """(with different rewards, with equal ones), whose references are the policy up to noise."""
     batch = updates.batch_of(make_mesh())
-    noise = 1e-2 * np.random.default_rng(3).normal(size=batch.mask.shape).astype(np.float32)
-    batch = batch.replace(reference_log_probs=batch.old_log_probs + noise)
+    old = batch.scores.old
+    noise = 1e-2 * np.random.default_rng(3).normal(size=old.shape).astype(np.float32)
+    batch = batch.replace(scores=loss.Scores(old, old + noise))
     return batch, batch.replace(advantages=jnp.zeros_like(batch.advantages))
 
 
@@ -125,7 +121,7 @@ def test_a_policy_that_has_moved_is_pulled_back_where_rewards_are_flat():
 
 def test_nothing_moves_without_a_signal_by_momentum_or_decay_either():
     signal, flat = bigram_batches()
-    signal, flat = (batch.replace(reference_log_probs=None) for batch in (signal, flat))
+    signal, flat = (batch.replace(scores=loss.Scores(batch.scores.old)) for batch in (signal, flat))
     tables, opt_states, metrics = run({"beta": 0.0}, [signal, flat])
     assert metrics[1]["skipped_updates"] == 1
     np.testing.assert_array_equal(tables[2], tables[1])

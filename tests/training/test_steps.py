@@ -11,10 +11,11 @@ from rrft_jax.errors import UserError
 from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.training import grpo, objectives, sft
+from rrft_jax.training import grpo, loss, objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
+from tests.minibatches import minibatch
 
 BATCH = 8
 HYPER = ml_collections.ConfigDict(
@@ -56,25 +57,16 @@ def sft_step(mesh, freeze="", micro_batches=1, steps=1):
 def grpo_step(mesh, micro_batches=1):
     model, optimizer, state = start(mesh)
     config = ml_collections.ConfigDict({**HYPER, "micro_batches": micro_batches})
-    step = grpo.make_step(model, optimizer, config, states.layout(state))
+    step = grpo.make_update(model, optimizer, config, states.layout(state))
     tokens, mask = tiny.completions(BATCH, 4, 6)
     rewards = np.random.default_rng(0).integers(0, 3, (BATCH, 4)).astype(np.float32)
     prompt = tiny.prompts(BATCH)
     score = grpo.make_scorer(model, micro_batches)
-    batch = grpo.GRPOBatch(
-        prompt=prompt,
-        completions=tokens,
-        mask=mask,
-        finished=np.ones((BATCH, 4), bool),
-        advantages=objectives.group_std_advantages(rewards),
-        rollout_log_probs=np.zeros(tokens.shape, np.float32),
-    )
-    batch = sharding.shard(mesh, batch, grpo.letters(batch))
-    reference = score(state.params, batch.prompt, batch.completions)
+    batch = minibatch(tokens, mask, objectives.group_std_advantages(rewards), prompt=prompt)
+    batch = sharding.shard(mesh, batch, loss.axes(batch))
+    reference = score(state.params, batch.rollouts.prompt, batch.rollouts.tokens)
     noise = np.random.default_rng(1).normal(size=reference.shape).astype(np.float32)
-    batch = batch.replace(
-        old_log_probs=reference + 0.3 * noise, reference_log_probs=reference - 0.1 * noise
-    )
+    batch = batch.replace(scores=loss.Scores(reference + 0.3 * noise, reference - 0.1 * noise))
     state, metrics = step(state, batch)
     return state, jax.device_get(metrics)
 

@@ -14,10 +14,11 @@ import pytest
 from configs import grpo as program
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.training import grpo, objectives
+from rrft_jax.training import grpo, loss, objectives
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from tests import tiny
+from tests.minibatches import minibatch
 
 B, G, T = 8, 4, 6
 # Adam's first steps would blow rounding up to the size of an update, but for a large epsilon.
@@ -48,17 +49,18 @@ def batch_of(mesh):
     noise = rng.normal(size=(2, B, G, T)).astype(np.float32)
     prompt = tiny.prompts(B)
     log_probs = np.asarray(Bigrams().score(table(), prompt, tokens))
-    batch = grpo.GRPOBatch(
+    finished = rng.random((B, G)) < 0.7
+    batch = minibatch(
+        tokens,
+        mask,
+        objectives.group_std_advantages(rng.normal(size=(B, G)).astype(np.float32)),
         prompt=prompt,
-        completions=tokens,
-        mask=mask,
-        finished=rng.random((B, G)) < 0.7,
-        advantages=objectives.group_std_advantages(rng.normal(size=(B, G)).astype(np.float32)),
-        rollout_log_probs=log_probs + 0.1 * noise[0],
-        old_log_probs=log_probs,
-        reference_log_probs=log_probs + 0.3 * noise[1],
+        finished=finished,
+        rollout=log_probs + 0.1 * noise[0],
+        old=log_probs,
+        reference=log_probs + 0.3 * noise[1],
     )
-    return sharding.shard(mesh, batch, grpo.letters(batch))
+    return sharding.shard(mesh, batch, loss.axes(batch))
 
 
 def table():
@@ -71,7 +73,7 @@ def updated(config, batches, parts=(0,)):
     config = ml_collections.ConfigDict({**HYPER, **config})
     optimizer = optimizers.make_optimizer(config, 100)
     state = states.create(table(), optimizer, "", make_mesh())
-    step = grpo.make_step(Bigrams(), optimizer, config, states.layout(state))
+    step = grpo.make_update(Bigrams(), optimizer, config, states.layout(state))
     metrics = []
     for batch in batches:
         for part in parts:
@@ -98,7 +100,7 @@ def test_any_number_of_micro_batches_gives_the_same_parameters(aggregation, trun
 def test_a_mini_batch_is_an_update_as_if_it_were_all():
     batch = batch_of(make_mesh())
     parts, metrics = updated({"mini_batches": 2, "micro_batches": 2}, [batch], parts=(0, 1))
-    halves = sharding.micro_batches(batch, grpo.letters(batch), 2)
+    halves = sharding.micro_batches(batch, loss.axes(batch), 2)
     halves = [jax.tree.map(lambda x, i=i: x[i], halves) for i in (0, 1)]
     expected, of_halves = updated({}, halves)
     np.testing.assert_allclose(parts, expected, atol=1e-6)

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from rrft_jax import runs
+from rrft_jax import workdir
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
 
@@ -17,30 +17,30 @@ def _config(seed=0):
 
 
 def test_the_same_run_is_let_in_again_and_another_one_is_not(tmp_path):
-    runs.claim(_config(), tmp_path / "run", "abc")
-    runs.claim(_config(), tmp_path / "run", "abc")
+    workdir.claim(_config(), tmp_path / "run", "abc")
+    workdir.claim(_config(), tmp_path / "run", "abc")
     with pytest.raises(UserError, match="seed is 0 there and 1 here; give another --workdir"):
-        runs.claim(_config(1), tmp_path / "run", "abc")
+        workdir.claim(_config(1), tmp_path / "run", "abc")
     with pytest.raises(UserError, match="other weights: the checkpoint .* has changed since"):
-        runs.claim(_config(), tmp_path / "run", "xyz")
+        workdir.claim(_config(), tmp_path / "run", "xyz")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: can't hold a run"):
-        runs.claim(_config(), tmp_path / "file", "abc")
+        workdir.claim(_config(), tmp_path / "file", "abc")
 
 
 def test_a_run_of_the_release_before_goes_on_under_the_new_names(tmp_path):
     config = _config()
     config.grpo = {new.partition(".")[2]: 1 for new in RENAMED.values()}
-    runs.claim(config, tmp_path / "run", "abc")
+    workdir.claim(config, tmp_path / "run", "abc")
     file = tmp_path / "run" / "config.json"
     text = file.read_text()
     for old, new in RENAMED.items():
         text = text.replace(f'"{new.partition(".")[2]}"', f'"{old.partition(".")[2]}"')
     file.write_text(text)
-    runs.claim(config, tmp_path / "run", "abc")
+    workdir.claim(config, tmp_path / "run", "abc")
     config.grpo.epsilon_low = 2
     with pytest.raises(UserError, match="grpo.epsilon_low is 1 there and 2 here"):
-        runs.claim(config, tmp_path / "run", "abc")
+        workdir.claim(config, tmp_path / "run", "abc")
 
 
 def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):
@@ -50,33 +50,33 @@ def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (tmp_path / "b" / "notes.txt").write_text("not of the model")
     sizes = {"model.safetensors": len(weights)}
-    found = runs.fingerprint(tmp_path / "a", sizes)
-    assert runs.fingerprint(tmp_path / "b", sizes) == found
+    found = workdir.fingerprint(tmp_path / "a", sizes)
+    assert workdir.fingerprint(tmp_path / "b", sizes) == found
     trained = bytearray(weights)
     trained[1_000_000:2_000_000] = np.random.default_rng(1).bytes(1_000_000)
     (tmp_path / "b" / "model.safetensors").write_bytes(trained)
-    assert runs.fingerprint(tmp_path / "b", sizes) != found
+    assert workdir.fingerprint(tmp_path / "b", sizes) != found
     (tmp_path / "b" / "model.safetensors").write_bytes(weights + b"\0")
-    assert runs.fingerprint(tmp_path / "b", {"model.safetensors": len(weights) + 1}) != found
+    assert workdir.fingerprint(tmp_path / "b", {"model.safetensors": len(weights) + 1}) != found
 
 
 def test_a_run_means_its_export(tmp_path):
-    runs.claim(_config(), tmp_path / "run", "abc")
+    workdir.claim(_config(), tmp_path / "run", "abc")
     with pytest.raises(UserError, match="run: a run without export/"):
-        runs.checkpoint(tmp_path / "run")
+        workdir.checkpoint(tmp_path / "run")
     (tmp_path / "run" / "export").mkdir()
     (tmp_path / "run" / "export" / "config.json").write_text("{}")
-    assert runs.checkpoint(tmp_path / "run") == str(tmp_path / "run" / "export")
+    assert workdir.checkpoint(tmp_path / "run") == str(tmp_path / "run" / "export")
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]", "{", None])
 def test_any_other_folder_means_itself(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    assert runs.checkpoint(tmp_path) == tmp_path
+    assert workdir.checkpoint(tmp_path) == tmp_path
 
 
 def test_json_is_written_whole(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"name": "ä"})
+    workdir.write_json(tmp_path / "a.json", {"name": "ä"})
     assert json.loads((tmp_path / "a.json").read_text()) == {"name": "ä"}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

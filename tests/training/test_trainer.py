@@ -1,4 +1,4 @@
-"""GRPO's loop on a random model: fresh groups, penalized rewards, going on where it stopped."""
+"""GRPO on a random model: fresh groups, penalized rewards, going on where it stopped."""
 
 import dataclasses
 import json
@@ -20,10 +20,12 @@ from rrft_jax.models import VLM
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import Completions
+from rrft_jax.rollout import Rollouts
 from rrft_jax.tasks.drawings import counting
-from rrft_jax.training import loop
-from rrft_jax.training import state as states
+from rrft_jax.training import grpo
+from rrft_jax.training.checkpoints import stage_folder
+from rrft_jax.training.grpo import GRPO
+from rrft_jax.training.trainer import Trainer
 from tests import tiny
 
 STEPS = 3
@@ -64,21 +66,31 @@ def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
     model = VLM(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
     params = jax.device_put(params, sharding.replicated(mesh))
-    reference = states.frozen_copy(model, params, config.grpo.reference_dtype)
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
     sources = [  # a random model has no format; how often it repeats itself varies
         Source(examples[:12], rewards={"format": 1.0}),
         Source(examples[12:], rewards={"repetition": {"weight": repetition, "size": 1}}),
     ]
     loader = loader_of(sources, processor)
-    run = loop.Run(
-        config, model, processor, mesh, workdir, MetricsWriter(workdir / "metrics.jsonl"),
-        evaluate=None, best_step=lambda stage: None,
-    )  # fmt: skip
-    params = loop.train_grpo(run, params, reference, loader, steps)
-    position = loader.get_state()
+    params, position = run(workdir, GRPO(config, model, processor, params, steps), loader, steps)
     loader.close()
     return params, position
+
+
+def run(workdir, algorithm, loader, steps):
+    """Trains as the recipe does, but for evaluations."""
+    metrics, rollouts = (MetricsWriter(workdir / f"{n}.jsonl") for n in ("metrics", "rollouts"))
+    trainer = Trainer(algorithm, loader, stage_folder(workdir, "grpo"), steps)
+    for log in (metrics, rollouts):
+        log.truncate_after("grpo", trainer.done)
+    for step in trainer.steps():
+        for rollout in step.rollouts:
+            rollouts.write("grpo", step.number, rollout)
+        metrics.write("grpo", step.number, step.metrics)
+        trainer.check(step)
+        trainer.save(step, best=None)
+    trainer.close()
+    return trainer.state.params, loader.get_state()
 
 
 def lines(file):
@@ -153,22 +165,20 @@ def test_a_reward_that_always_fails_ends_the_run_in_its_first_step(
 ):
     tokens = jnp.zeros((4, 2, 8), jnp.int32)
     zeros = tokens.astype(jnp.float32)
-    said = Completions(tokens, tokens == 0, zeros, zeros, tokens[..., 0] == 0)
+    said = Rollouts(None, tokens, tokens == 0, tokens[..., 0] == 0, zeros)
     # Nothing is to be compiled: it doesn't come to an update.
-    monkeypatch.setattr(loop, "_sample", lambda *_: said)
-    monkeypatch.setattr(loop.states, "create", lambda *_: types.SimpleNamespace(params={}))
-    monkeypatch.setattr(loop.states, "layout", lambda _: None)
-    monkeypatch.setattr(loop.grpo, "make_step", lambda *_: None)
-    monkeypatch.setattr(loop.grpo, "make_scorer", lambda *_: None)
+    monkeypatch.setattr(grpo, "generate", lambda *_: said)
+    monkeypatch.setattr(grpo.states, "create", lambda *_: types.SimpleNamespace(params={}))
+    monkeypatch.setattr(grpo.states, "layout", lambda _: None)
+    monkeypatch.setattr(grpo, "make_update", lambda *_: None)
+    monkeypatch.setattr(grpo, "make_scorer", lambda *_: None)
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(4)]
     rewards = {"tests.rewards.victims.odd": {"weight": 1, "kind": "column"}}
-    run = loop.Run(
-        settings(), None, processor, make_mesh(), tmp_path, MetricsWriter(tmp_path / "metrics"),
-        evaluate=None, best_step=lambda stage: None,
-    )  # fmt: skip
     loader = loader_of([Source(examples, rewards=rewards)], processor)
+    model = types.SimpleNamespace(mesh=make_mesh())
+    algorithm = GRPO(settings(beta=0.0), model, processor, {}, STEPS)
     with pytest.raises(UserError, match=r"victims.odd': on all 8 completions.*shape \(2, 1\)"):
-        loop.train_grpo(run, {}, None, loader, STEPS)
+        run(tmp_path, algorithm, loader, STEPS)
     loader.close()
     assert "victims.odd' failed on a completion" in capfd.readouterr().err
-    assert lines(tmp_path / "metrics") == []
+    assert lines(tmp_path / "metrics.jsonl") == []

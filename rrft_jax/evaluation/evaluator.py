@@ -1,0 +1,223 @@
+"""Evaluates a model on held-out splits: completions, scores, and a file with all of them."""
+
+import dataclasses
+import itertools
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from rrft_jax.data import Batch, Example, Loader, Prefetch, Processor, Source
+from rrft_jax.data.skipped import SkippedLog
+from rrft_jax.data.stages import num_samples, stage_loader
+from rrft_jax.errors import UserError
+from rrft_jax.evaluation.partial import Partial
+from rrft_jax.evaluation.predictions import MODES, entry, read, score_all
+from rrft_jax.evaluation.results import Results
+from rrft_jax.models import prompt as prompts
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.models.vlm import VLM
+from rrft_jax.monitoring import Progress, interrupts, say
+from rrft_jax.parallel import distributed, sharding
+from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+
+SAMPLING_STREAM = 2  # of random keys; training draws from another
+
+
+def decoding(sampling: SamplingParams) -> str:
+    """How completions were drawn, for the results: "greedy", "temperature 0.1, top-k 50"."""
+    if sampling.temperature == 0:
+        return "greedy"
+    parts = [f"temperature {sampling.temperature:g}"]
+    parts += [f"top-k {sampling.top_k}"] * (sampling.top_k > 0)
+    parts += [f"top-p {sampling.top_p:g}"] * (sampling.top_p < 1)
+    return ", ".join(parts)
+
+
+@dataclasses.dataclass
+class Evaluator:
+    """Evaluates weights on every held-out split, and adds the outcome to the results.
+
+    Attributes:
+      config: of the run.
+      model: the model.
+      processor: of its checkpoint.
+      splits: the samples of each split.
+      results: of the run.
+      skipped: the file for samples that are left out.
+    """
+
+    config: ml_collections.ConfigDict
+    model: VLM
+    processor: Processor
+    splits: Mapping[str, Sequence[Source]]
+    results: Results
+    skipped: SkippedLog
+
+    def __post_init__(self):
+        # One a split for the whole run, so that its samples are measured once.
+        self._loaders: dict[str, Loader] = {}
+
+    def evaluate(self, name: str, params: dict) -> None:
+        """Evaluates every split that the results lack under this name.
+
+        Args:
+          name: of the weights: "start", a stage, or "grpo@20" for a step of it.
+          params: those weights.
+
+        Raises:
+          Interrupted: a signal came; the next call goes on from here.
+          UserError: a log-probability is not a finite number.
+        """
+        config = self.config.eval
+        decodings = {"": SamplingParams(config.temperature, config.top_k, config.top_p)}
+        if config.sampled:
+            decodings["-sampled"] = SamplingParams(1.0, 0, 1.0)
+        for split in self.splits:
+            for suffix, sampling in decodings.items():
+                if not self.results.has(name, split + suffix):
+                    self._evaluate(name, split, suffix, sampling, params)
+
+    def _evaluate(
+        self, name: str, split: str, suffix: str, sampling: SamplingParams, params: dict
+    ) -> None:
+        """Evaluates one split, decoded in one way."""
+        loader, row = self._loader(split), split + suffix
+        beginning = loader.get_state()
+        file = self.results.predictions(name, row)
+        total = num_samples(self.splits[split])
+        self._complete(f"{name}: {row}", loader, total, sampling, params, file)
+        found = distributed.on_host0(lambda: entry(read(file)))
+        found["decoding"] = decoding(sampling)
+        if loader.skipped:
+            found["skipped"] = dict(loader.skipped)
+        loader.set_state(beginning)
+        self.results.add(name, row, found)
+        say(
+            f"{name}: {row} {100 * found['accuracy']:.1f} % "
+            f"(± {100 * found['standard_error']:.1f}, {found['decoding']}, "
+            f"{found['samples']:,} samples)"
+        )
+
+    def close(self) -> None:
+        """Ends the reading of all splits."""
+        for loader in self._loaders.values():
+            loader.close()
+
+    def _loader(self, split: str) -> Loader:
+        if split not in self._loaders:
+            self._loaders[split] = loader = stage_loader(
+                self.config,
+                "eval",
+                self.splits[split],
+                self.processor,
+                self.model.mesh,
+                self.skipped.report(split),
+            )
+            for line in loader.description():
+                say(f"{split}: {line}")
+        return self._loaders[split]
+
+    def _complete(
+        self,
+        title: str,
+        loader: Loader,
+        total: int,
+        sampling: SamplingParams,
+        params: dict,
+        file: pathlib.Path,
+    ) -> None:
+        """Completes every sample and writes `file`, JSON lines, one a completion.
+
+        Every process scores its own, and the first one writes. The batches that are done stand in
+        `FILE.partial`. A later call goes on behind them, to the same rows, because a draw depends
+        on the seed and the sample's place in the loader's order alone. The batches before are only
+        read again: a loader counts the samples that it leaves out as it goes.
+        """
+        passes = self.config.eval.passes
+        partial = Partial(file, passes) if distributed.is_host0() else None
+        begun, done, scores = partial.begun if partial else 0, 0, []
+        with Progress(title, total=total, start=begun) as progress:
+            for number, (batch, prompt) in enumerate(Prefetch(loader, self._place)):
+                told = distributed.gather(
+                    (interrupts.requested(), partial.take(batch.ids) if partial else None)
+                )
+                rows = told[0][1]
+                if rows is None:
+                    if any(stop for stop, _ in told):
+                        raise interrupts.Interrupted(f"{title}, at sample {done} of {total}")
+                    rollouts = self._sample(prompt, number, sampling, params)
+                    row_ids = [batch.row_ids[b] for b in batch.rows]
+                    own = list(_rows(self.processor, batch, rollouts.fetch()))
+                    rows = list(
+                        itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
+                    )
+                    _check_finite(rows, title)
+                    if partial:
+                        partial.append(rows)
+                done += len(batch.ids)
+                scores += [row[MODES["default"]] for row in rows]
+                if scores and done > begun:
+                    progress.update(min(done, total), {"accuracy": sum(scores) / len(scores)})
+        if partial:
+            partial.finish()
+
+    def _place(self, batch: Batch) -> Prompt:
+        return sharding.shard(self.model.mesh, batch.prompt, prompts.AXES)
+
+    def _sample(
+        self, prompt: Prompt, number: int, sampling: SamplingParams, params: dict
+    ) -> Rollouts:
+        """The completions of batch `number`, from 0."""
+        config = GenerationConfig(
+            num_generations=self.config.eval.passes,
+            max_new_tokens=self.config.eval.max_new_tokens,
+            stop_tokens=self.processor.stop_tokens,
+            sampling=sampling,
+            pad_token=self.processor.pad_token,
+        )
+        key = jax.random.fold_in(jax.random.key(self.config.seed), SAMPLING_STREAM)
+        return generate(self.model, params, prompt, key, config, number * len(prompt.tokens))
+
+
+def _check_finite(rows: list[dict], name: str) -> None:
+    for row in rows:
+        if not all(map(math.isfinite, row["log_probs"])):
+            raise UserError(
+                f"{name}: a log-probability of sample {row['id']} is not a finite number, so the "
+                "weights are broken; take those of an earlier checkpoint"
+            )
+
+
+def _rows(processor: Processor, batch: Batch, rollouts: Rollouts) -> Iterator[list[dict]]:
+    """The rows of each sample of a batch, one a completion."""
+    for b, example, prompt_text in zip(batch.rows, batch.examples, batch.prompt_texts):
+        group = jax.tree.map(lambda x: x[b], rollouts)  # noqa: B023
+        yield [_row(processor, example, prompt_text, group, g) for g in range(len(group.tokens))]
+
+
+def _row(
+    processor: Processor, example: Example, prompt_text: str, group: Rollouts, g: int
+) -> dict[str, Any]:
+    """The row of completion `g` of a sample's, whose arrays are [G,T]."""
+    mask = group.mask[g]
+    tokens = group.tokens[g][mask].tolist()
+    text = processor.decode(tokens)
+    scores = score_all(example.task, text, example.answer)
+    return {
+        "id": example.id,
+        **({"pass": g} if len(group.tokens) > 1 else {}),
+        "task": example.task,
+        **({"part": example.part} if example.part else {}),
+        "problem": example.question,
+        "answer": example.answer,
+        "prompt": prompt_text,
+        "completion": text,
+        "tokens": tokens,
+        "log_probs": [round(float(x), 5) for x in group.log_probs[g][mask]],
+        "finished": bool(group.finished[g]),
+        **{MODES[mode]: value for mode, value in scores.items()},
+    }

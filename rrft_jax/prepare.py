@@ -1,0 +1,116 @@
+"""Everything that a run works with, opened and checked before anything is compiled."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from rrft_jax.data import Processor
+from rrft_jax.data.sources import Data
+from rrft_jax.data.stages import model_folder, open_processor
+from rrft_jax.data.targets import check_targets
+from rrft_jax.errors import UserError
+from rrft_jax.hf import load_pretrained
+from rrft_jax.hf.pretrained import read_config
+from rrft_jax.hf.weights import file_sizes
+from rrft_jax.models import VLM, layout
+from rrft_jax.monitoring import compilations, say
+from rrft_jax.parallel import distributed
+from rrft_jax.parallel.mesh import axis_sizes, batch_shards, make_mesh, nearest
+from rrft_jax.training import state as states
+from rrft_jax.workdir import claim, fingerprint
+
+
+class Prepared(NamedTuple):
+    """A run before its first step.
+
+    Attributes:
+      config: as it was given.
+      model: the model, with its mesh.
+      params: the weights to start from.
+      processor: of the checkpoint.
+      data: the samples of each stage, and the splits that are evaluated.
+    """
+
+    config: ml_collections.ConfigDict
+    model: VLM
+    params: dict
+    processor: Processor
+    data: Data
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Prepared:
+    """Opens model and data, and makes `workdir` this run's. A mistake leaves no folder behind.
+
+    Raises:
+      UserError: the config, the model, the data and the devices don't fit together; or the folder
+        holds another run.
+    """
+    compilations.listen()
+    mesh = make_mesh(**axis_sizes(config.mesh))
+    _check_batches(config, mesh)
+    folder = model_folder(config)
+    sizes, _ = read_config(folder)
+    layout.check(sizes, mesh)
+    data = Data.open(config)
+    _check_best_split(config, data)
+    check_targets(config, data.training.get("sft", ()))
+    processor = open_processor(config)
+    for line in layout.summary(sizes, mesh):
+        say(line)
+    for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
+        say(line)
+    model, params = load_pretrained(
+        folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
+    )
+    model = dataclasses.replace(
+        model,
+        attention=config.model.attention,
+        remat=config.model.remat,
+        logit_chunk=config.model.logit_chunk,
+    )
+    say(f"attention: {model.kernels.form}")
+    for stage in config.stages:
+        states.split(params, config[stage].freeze)
+    _warn_about_size(config, params)
+    distributed.on_host0(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
+    return Prepared(config, model, params, processor, data)
+
+
+def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
+    size = sum(x.size for x in jax.tree.leaves(params))
+    if config.model.name == "tiny" and config.stages and size > 50e6:
+        say(
+            f"warning: a model of {size:,} parameters under the settings of the tiny one (learning "
+            "rates, lengths, dropped thoughts); those of the paper are --config=FILE:model=2b"
+        )
+
+
+def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    parts = batch_shards(mesh)
+    for stage in config.stages:
+        section = config[stage]
+        micro_batches = section.get("micro_batches", 0) or 1
+        multiple = parts * section.get("mini_batches", 1) * micro_batches
+        if section.batch_size % multiple:
+            near = nearest(
+                section.batch_size,
+                section.batch_size + multiple,
+                lambda n: n % multiple == 0,  # noqa: B023
+            )
+            raise UserError(
+                f"{stage}.batch_size={section.batch_size}: expected a multiple of {multiple} "
+                f"(mesh.data x mesh.fsdp x mini_batches x micro_batches), such as {near}"
+            )
+
+
+def _check_best_split(config: ml_collections.ConfigDict, data: Data) -> None:
+    """Raises UserError unless `best_split` is evaluated, or left to the first split."""
+    suffixes = ("", "-sampled") if config.eval.sampled else ("",)
+    names = [split + suffix for split in data.splits for suffix in suffixes]
+    if config.best_split and config.best_split not in names:
+        raise UserError(
+            f"--config.best_split={config.best_split}: expected one of {', '.join(names) or 'none'}"
+        )

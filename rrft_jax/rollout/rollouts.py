@@ -1,0 +1,149 @@
+"""`Rollouts`: G completions of each of B prompts, on their way from the sampler to the loss."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrft_jax.models import prompt as prompts
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel import sharding
+
+
+@flax.struct.dataclass
+class Rewards:
+    """The rewards of rollouts, on the host.
+
+    Attributes:
+      total: [B,G], the weighted sums.
+      values: [B,G,N], the N rewards themselves; NaN in rows whose source doesn't have that one.
+      failures: [B] of dicts: name -> how that reward failed on completions of the row.
+      names: of the N rewards.
+    """
+
+    total: np.ndarray
+    values: np.ndarray
+    failures: np.ndarray
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+    @property
+    def by_name(self) -> dict[str, np.ndarray]:
+        """Name -> [B,G]."""
+        return {name: self.values[..., n] for n, name in enumerate(self.names)}
+
+    def with_names(self, names: Sequence[str]) -> "Rewards":
+        """The same with these rewards in this order; those that it lacks are NaN."""
+        known, unknown = self.by_name, np.full_like(self.total, np.nan)
+        values = np.stack([known.get(name, unknown) for name in names], axis=-1)
+        return self.replace(values=values, names=tuple(names))
+
+
+@flax.struct.dataclass
+class Rollouts:
+    """G completions of each of B prompts.
+
+    The sampler leaves them on the devices. `fetch` brings this process's rows to the host, where
+    they are read and rewarded. The rewards of all processes are then known to each of them, but
+    not the prompts of the others, whose pictures are large: `local` gives the rows that go on to
+    this process's devices.
+
+    Attributes:
+      prompt: the B prompts; of rollouts that all processes know, those of this process alone.
+      tokens: [B,G,T] int32; behind its end a completion holds the padding token.
+      mask: [B,G,T] bool, True on sampled tokens, the stop token included.
+      finished: [B,G] bool; False where a completion was cut off at its last possible token.
+      rollout_log_probs: [B,G,T] float32 under the distribution that the tokens were drawn from:
+        without banned tokens, temperature, top-k and top-p included; 0 for greedy choices.
+      log_probs: [B,G,T] float32 under the policy itself (temperature 1, whole vocabulary). Only
+        evaluation reads them.
+      texts: [B,G] objects, the completions as text.
+      rewards: what they are worth.
+      records: [B] dicts about the prompts: "id", "prompt" (its text), "answer", "tokens" (number).
+      row_ids: which rows of all are this process's.
+    """
+
+    prompt: Prompt | None
+    tokens: jax.Array
+    mask: jax.Array
+    finished: jax.Array
+    rollout_log_probs: jax.Array
+    log_probs: jax.Array | None = None
+    texts: np.ndarray | None = None
+    rewards: Rewards | None = None
+    records: np.ndarray | None = None
+    row_ids: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
+
+    def fetch(self) -> "Rollouts":
+        """This process's rows on the host, without the prompts. Waits for the sampler."""
+        return sharding.fetch(self.replace(prompt=None))
+
+    def select(self, rows: Sequence[int]) -> "Rollouts":
+        """These rows, in this order; of rollouts on the host, without the prompts."""
+        return jax.tree.map(lambda x: x[np.asarray(rows, int)], self.replace(prompt=None))
+
+    def local(self) -> "Rollouts":
+        """The rows of this process, with their prompts."""
+        return self.select(self.row_ids).replace(prompt=self.prompt, row_ids=None)
+
+    def inputs(self) -> "Rollouts":
+        """The arrays that scoring and the update read, without the rest."""
+        return self.replace(log_probs=None, texts=None, rewards=None, records=None, row_ids=None)
+
+    def shard(self, mesh: jax.sharding.Mesh, prompt: Prompt) -> "Rollouts":
+        """The inputs on the mesh, from rows on the host and prompts that are on the mesh."""
+        inputs = self.inputs().replace(prompt=None)
+        return sharding.shard(mesh, inputs, AXES.replace(prompt=None)).replace(prompt=prompt)
+
+    @property
+    def number_of_tokens(self) -> int:
+        """The tokens of all prompts and completions."""
+        return sum(record["tokens"] for record in self.records) + int(self.mask.sum())
+
+
+AXES = Rollouts(  # of `inputs`, for `parallel/sharding.py`
+    prompt=prompts.AXES, tokens="BGT", mask="BGT", finished="BG", rollout_log_probs="BGT"
+)
+
+
+def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
+    """The rows of several rollouts on the host, one after the other, without the prompts.
+
+    A reward that only some of them have is NaN in the rows of the others.
+    """
+    parts = [part.replace(prompt=None, row_ids=None) for part in parts]
+    if parts[0].rewards is not None:
+        names = list(dict.fromkeys(name for part in parts for name in part.rewards.names))
+        parts = [part.replace(rewards=part.rewards.with_names(names)) for part in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def abstract(prompt: Prompt, mesh: jax.sharding.Mesh, group: int, length: int) -> Rollouts:
+    """The shapes, dtypes and shardings of `inputs`, for programs that are compiled ahead of time.
+
+    Args:
+      prompt: of B prompts.
+      mesh: where the arrays lie.
+      group: G.
+      length: T.
+    """
+    sizes = {"B": len(prompt.mask), "G": group, "T": length}
+
+    def like(axes: str, dtype: Any) -> jax.ShapeDtypeStruct:
+        shape = tuple(sizes[axis] for axis in axes)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.sharding(mesh, axes, shape))
+
+    dtypes = {
+        "tokens": jnp.int32, "mask": bool, "finished": bool, "rollout_log_probs": jnp.float32,
+    }  # fmt: skip
+    arrays = {name: like(getattr(AXES, name), dtype) for name, dtype in dtypes.items()}
+    return Rollouts(prompt=prompt, **arrays)
+
+
+def objects(values: Sequence[Any]) -> np.ndarray:
+    """A one-dimensional array of objects, whatever they are."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

@@ -1,0 +1,192 @@
+"""Rollouts on the host: read, rewarded, and replaced where they teach nothing."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrft_jax import rewards as reward_functions
+from rrft_jax.data import Batch, Processor
+from rrft_jax.models import prompt as prompts
+from rrft_jax.models.prompt import Prompt
+from rrft_jax.parallel import distributed
+from rrft_jax.rewards import Failure
+from rrft_jax.rollout import rollouts as rollout_data
+from rrft_jax.rollout.rollouts import Rewards, Rollouts, objects
+from rrft_jax.training import objectives
+
+SHOWN = 2  # prompts of a step whose completions go to rollouts.jsonl
+
+
+def reward(
+    sampled: Rollouts,
+    batch: Batch,
+    terms: Sequence[reward_functions.Term],
+    processor: Processor,
+    step: int,
+) -> Rollouts:
+    """Reads and rewards completions, and tells them to all processes.
+
+    Every process scores its own, and then all of them know all: so the number of processes changes
+    nothing that follows from the rewards. Must be called by all processes.
+
+    Args:
+      sampled: this process's rollouts, on the host.
+      batch: their prompts.
+      terms: the rewards of the rows whose source has none of its own.
+      processor: reads the tokens.
+      step: of the training.
+
+    Returns:
+      the rollouts of all processes with texts, rewards and records, and the prompts of this one.
+    """
+    texts = [
+        [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
+        for group in zip(sampled.tokens, sampled.mask)
+    ]
+    lengths = sampled.mask.sum(-1)
+    records = [
+        {
+            "id": example.id,
+            "prompt": batch.prompt_texts[b],
+            "answer": example.answer,
+            "tokens": int(batch.prompt.mask[b].sum()),
+        }
+        for b, example in enumerate(batch.examples)
+    ]
+    rows = sampled.replace(
+        texts=np.array(texts, object),
+        rewards=rewards_of(terms, texts, batch, step=step, lengths=lengths),
+        records=objects(records),
+    )
+    rows = [rows.select([b]) for b in range(len(batch.examples))]
+    rollouts = rollout_data.concatenate(distributed.gather_rows(batch.row_ids, rows))
+    return rollouts.replace(prompt=batch.prompt, row_ids=tuple(batch.row_ids))
+
+
+def has_signal(rollouts: Rollouts) -> np.ndarray:
+    """[B] bool: whether rewards differ. A group where they don't has no advantage to learn."""
+    return ~objectives.is_flat(rollouts.rewards.total)
+
+
+def metrics(rollouts: Rollouts) -> dict[str, float]:
+    """Means of rewarded rollouts, for `metrics.jsonl`."""
+    by_name = rollouts.rewards.by_name
+    return {
+        "reward": rollouts.rewards.total.mean(),
+        "reward_std": rollouts.rewards.total.std(),
+        **{f"reward_{name}": np.nanmean(values) for name, values in by_name.items()},
+        **{f"reward_{name}_std": np.nanstd(values) for name, values in by_name.items()},
+        "flat_groups": 1 - has_signal(rollouts).mean(),
+        "completion_length": rollouts.mask.sum(-1).mean(),
+        "truncated_share": 1 - rollouts.finished.mean(),
+    }
+
+
+def shown(rollouts: Rollouts, advantages: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Some of the completions, for `rollouts.jsonl`; `advantages` are [B,G]."""
+    for b, g in np.ndindex(min(SHOWN, len(rollouts.texts)), rollouts.texts.shape[1]):
+        rewards = {name: values[b, g] for name, values in rollouts.rewards.by_name.items()}
+        yield {
+            **{name: rollouts.records[b][name] for name in ("id", "prompt", "answer")},
+            "completion": rollouts.texts[b, g],
+            "rewards": {name: value for name, value in rewards.items() if not np.isnan(value)},
+            "advantage": advantages[b, g],
+        }
+
+
+def rewards_of(
+    terms: Sequence[reward_functions.Term],
+    texts: list[list[str]],
+    batch: Batch,
+    *,
+    step: int,
+    lengths: np.ndarray,
+) -> Rewards:
+    """The rewards of every completion. Two processes may both score a row.
+
+    Args:
+      terms: for the rows whose source has no rewards of its own.
+      texts: [B][G].
+      batch: the examples, and the sources that they come from.
+      step: of the training.
+      lengths: tokens of the completions [B,G].
+    """
+    total = np.zeros((len(texts), len(texts[0])), np.float32)
+    by_name: dict[str, np.ndarray] = {}
+    failed: list[dict[str, list[Failure]]] = []
+    for b, (group, example, source) in enumerate(zip(texts, batch.examples, batch.sources)):
+        failed.append({})
+        own, given = source.rewards, {"step": step, "lengths": lengths[b].tolist()}
+        for term in terms if own is None else reward_functions.read_terms(own):
+            values = by_name.setdefault(term.name, np.full_like(total, np.nan))
+            scores = reward_functions.scores(term.name, group, example, **given, **term.options)
+            values[b], failed[b][term.name] = scores
+            total[b] += term.weight * values[b]
+    values = np.stack(list(by_name.values()), axis=-1)
+    return Rewards(total, values, objects(failed), tuple(by_name))
+
+
+def refill(
+    rollouts: Rollouts, more: Iterator[Rollouts], processor: Processor, limit: int
+) -> tuple[Rollouts, int, int]:
+    """Replaces groups without signal by such of fresh prompts that have some.
+
+    DAPO's dynamic sampling (https://arxiv.org/abs/2503.14476), in whole batches, whose shapes are
+    compiled already. The rest of the last batch is dropped, so that the next step depends on
+    nothing but the state and the loader.
+
+    Args:
+      rollouts: those of the first batch, of all processes.
+      more: the rollouts of the next batches, sampled one after the other.
+      processor: pads the rows of two batches alike.
+      limit: how many more batches are sampled at most; groups without signal may be left then.
+
+    Returns:
+      (rollouts, how many groups are replaced, how many more batches were sampled).
+    """
+    replaced = rounds = 0
+    while rounds < limit and not has_signal(rollouts).all():
+        rounds += 1
+        fresh = next(more)
+        flat, new = np.flatnonzero(~has_signal(rollouts)), np.flatnonzero(has_signal(fresh))
+        pairs = dict(zip(flat.tolist(), new.tolist()))
+        if pairs:
+            rollouts = _with_rows(rollouts, fresh, pairs, processor)
+        replaced += len(pairs)
+    return rollouts, replaced, rounds
+
+
+def _with_rows(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Processor) -> Rollouts:
+    """`a` with some of its rows, the keys, replaced by rows of `b`, the values."""
+    size = len(a.texts)
+    taken = [size + rows[i] if i in rows else i for i in range(size)]
+    mixed = rollout_data.concatenate([a, b]).select(taken)
+    return mixed.replace(prompt=_with_prompts(a, b, rows, processor), row_ids=a.row_ids)
+
+
+def _with_prompts(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Processor) -> Prompt:
+    """This process's prompts of `a`, some replaced by such of `b`, which may be another's."""
+    row_ids = a.row_ids
+    wanted = {new for old, new in rows.items() if old not in row_ids}  # by the others
+    mine = {new: _row(b.prompt, row_ids.index(new)) for new in rows.values() if new in row_ids}
+    others = distributed.gather({new: row for new, row in mine.items() if new in wanted})
+    fresh = {new: row for part in others for new, row in part.items()} | mine
+    own = [
+        fresh[rows[row_id]] if row_id in rows else _row(a.prompt, number)
+        for number, row_id in enumerate(row_ids)
+    ]
+    both = [a.prompt, b.prompt]
+    return processor.batch(
+        own,
+        max(prompt.tokens.shape[1] for prompt in both),
+        max(prompt.patches.shape[1] for prompt in both),
+    )
+
+
+def _row(prompt: Prompt, index: int) -> Prompt:
+    """One row of a batch, padding included, as `Processor.batch` takes them."""
+    return jax.tree.map(
+        lambda axes, x: np.take(x, index, axis=axes.index("B")), prompts.AXES, prompt
+    )
