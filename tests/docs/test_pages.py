@@ -7,6 +7,7 @@ import yaml
 
 import rrft_jax
 from rrft_jax import rewards
+from rrft_jax.parallel import sharding
 from rrft_jax.tasks import TASKS
 from tests.docs.pages import PAGES, ROOT, spans
 
@@ -52,12 +53,21 @@ def test_a_file_that_is_named_exists(page, name):
 
 
 def test_the_house_is_as_it_is_drawn():
-    """Each name in the tree is there."""
+    """Each name in the tree is there, and each package is in the tree."""
     [tree] = re.findall(r"^```\nrrft_jax/\n(.*?)^```", PAGES["docs/architecture.md"], re.M | re.S)
     inside = re.findall(r"^  (\S+)", tree, re.MULTILINE)
     beside = re.findall(r"^(\w\S+)", tree, re.MULTILINE)
-    assert all((ROOT / "rrft_jax" / name).exists() for name in inside)
-    assert all((ROOT / name).exists() for name in beside)
+    assert [name for name in inside if not (ROOT / "rrft_jax" / name).exists()] == []
+    assert [name for name in beside if not (ROOT / name).exists()] == []
+    packages = {f"{file.parent.name}/" for file in ROOT.glob("rrft_jax/*/__init__.py")}
+    assert packages <= set(inside)
+
+
+def test_the_glossary_is_the_sharding_table():
+    rows = re.findall(r"^\| (\S) \| [^|]+ \|(.*)\|$", PAGES["docs/architecture.md"], re.MULTILINE)
+    split = {axis: tuple(re.findall(r"`(\w+)`", over)) for axis, over in rows}
+    assert {axis: over for axis, over in split.items() if over} == sharding.LOGICAL_AXES
+    assert set(split) >= set("BGPTRSNLDHKCFV")
 
 
 def test_the_citation():
