@@ -12,6 +12,7 @@ What needs no guard is written to take linear time, and runs at once where it's 
 import atexit
 import collections
 import contextlib
+import contextvars
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -35,7 +36,7 @@ _lock = threading.RLock()
 _idle: list["_Worker"] = []
 _failures = 0
 _recent: collections.deque[Failure] = collections.deque(maxlen=1024)
-_seconds = SECONDS
+_seconds = contextvars.ContextVar("seconds", default=SECONDS)
 
 
 class _Worker:
@@ -101,15 +102,14 @@ class _Worker:
         self._process.wait()
 
 
-def limit(seconds: float) -> None:
-    """Sets how long each completion may take from now on, in this process."""
-    global _seconds
-    _seconds = seconds
-
-
-def seconds() -> float:
-    """How long each completion may take."""
-    return _seconds
+@contextlib.contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Set how long each completion may take inside the block."""
+    token = _seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _seconds.reset(token)
 
 
 def call(function: str, arguments: Sequence[tuple]) -> list[Any]:
@@ -140,7 +140,7 @@ def run(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> l
     waiting = list(range(len(arguments)))[::-1]
     busy: list[_Worker] = []
     most = min(_MOST_WORKERS, os.cpu_count() or 1)
-    time_given = _seconds * max(1, completions)
+    time_given = _seconds.get() * max(1, completions)
     with _lock:
         try:
             while waiting or busy:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
-from rrft_jax.rewards import Failure, guard
+from rrft_jax.rewards import Failure
 from rrft_jax.rollout import Rollouts
 
 _SHOWN = 120  # characters of a completion that a reward failed on
@@ -15,7 +15,9 @@ _SHOWN = 120  # characters of a completion that a reward failed on
 class FailingRewards:
     """Says how a reward fails when it first does, and ends a run in which one always does."""
 
-    def __init__(self):
+    def __init__(self, seconds: float):
+        """`seconds` is the time that the rewards of a completion may take."""
+        self._seconds = seconds
         self._asked: set[str] = set()
         self._said: set[str] = set()
         self._count = 0
@@ -44,7 +46,7 @@ class FailingRewards:
             if all(failure.timed_out for failure in failures):
                 raise UserError(
                     f"{where} it took longer than its time limit, "
-                    f"{guard.seconds():g} s a completion; "
+                    f"{self._seconds:g} s a completion; "
                     "make it faster, or raise --config.grpo.reward_seconds"
                 )
             raise UserError(

@@ -82,7 +82,7 @@ class GRPO:
             cache_chunk=sampling.cache_chunk,
         )
         self.terms = reward_functions.read_terms(section.rewards)
-        self.failing = FailingRewards()
+        self.failing = FailingRewards(section.reward_seconds)
 
     def place(self, batch: Batch) -> Prompt:
         """The prompts of a batch on the mesh."""
@@ -160,7 +160,8 @@ class GRPO:
           UserError: a reward failed on all completions of the first batch that it was asked about.
         """
         with clock("rewards"):
-            rollouts = rewarding.reward(sampled, batch, self.terms, self.processor, number)
+            with reward_functions.guard.limit(self.config.reward_seconds):
+                rollouts = rewarding.reward(sampled, batch, self.terms, self.processor, number)
             self.failing.check(rollouts)
             return rollouts
 

@@ -25,9 +25,8 @@ VICTIMS = "tests.rewards.victims"
 @pytest.fixture(autouse=True)
 def impatient():
     """Half a second, for most of the time here is spent on texts that never end."""
-    guard.limit(0.5)
-    yield
-    guard.limit(guard.SECONDS)
+    with guard.limit(0.5):
+        yield
 
 
 def test_results_come_in_order_and_failures_are_none_and_counted():
@@ -72,9 +71,9 @@ def test_a_long_multiplication_is_ended():
 
 @pytest.mark.parametrize("mode", rewards.MODES)
 @pytest.mark.parametrize("name", rewards.names())
+@guard.limit(0.2)  # none of them is right, so none needs longer
 def test_hostile_text_neither_raises_nor_hangs(name, mode):
     example = types.SimpleNamespace(answer="5")
-    guard.limit(0.2)  # none of them is right, so none needs longer
     began = time.monotonic()
     values = rewards.score(name, list(TEXTS.values()), example, mode=mode, step=1000)
     for label, value in zip(TEXTS, values, strict=True):
@@ -86,8 +85,8 @@ def test_hostile_text_neither_raises_nor_hangs(name, mode):
 
 
 @pytest.mark.parametrize("mode", rewards.MODES)
+@guard.limit(0.2)
 def test_evaluation_survives_hostile_text(mode):
-    guard.limit(0.2)
     for label in ("power tower", "unclosed answers", "a megabyte of spaces", "surrogates"):
         for task in TASKS:
             assert evaluation.score(task, TEXTS[label], "5", mode=mode) == 0
@@ -138,9 +137,9 @@ def test_math_verify_sees_any_text_and_nothing_gets_out(texts, answer):
         assert value in (0, 1)
 
 
+@guard.limit(0.1)
 def test_memory_stays_flat():
     example = types.SimpleNamespace(answer="5")
-    guard.limit(0.1)
 
     def pass_over():
         for name in rewards.names():

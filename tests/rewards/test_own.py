@@ -17,9 +17,8 @@ BROKEN, ODD, RELATIVE, ONLY_ALONE = (
 
 @pytest.fixture(autouse=True)
 def impatient():
-    guard.limit(0.5)
-    yield
-    guard.limit(guard.SECONDS)
+    with guard.limit(0.5):
+        yield
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs", "dies"])
@@ -63,8 +62,8 @@ def test_the_others_keep_their_own_lengths():
 
 
 @pytest.mark.parametrize("kind", ["list", "tuple", "numpy", "numpy scalars", "jax"])
+@guard.limit(60)  # to import JAX takes seconds
 def test_a_list_or_an_array_of_numbers_is_fine(kind):
-    guard.limit(60)  # to import JAX takes seconds
     assert rewards.score(ODD, ["a", "bb", "ccc"], EXAMPLE, kind=kind) == [1, 2, 3]
 
 

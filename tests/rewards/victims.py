@@ -47,6 +47,10 @@ def broken(completions, example):
     return [special.get(text, len(completions)) for text in completions]
 
 
+def slow(completions, example):
+    time.sleep(60)
+
+
 def odd(completions, example, *, kind):
     """Results of another form than a list."""
     values = [float(len(text)) for text in completions]

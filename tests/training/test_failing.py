@@ -37,7 +37,7 @@ def rewarded(texts, terms=None, sources=None):
 
 
 def test_failures_are_counted_by_completion_and_reward():
-    failing = FailingRewards()
+    failing = FailingRewards(2.0)
     rollouts = rewarded([["a", "raises", "b"], ["nan", "none", "c"]])
     by_row = [{name: len(f) for name, f in row.items()} for row in rollouts.rewards.failures]
     assert by_row == [{BROKEN: 1, "format": 0}, {BROKEN: 2, "format": 0}]
@@ -48,7 +48,7 @@ def test_failures_are_counted_by_completion_and_reward():
 
 
 def test_the_first_failure_is_said_with_its_traceback_and_no_other(capsys):
-    failing = FailingRewards()
+    failing = FailingRewards(2.0)
     failing.check(rewarded([["a", "b"]]))
     assert capsys.readouterr().err == ""
     failing.check(rewarded([["a", "raises"]]))
@@ -63,7 +63,7 @@ def test_the_first_failure_is_said_with_its_traceback_and_no_other(capsys):
 def test_a_long_completion_is_shortened(capsys):
     terms = {"tests.rewards.victims.odd": {"weight": 1, "kind": "None"}, "format": 1.0}
     with pytest.raises(UserError):
-        FailingRewards().check(rewarded([["long " * 1000, "b"]], terms))
+        FailingRewards(2.0).check(rewarded([["long " * 1000, "b"]], terms))
     assert len(capsys.readouterr().err) < 600
 
 
@@ -77,29 +77,25 @@ def test_a_long_completion_is_shortened(capsys):
 )
 def test_a_reward_that_fails_on_its_whole_first_batch_ends_the_run(how, said):
     with pytest.raises(UserError, match=f"^reward '{BROKEN}': .*{said}"):
-        FailingRewards().check(rewarded([[how, how], [how, how]]))
+        FailingRewards(2.0).check(rewarded([[how, how], [how, how]]))
 
 
 def test_one_that_takes_too_long_on_all_of_it_says_so():
-    guard.limit(0.2)
-    try:
-        with pytest.raises(
-            UserError, match="its time limit, 0.2 s a.*raise --config.grpo.reward_s"
-        ):
-            FailingRewards().check(rewarded([["hangs", "hangs"]]))
-    finally:
-        guard.limit(guard.SECONDS)
+    with guard.limit(0.2):
+        rollouts = rewarded([["hangs", "hangs"]])
+    with pytest.raises(UserError, match="its time limit, 0.2 s a.*raise --config.grpo.reward_s"):
+        FailingRewards(0.2).check(rollouts)
 
 
 def test_one_that_works_on_a_single_completion_goes_on():
-    failing = FailingRewards()
+    failing = FailingRewards(2.0)
     failing.check(rewarded([["raises", "raises"], ["raises", "a"]]))
     failing.check(rewarded([["raises", "raises"]]))  # was asked before
 
 
 def test_a_reward_of_one_source_counts_where_it_is_asked():
     own = Source([EXAMPLE], rewards={BROKEN: 1.0})
-    failing, terms = FailingRewards(), {"format": 1.0}
+    failing, terms = FailingRewards(2.0), {"format": 1.0}
     failing.check(rewarded([["raises", "a"]], terms))
     with pytest.raises(UserError, match="on all 2 completions"):
         failing.check(rewarded([["a", "a"], ["raises", "nan"]], terms, [Source([EXAMPLE]), own]))

@@ -160,8 +160,15 @@ def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_pat
     assert metrics["kl"] == metrics["gradient_norm"] == 0
 
 
+@pytest.mark.parametrize(
+    "name, options, reason",
+    [
+        ("odd", {"kind": "column"}, r"it failed: returned .*shape \(2, 1\)"),
+        ("slow", {}, r"it took longer than its time limit, 0\.3 s a completion"),
+    ],
+)
 def test_a_reward_that_always_fails_ends_the_run_in_its_first_step(
-    tmp_path, processor, monkeypatch, capfd
+    name, options, reason, tmp_path, processor, monkeypatch, capfd
 ):
     tokens = jnp.zeros((4, 2, 8), jnp.int32)
     zeros = tokens.astype(jnp.float32)
@@ -173,12 +180,13 @@ def test_a_reward_that_always_fails_ends_the_run_in_its_first_step(
     monkeypatch.setattr(grpo, "make_update", lambda *_: None)
     monkeypatch.setattr(grpo, "make_scorer", lambda *_: None)
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(4)]
-    rewards = {"tests.rewards.victims.odd": {"weight": 1, "kind": "column"}}
+    rewards = {f"tests.rewards.victims.{name}": {"weight": 1, **options}}
     loader = loader_of([Source(examples, rewards=rewards)], processor)
     model = types.SimpleNamespace(mesh=make_mesh())
-    algorithm = GRPO(settings(beta=0.0), model, processor, {}, STEPS)
-    with pytest.raises(UserError, match=r"victims.odd': on all 8 completions.*shape \(2, 1\)"):
+    config = settings(beta=0.0, reward_seconds=2.0 if name == "odd" else 0.3)
+    algorithm = GRPO(config, model, processor, {}, STEPS)
+    with pytest.raises(UserError, match=f"victims.{name}': on all 8 completions.*{reason}"):
         run(tmp_path, algorithm, loader, STEPS)
     loader.close()
-    assert "victims.odd' failed on a completion" in capfd.readouterr().err
+    assert f"victims.{name}' failed on a completion" in capfd.readouterr().err
     assert lines(tmp_path / "metrics.jsonl") == []
