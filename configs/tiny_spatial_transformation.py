@@ -20,7 +20,7 @@ TASK = {
     "eval.max_new_tokens": 192,
     "grpo.batch_size": 32,  # groups of two prompts differ more in their rewards than in counting
     # An answer is seldom right as a whole, so each call counts.
-    "grpo.rewards": {"transformation": 1.0, "format": {"weight": 1.0, "empty_thought": True}},
+    "grpo.rewards": {"format": {"weight": 1.0, "empty_thought": True}, "transformation": 1.0},
 }
 
 # Of the runs that reason, or have learnt nothing: the rules are longer than all else that this

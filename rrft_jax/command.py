@@ -16,10 +16,10 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from rrft_jax import settings
 from rrft_jax.errors import UserError
+from rrft_jax.fields import replaced
 from rrft_jax.renamed import RENAMED
-from rrft_jax.settings import Config
+from rrft_jax.settings import Config, make
 
 # Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
 _ENVIRONMENT = {
@@ -69,8 +69,8 @@ def processes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return told, rest
 
 
-def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
-    """Command line -> the checked config, and the run's folder.
+def parse(argv: Sequence[str]) -> tuple[Config, Path]:
+    """Return the settings that a command line asks for, checked, and the run's folder.
 
     Raises:
       UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
@@ -97,13 +97,12 @@ def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
     _override(config, overrides)
-    checked(config)
+    settings = checked(config)
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
-        section, field = key.split(".")
-        config[section][field] = os.path.expanduser(config[section][field])
+        settings = replaced(settings, {key: os.path.expanduser(_get(config, key))})
     program = Path(known.config.partition(":")[0]).stem
-    name = f"{program}-{config.model.name}-{config.task}-{config.paradigm}"
-    return config, (known.workdir or Path("runs") / name).expanduser()
+    name = f"{program}-{settings.model.name}-{settings.task}-{settings.paradigm}"
+    return settings, (known.workdir or Path("runs") / name).expanduser()
 
 
 def checked(config: ml_collections.ConfigDict) -> Config:
@@ -112,7 +111,7 @@ def checked(config: ml_collections.ConfigDict) -> Config:
     Raises:
       UserError: names the first field that is unknown or makes no sense, and says what it may be.
     """
-    made = settings.make(config.to_dict())
+    made = make(config.to_dict())
     if made.grpo is not None:
         from rrft_jax.training import objectives  # last: it imports JAX, which takes a second
 

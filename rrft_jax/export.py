@@ -8,21 +8,22 @@ step. The folder of the model that the run started from is read for all but the 
 """
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from rrft_jax import command
+from rrft_jax import command, fields
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, table
+from rrft_jax.settings import ModelSettings
 from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 from rrft_jax.workdir import EXPORT, fingerprint
 
@@ -61,8 +62,8 @@ def export(
     Raises:
       UserError: there is no such run or checkpoint, or the model that it started from has changed.
     """
-    config = _config(run)
-    saved = {name: steps for name in config.stages if (steps := _steps(run, name))}
+    begun = _begun(run)
+    saved = {name: steps for name in begun.stages if (steps := _steps(run, name))}
     if not saved:
         raise UserError(f"{run}: a run without checkpoints; the first is saved as it trains")
     listed = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in saved.items())
@@ -76,14 +77,14 @@ def export(
     step = saved[chosen][-1] if step is None else step
 
     try:
-        source = model_folder(config)
+        source = model_folder(begun.model)
         sizes, _ = read_config(source)
         weights = fingerprint(source, file_sizes(source))
     except UserError as error:
         raise UserError(
             f"{run}: the model that it started from is needed for all but the weights: {error}"
         ) from None
-    if config.get("weights", weights) != weights:
+    if begun.weights not in (None, weights):
         raise UserError(
             f"{source}: not the model that {run} started from, or it has changed since; put that "
             "one back: its tokenizer and config belong to these weights"
@@ -96,7 +97,7 @@ def export(
             "folder"
         )
     like = jax.tree.map(
-        lambda shape: jnp.zeros(shape, config.model.dtype),
+        lambda shape: jnp.zeros(shape, begun.model.dtype),
         table.parameter_shapes(sizes),
         is_leaf=lambda x: isinstance(x, tuple),
     )
@@ -129,8 +130,17 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _config(run: pathlib.Path) -> ml_collections.ConfigDict:
-    """What the run was started with.
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """A run as its folder's config.json describes it."""
+
+    stages: Sequence[str]
+    model: ModelSettings
+    weights: str | None  # the fingerprint of the model that it started from
+
+
+def _begun(run: pathlib.Path) -> _Begun:
+    """Read the config.json of a run.
 
     Raises:
       UserError: it's no folder of a run.
@@ -142,12 +152,13 @@ def _config(run: pathlib.Path) -> ml_collections.ConfigDict:
             f"{run}: not the folder of a run; expected one with the config.json and the "
             "checkpoints/ that rrft_jax.main writes"
         )
-    return ml_collections.ConfigDict(settings, allow_dotted_keys=True)  # names of rewards
+    model = fields.build(ModelSettings, settings["model"], "model.")
+    return _Begun(settings["stages"], model, settings.get("weights"))
 
 
 def _is_run(folder: pathlib.Path) -> bool:
     try:
-        _config(folder)
+        _begun(folder)
     except UserError:
         return False
     return True

@@ -5,7 +5,6 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import ml_collections
 
 from rrft_jax.data import Processor
 from rrft_jax.data.sources import Data
@@ -18,7 +17,8 @@ from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, layout
 from rrft_jax.monitoring import compilations, say
 from rrft_jax.parallel import distributed
-from rrft_jax.parallel.mesh import axis_sizes, batch_shards, make_mesh, nearest
+from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
+from rrft_jax.settings import Config
 from rrft_jax.training import state as states
 from rrft_jax.workdir import claim, fingerprint
 
@@ -34,14 +34,14 @@ class Prepared(NamedTuple):
       data: the samples of each stage, and the splits that are evaluated.
     """
 
-    config: ml_collections.ConfigDict
+    config: Config
     model: VLM
     params: dict
     processor: Processor
     data: Data
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Prepared:
+def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
     """Opens model and data, and makes `workdir` this run's. A mistake leaves no folder behind.
 
     Raises:
@@ -49,15 +49,15 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Prepare
         holds another run.
     """
     compilations.listen()
-    mesh = make_mesh(**axis_sizes(config.mesh))
+    mesh = make_mesh(**config.mesh.axes)
     _check_batches(config, mesh)
-    folder = model_folder(config)
+    folder = model_folder(config.model)
     sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
     data = Data.open(config)
     _check_best_split(config, data)
     check_targets(config, data.training.get("sft", ()))
-    processor = open_processor(config)
+    processor = open_processor(config.model, config.data)
     for line in layout.summary(sizes, mesh):
         say(line)
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
@@ -73,13 +73,13 @@ def prepare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Prepare
     )
     say(f"attention: {model.kernels.form}")
     for stage in config.stages:
-        states.split(params, config[stage].freeze)
+        states.split(params, config.stage(stage).freeze)
     _warn_about_size(config, params)
     distributed.on_host0(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
     return Prepared(config, model, params, processor, data)
 
 
-def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
+def _warn_about_size(config: Config, params: dict) -> None:
     size = sum(x.size for x in jax.tree.leaves(params))
     if config.model.name == "tiny" and config.stages and size > 50e6:
         say(
@@ -88,12 +88,11 @@ def _warn_about_size(config: ml_collections.ConfigDict, params: dict) -> None:
         )
 
 
-def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def _check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
     parts = batch_shards(mesh)
     for stage in config.stages:
-        section = config[stage]
-        micro_batches = section.get("micro_batches", 0) or 1
-        multiple = parts * section.get("mini_batches", 1) * micro_batches
+        section = config.stage(stage)
+        multiple = parts * section.mini_batches * (section.micro_batches or 1)
         if section.batch_size % multiple:
             near = nearest(
                 section.batch_size,
@@ -106,7 +105,7 @@ def _check_batches(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -
             )
 
 
-def _check_best_split(config: ml_collections.ConfigDict, data: Data) -> None:
+def _check_best_split(config: Config, data: Data) -> None:
     """Raises UserError unless `best_split` is evaluated, or left to the first split."""
     suffixes = ("", "-sampled") if config.eval.sampled else ("",)
     names = [split + suffix for split in data.splits for suffix in suffixes]

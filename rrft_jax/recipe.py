@@ -8,8 +8,6 @@ An evaluation or a stage that is half done goes on behind what is on disk.
 import contextlib
 import pathlib
 
-import ml_collections
-
 from rrft_jax import lock
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
@@ -21,6 +19,7 @@ from rrft_jax.models import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
+from rrft_jax.settings import Config
 from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 from rrft_jax.training.grpo import GRPO
 from rrft_jax.training.sft import SFT
@@ -30,7 +29,7 @@ from rrft_jax.workdir import EXPORT, EXPORT_BEST
 BESIDE_THE_BAR = ("loss", "reward", "kl", "completion_length")
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def run(config: Config, workdir: pathlib.Path) -> None:
     """Runs all stages of a config that `workdir` doesn't have yet.
 
     A signal ends it after the current step, with everything saved and a line that says so.
@@ -50,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     """Trains, evaluates, exports and reports."""
     config, model, params, processor, data = prepared
-    steps = {stage: num_steps(config, stage, data.training[stage]) for stage in config.stages}
+    steps = {stage: num_steps(config.stage(stage), data.training[stage]) for stage in config.stages}
     results = Results(workdir, steps, config.best_split or next(iter(data.splits), ""))
     skipped = SkippedLog(workdir / "skipped.jsonl")
     host0 = distributed.is_host0()
@@ -69,7 +68,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 for line in loader.description():
                     say(f"{stage}: {line}")
                 if stage == "sft":
-                    algorithm = SFT(config, model, params, last)
+                    algorithm = SFT(config.sft, model, params, last)
                 else:
                     algorithm = GRPO(config, model, processor, params, last)
                 trainer = Trainer(algorithm, loader, stage_folder(workdir, stage), last)
@@ -132,6 +131,6 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
         )
 
 
-def _is_evaluated(config: ml_collections.ConfigDict, number: int, last: int) -> bool:
+def _is_evaluated(config: Config, number: int, last: int) -> bool:
     """Whether the weights after a step on the way are evaluated."""
     return bool(config.eval_every) and number % config.eval_every == 0 and 0 < number < last

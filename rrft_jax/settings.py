@@ -146,11 +146,23 @@ class MeshSettings:
     tensor: int = field(1, "Devices share the weights, and work on the same rows.", AXIS)
     show: bool = field(False, "Print where each parameter lies.")
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sizes of the axes, as `make_mesh` takes them."""
+        return {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageSettings:
     """Fields that both stages of training have."""
 
+    b1: float = field(0.9, "Adam's decay of the first moment.")
+    b2: float = field(0.999, "Adam's decay of the second moment.")
+    eps: float = field(1e-8, "Adam's epsilon.")
+    clip_norm: float = field(1.0, "Gradients of a larger norm are scaled down to it.", POSITIVE)
+    moment_dtype: str = field(
+        "float32", "Of both of Adam's moments. bfloat16 halves their memory.", DTYPE
+    )
     steps: int = field(0, "Steps of the stage. 0: as many as the epochs have.", at_least(0))
     epochs: int = field(1, "Passes over the samples.", at_least(1))
     batch_size: int = field(
@@ -172,13 +184,6 @@ class StageSettings:
         "",
         "Regular expression of the parameters that are not trained, and have no optimizer state. "
         '`""` trains all.',
-    )
-    b1: float = field(0.9, "Adam's decay of the first moment.")
-    b2: float = field(0.999, "Adam's decay of the second moment.")
-    eps: float = field(1e-8, "Adam's epsilon.")
-    clip_norm: float = field(1.0, "Gradients of a larger norm are scaled down to it.", POSITIVE)
-    moment_dtype: str = field(
-        "float32", "Of both of Adam's moments. bfloat16 halves their memory.", DTYPE
     )
 
 

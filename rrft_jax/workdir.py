@@ -7,19 +7,19 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from rrft_jax import json_files
 from rrft_jax.errors import UserError
+from rrft_jax.fields import plain
 from rrft_jax.hf import kinds, storage
 from rrft_jax.renamed import RENAMED
+from rrft_jax.settings import Config
 
 EXPORT, EXPORT_BEST = "export", "export-best"
 # What `fingerprint` reads of a file of weights: enough to tell any two trainings apart.
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
-def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path, weights: str) -> None:
+def claim(config: Config, workdir: pathlib.Path, weights: str) -> None:
     """Writes config.json, or checks that the folder's run is of the same config and weights.
 
     Args:
@@ -32,7 +32,7 @@ def claim(config: ml_collections.ConfigDict, workdir: pathlib.Path, weights: str
       UserError: another run is there, or the folder can't hold one.
     """
     file = workdir / "config.json"
-    mine = json.loads(config.to_json_best_effort()) | {"weights": weights}
+    mine = json.loads(json.dumps(plain(config))) | {"weights": weights}
     try:
         if not file.exists():
             workdir.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ import shutil
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.hf.weights import file_sizes
+from rrft_jax.settings import Config, GRPOSettings, ModelSettings
 from rrft_jax.training.checkpoints import Checkpoints, stage_folder
 from rrft_jax.training.state import TrainState
 
@@ -29,10 +29,12 @@ def weights(stage: str, step: int) -> dict:
 
 
 def claim(run: pathlib.Path, path: str = "", name: str = "tiny") -> None:
-    config = {"stages": ["sft", "grpo"], "model": {"name": name, "path": path, "dtype": "float32"}}
-    config["grpo"] = {"rewards": {"accuracy": 1.0, "mypackage.rewards.iou": 1.0}}
+    config = Config(
+        stages=("sft", "grpo"),
+        model=ModelSettings(name=name, path=path),
+        grpo=GRPOSettings(rewards={"accuracy": 1.0, "mypackage.rewards.iou": 1.0}),
+    )
     fingerprint = workdir.fingerprint(path or TINY, file_sizes(path or TINY))
-    config = ml_collections.ConfigDict(config, allow_dotted_keys=True)
     workdir.claim(config, run, fingerprint)
 
 

@@ -182,7 +182,7 @@ def test_rewards_are_added_and_weighed_on_the_command_line():
     )
     told = {"weight": 0.5, "empty_thought": True}  # the option stays
     expected = {"accuracy": 1.0, "format": told, "repetition": 0.1, "math.fsum": 2.0}
-    assert config.grpo.rewards.to_dict() == expected
+    assert config.grpo.rewards == expected
     with pytest.raises(UserError, match="grpo.rewards.format=much: expected a number"):
         main.parse(["--config.grpo.rewards.format=much"])
     with pytest.raises(UserError, match="grpo.rewards.luck: reward 'luck': expected one of"):

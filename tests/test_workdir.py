@@ -1,19 +1,20 @@
 """A run's folder is claimed by one config and one set of weights, and stands for its export."""
 
+import dataclasses
 import json
 import shutil
 
-import ml_collections
 import numpy as np
 import pytest
 
-from rrft_jax import workdir
+from rrft_jax import fields, workdir
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
+from rrft_jax.settings import Config, GRPOSettings, ModelSettings
 
 
 def _config(seed=0):
-    return ml_collections.ConfigDict({"seed": seed, "stages": (), "model": {"path": "m"}})
+    return Config(seed=seed, model=ModelSettings(path="m"))
 
 
 def test_the_same_run_is_let_in_again_and_another_one_is_not(tmp_path):
@@ -29,8 +30,8 @@ def test_the_same_run_is_let_in_again_and_another_one_is_not(tmp_path):
 
 
 def test_a_run_of_the_release_before_goes_on_under_the_new_names(tmp_path):
-    config = _config()
-    config.grpo = {new.partition(".")[2]: 1 for new in RENAMED.values()}
+    ones = {new.partition(".")[2]: 1 for new in RENAMED.values()}
+    config = dataclasses.replace(_config(), grpo=GRPOSettings(**ones))
     workdir.claim(config, tmp_path / "run", "abc")
     file = tmp_path / "run" / "config.json"
     text = file.read_text()
@@ -38,7 +39,7 @@ def test_a_run_of_the_release_before_goes_on_under_the_new_names(tmp_path):
         text = text.replace(f'"{new.partition(".")[2]}"', f'"{old.partition(".")[2]}"')
     file.write_text(text)
     workdir.claim(config, tmp_path / "run", "abc")
-    config.grpo.epsilon_low = 2
+    config = fields.replaced(config, {"grpo.epsilon_low": 2})
     with pytest.raises(UserError, match="grpo.epsilon_low is 1 there and 2 here"):
         workdir.claim(config, tmp_path / "run", "abc")
 

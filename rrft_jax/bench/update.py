@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import ml_collections
 import numpy as np
 
 from rrft_jax.bench import workload as workloads
@@ -85,10 +84,9 @@ def start(
     if repeat:
         batch = _one_completion_each(batch)
     batch = jax.device_put(batch, mesh.devices.flat[0])
-    config = ml_collections.ConfigDict(STEP)
-    optimizer = optimizers.make_optimizer(config, 1000)
-    state = states.create(params, optimizer, config.freeze, mesh)
-    step = grpo.make_update(model, optimizer, config, states.layout(state))
+    optimizer = optimizers.make_optimizer(STEP, 1000)
+    state = states.create(params, optimizer, STEP.freeze, mesh)
+    step = grpo.make_update(model, optimizer, STEP, states.layout(state))
 
     def run() -> dict:
         nonlocal state

@@ -41,8 +41,6 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
 from rrft_jax.data.pictures import BadSample
@@ -53,6 +51,7 @@ from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say
+from rrft_jax.settings import Config
 from rrft_jax.tasks import SPLITS, TASKS
 
 DRAWN_TRAINING = 100_000
@@ -68,7 +67,7 @@ class Data:
     splits: dict[str, list[Source]]  # in the order of `eval.tasks` and of SPLITS
 
     @classmethod
-    def open(cls, config: ml_collections.ConfigDict) -> "Data":
+    def open(cls, config: Config) -> "Data":
         """Read the data that a config names, and print where each split comes from.
 
         Raises:
@@ -130,7 +129,7 @@ class _Place:
         return os.path.expanduser(self.source.removeprefix(TFDS))
 
 
-def _place_of(config) -> _Place:
+def _place_of(config: Config) -> _Place:
     data = config.data
     place = _Place(
         path=data.path,
@@ -166,7 +165,7 @@ def _naming(where: str) -> Iterator[None]:
         raise UserError(f"{where}{error}") from None
 
 
-def _training(config, place: _Place) -> dict[str, Source]:
+def _training(config: Config, place: _Place) -> dict[str, Source]:
     """Return the samples that a place gives to each stage of training."""
     first = config.data.activation_samples
     if not place.path and not place.source:
@@ -194,7 +193,7 @@ def _training(config, place: _Place) -> dict[str, Source]:
     }
 
 
-def _reuses(config, place: _Place) -> bool:
+def _reuses(config: Config, place: _Place) -> bool:
     """Return whether GRPO uses the samples of SFT again; another task has its own default."""
     if place.task == config.task:
         return config.data.reuse_activation
@@ -220,17 +219,17 @@ def _usable(examples: Sequence[Any]) -> list[Any]:
     return [example for example in examples if not isinstance(example, BadSample)]
 
 
-def _tasks(config) -> tuple[str, ...]:
+def _tasks(config: Config) -> tuple[str, ...]:
     """Return the tasks to evaluate."""
     return tuple(config.eval.tasks) or (config.task,)
 
 
-def _name(config, task: str, split: str) -> str:
+def _name(config: Config, task: str, split: str) -> str:
     """Return the name of a task's split in results; without `eval.tasks` it has no task."""
     return f"{task}/{split}" if _tasks(config) != (config.task,) else split
 
 
-def _tested(config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
+def _tested(config: Config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
     """Return the places whose test splits are evaluated, each once."""
     chosen = tuple(config.eval.tasks)
     if config.data.mixture and not (base.path or base.source):
@@ -255,7 +254,7 @@ def _of_task(place: _Place, task: str) -> _Place:
     return dataclasses.replace(place, task=task, variant=variant)
 
 
-def _held_out(config, place: _Place) -> dict[str, Source]:
+def _held_out(config: Config, place: _Place) -> dict[str, Source]:
     """Return a place's test splits, each cut to `eval.samples`."""
     limit = config.eval.samples or None
     if place.source:
@@ -276,7 +275,7 @@ def _held_out(config, place: _Place) -> dict[str, Source]:
     return splits
 
 
-def _prompts(config, place: _Place) -> Prompts:
+def _prompts(config: Config, place: _Place) -> Prompts:
     return read_prompts(
         place.task,
         config.paradigm,
@@ -286,7 +285,9 @@ def _prompts(config, place: _Place) -> Prompts:
     )
 
 
-def _draw(config, place: _Place, split: str, seed: int, start: int, stop: int) -> drawn.DrawnSource:
+def _draw(
+    config: Config, place: _Place, split: str, seed: int, start: int, stop: int
+) -> drawn.DrawnSource:
     size = drawn.TINY_SIZE if config.model.name == "tiny" else drawn.SIZE
     return drawn.DrawnSource(place.task, split, seed, start, stop, size)
 

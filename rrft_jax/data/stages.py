@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import ml_collections
 
 from rrft_jax.assets import TINY
 from rrft_jax.data.loader import Loader, Reading, make_loader
@@ -16,28 +15,27 @@ from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import batch_shards
+from rrft_jax.settings import Config, DataSettings, ModelSettings, StageSettings
 from rrft_jax.workdir import checkpoint
 
 
-def model_folder(config: ml_collections.ConfigDict) -> Path:
+def model_folder(model: ModelSettings) -> Path:
     """Return the checkpoint folder that a config starts from; it may be the export of a run."""
-    if config.model.path:
-        return checkpoint(config.model.path)
-    if config.model.name == "tiny":
+    if model.path:
+        return checkpoint(model.path)
+    if model.name == "tiny":
         return TINY
     raise UserError(
-        f"model.path is empty: give the folder of a Qwen2-VL {config.model.name} checkpoint, or "
+        f"model.path is empty: give the folder of a Qwen2-VL {model.name} checkpoint, or "
         "of a run that trained one, --config.model.path=DIR"
     )
 
 
-def open_processor(config: ml_collections.ConfigDict) -> Processor:
+def open_processor(model: ModelSettings, data: DataSettings) -> Processor:
     """Return the processor of the checkpoint that a config starts from."""
-    folder = model_folder(config)
+    folder = model_folder(model)
     read_config(folder)  # first, because its errors tell what kind of folder this is
-    return Processor.from_pretrained(
-        folder, min_pixels=config.data.min_pixels, max_pixels=config.data.max_pixels
-    )
+    return Processor.from_pretrained(folder, min_pixels=data.min_pixels, max_pixels=data.max_pixels)
 
 
 def num_samples(sources: Sequence[Source]) -> int:
@@ -45,14 +43,13 @@ def num_samples(sources: Sequence[Source]) -> int:
     return sum(len(source.examples) for source in sources)
 
 
-def num_steps(config: ml_collections.ConfigDict, stage: str, sources: Sequence[Source]) -> int:
+def num_steps(stage: StageSettings, sources: Sequence[Source]) -> int:
     """Return the number of steps of a training stage, from its `steps` or its `epochs`."""
-    section = config[stage]
-    return section.steps or -(-num_samples(sources) * section.epochs // section.batch_size)
+    return stage.steps or -(-num_samples(sources) * stage.epochs // stage.batch_size)
 
 
 def stage_loader(
-    config: ml_collections.ConfigDict,
+    config: Config,
     stage: str,
     sources: Sequence[Source],
     processor: Processor,
@@ -95,14 +92,13 @@ def stage_loader(
 
 
 def _batch_size(
-    config: ml_collections.ConfigDict,
+    config: Config,
     stage: str,
     sources: Sequence[Source],
     mesh: jax.sharding.Mesh,
 ) -> int:
-    size = config[stage].batch_size
     if stage != "eval":
-        return size
+        return config.stage(stage).batch_size
     # A small split needs no large batch, and no result depends on the size.
     parts = batch_shards(mesh)
-    return -(-min(size, num_samples(sources)) // parts) * parts
+    return -(-min(config.eval.batch_size, num_samples(sources)) // parts) * parts

@@ -7,7 +7,6 @@ teach a behaviour that GRPO then punishes.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from rrft_jax import rewards
@@ -16,6 +15,7 @@ from rrft_jax.data.prompts import OWN, target
 from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
+from rrft_jax.settings import Config
 from rrft_jax.tasks import TASKS
 
 FIRST = 32  # samples of each source
@@ -30,7 +30,7 @@ _GROUPS = {
 }
 
 
-def check_targets(config: ml_collections.ConfigDict, sources: Sequence[Source]) -> None:
+def check_targets(config: Config, sources: Sequence[Source]) -> None:
     """Score the first targets of SFT, and print their mean rewards in one line.
 
     Thoughts that `data.thought_dropout` will empty are kept here. A config without `grpo` is
@@ -85,11 +85,11 @@ def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
     return pairs
 
 
-def _rewards(config: ml_collections.ConfigDict, source: Source) -> Mapping[str, Any]:
+def _rewards(config: Config, source: Source) -> Mapping[str, Any]:
     """Return the rewards of a source, with their weights and options."""
     if source.rewards is not None:
         return source.rewards
-    if "grpo" in config:
+    if config.grpo is not None:
         return config.grpo.rewards
     task = TASKS[config.task]
     usual = dict(task.rewards)

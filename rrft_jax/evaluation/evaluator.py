@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 from rrft_jax.data import Batch, Example, Loader, Prefetch, Processor, Source
 from rrft_jax.data.skipped import SkippedLog
@@ -23,6 +22,7 @@ from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring import Progress, interrupts, say
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+from rrft_jax.settings import Config
 
 SAMPLING_STREAM = 2  # of random keys; training draws from another
 
@@ -50,7 +50,7 @@ class Evaluator:
       skipped: the file for samples that are left out.
     """
 
-    config: ml_collections.ConfigDict
+    config: Config
     model: VLM
     processor: Processor
     splits: Mapping[str, Sequence[Source]]

@@ -4,14 +4,13 @@ import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import ml_collections
-
 from rrft_jax.evaluation import best, paper, scores, tables
 from rrft_jax.evaluation.results import Results
+from rrft_jax.settings import Config
 
 
 def report(
-    config: ml_collections.ConfigDict,
+    config: Config,
     results: Results,
     rewards: Sequence[float],
     workdir: pathlib.Path,
@@ -31,7 +30,7 @@ def report(
         print(line)
 
 
-def table(config: ml_collections.ConfigDict, results: Results, better: Mapping[str, int]) -> str:
+def table(config: Config, results: Results, better: Mapping[str, int]) -> str:
     """The results in Markdown, beside the paper's where it has any."""
     rows = best.final_rows(results.rows, better)
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))

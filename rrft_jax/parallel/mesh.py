@@ -1,8 +1,7 @@
 """The mesh: its axes `data` and `fsdp` split the batch, `fsdp` and `tensor` the weights."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -65,11 +64,6 @@ def make_mesh(
     ordered = _ordered(tuple(sizes.values()), devices[:needed], asked)
     auto = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
     return jax.sharding.Mesh(ordered, MESH_AXES, axis_types=auto)
-
-
-def axis_sizes(section: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes in `config.mesh`, as arguments of `make_mesh`."""
-    return {axis: section[axis] for axis in MESH_AXES}
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:

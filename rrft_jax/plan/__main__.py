@@ -42,7 +42,6 @@ import sys
 from collections.abc import Sequence
 
 import jax
-import ml_collections
 
 from rrft_jax import command
 from rrft_jax.data.stages import model_folder
@@ -51,9 +50,10 @@ from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
-from rrft_jax.parallel.mesh import axis_sizes, make_mesh
+from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import report, search
 from rrft_jax.plan.programs import Shapes
+from rrft_jax.settings import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(all(plan.fits is False for _, plan in plans))
 
 
-def read(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, argparse.Namespace]:
+def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     """The config, and what else the command line says."""
     parser = command.Parser(
         prog="python -m rrft_jax.plan",
@@ -92,9 +92,7 @@ def read(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, argparse.Names
     return command.parse(rest)[0], args
 
 
-def run(
-    config: ml_collections.ConfigDict, args: argparse.Namespace
-) -> list[tuple[dict, report.Plan]]:
+def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Plan]]:
     """What was changed and the plan of it: one of the config as it is, or those of the search."""
     if not config.stages:
         raise UserError("--config.stages=: expected a stage of training, sft or grpo")
@@ -110,7 +108,7 @@ def run(
     limits = devices.limits(found[0])
     if args.search:
         return search.search(config, sizes, found, shapes, limits, args.tries, _say)
-    mesh = make_mesh(**axis_sizes(config.mesh), devices=found)
+    mesh = make_mesh(**config.mesh.axes, devices=found)
     return [({}, report.make_plan(config, sizes, mesh, shapes, limits, say=_say))]
 
 
@@ -133,14 +131,14 @@ def find_devices(topology: str | None) -> Sequence[jax.Device]:
 GPUS = ("gpu", "a100", "h100", "h200", "b200", "l4", "a10", "v100", "t4", "rtx")
 
 
-def model_sizes(config: ml_collections.ConfigDict) -> VLMConfig:
+def model_sizes(config: Config) -> VLMConfig:
     """Of the config's model; a released one needn't be here."""
     if config.model.name in RELEASED and not config.model.path:
         return RELEASED[config.model.name]
-    return read_config(model_folder(config))[0]
+    return read_config(model_folder(config.model))[0]
 
 
-def picture_patches(config: ml_collections.ConfigDict, sizes: VLMConfig) -> int:
+def picture_patches(config: Config, sizes: VLMConfig) -> int:
     """Of a picture of as many pixels as the config allows."""
     vision = sizes.vision
     visual = config.data.max_pixels // (vision.patch_size * vision.merge_size) ** 2

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from rrft_jax.models import VLM, Prompt, table, vlm
@@ -21,6 +20,7 @@ from rrft_jax.models.decoder import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, rollouts, sampler
 from rrft_jax.rollout.sampling import threshold
+from rrft_jax.settings import Config
 from rrft_jax.training import grpo, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -68,7 +68,7 @@ class Program:
 
 
 def programs(
-    config: ml_collections.ConfigDict, sizes: VLMConfig, mesh: jax.sharding.Mesh, shapes: Shapes
+    config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh, shapes: Shapes
 ) -> Iterator[Program]:
     """Those of the config's stages, in the order in which a run comes to them."""
     model = make_model(config, sizes, mesh)
@@ -76,7 +76,7 @@ def programs(
         yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shapes)
 
 
-def make_model(config: ml_collections.ConfigDict, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM:
+def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM:
     """The model of a run, without weights."""
     return VLM(
         sizes,
@@ -89,7 +89,7 @@ def make_model(config: ml_collections.ConfigDict, sizes: VLMConfig, mesh: jax.sh
     )
 
 
-def _sft(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iterator[Program]:
+def _sft(config: Config, model: VLM, shapes: Shapes) -> Iterator[Program]:
     stage = config.sft
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "sft")
@@ -107,7 +107,7 @@ def _sft(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Itera
     )
 
 
-def _grpo(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iterator[Program]:
+def _grpo(config: Config, model: VLM, shapes: Shapes) -> Iterator[Program]:
     stage = config.grpo
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "grpo")
@@ -144,7 +144,7 @@ def _grpo(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> Iter
 
 
 def sampling(
-    config: ml_collections.ConfigDict,
+    config: Config,
     model: VLM,
     params: dict,
     prompt: Prompt,
@@ -236,14 +236,14 @@ def abstract_params(model: VLM, dtype: Any) -> dict:
     )
 
 
-def abstract_state(config: ml_collections.ConfigDict, model: VLM, stage: str) -> states.TrainState:
+def abstract_state(config: Config, model: VLM, stage: str) -> states.TrainState:
     """A stage's parameters and optimizer."""
-    optimizer = optimizers.make_optimizer(config[stage], 1)
+    optimizer = optimizers.make_optimizer(config.stage(stage), 1)
     params = abstract_params(model, config.model.dtype)
-    return states.abstract(params, optimizer, config[stage].freeze, model.mesh)
+    return states.abstract(params, optimizer, config.stage(stage).freeze, model.mesh)
 
 
-def abstract_reference(config: ml_collections.ConfigDict, model: VLM) -> dict | None:
+def abstract_reference(config: Config, model: VLM) -> dict | None:
     """The frozen policy of GRPO's penalty, None where there's no penalty."""
     if not config.grpo.beta:
         return None
@@ -294,7 +294,7 @@ def sampler_weights(model: VLM) -> dict:
     return {"language": {**ends, "layers": model.config.text.depth * [layer]}}
 
 
-def sampler_bytes(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes) -> int:
+def sampler_bytes(config: Config, model: VLM, shapes: Shapes) -> int:
     """On a device: the sampler's weights, and the keys and values of all that is sampled."""
     text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_generations
     sizes = {
@@ -305,7 +305,7 @@ def sampler_bytes(config: ml_collections.ConfigDict, model: VLM, shapes: Shapes)
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
-def kept_bytes(config: ml_collections.ConfigDict, model: VLM, stage: str, shapes: Shapes) -> int:
+def kept_bytes(config: Config, model: VLM, stage: str, shapes: Shapes) -> int:
     """On a device: the inputs of all layers, which a backward pass keeps of one prompt at least."""
     text, own = model.config.text, shapes.target
     if stage == "grpo":

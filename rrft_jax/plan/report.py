@@ -6,13 +6,13 @@ import time
 from typing import Any
 
 import jax
-import ml_collections
 
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.plan import hlo
 from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
+from rrft_jax.settings import Config
 
 STEPS = {  # of a stage: parts of a step, and the programs that take their time
     "sft": {"update": {"sft"}},
@@ -66,7 +66,7 @@ class Part:
 class Plan:
     """All parts of a config on a mesh."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     sizes: VLMConfig
     mesh: jax.sharding.Mesh
     shapes: Shapes
@@ -102,7 +102,7 @@ class Plan:
 
 
 def make_plan(
-    config: ml_collections.ConfigDict,
+    config: Config,
     sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
     shapes: Shapes,
@@ -169,8 +169,8 @@ def advice(plan: Plan) -> str:
     """Which setting to change first for more room, from what takes most of it at the peak."""
     config, mesh, text, peak = plan.config, plan.mesh.shape, plan.sizes.text, plan.peak
     prefix = "sft" if peak.name == "sft" else "grpo"
-    stage = config[prefix]
-    rows = sharding.one_row_each(plan.mesh, stage.batch_size // stage.get("mini_batches", 1))
+    stage = config.stage(prefix)
+    rows = sharding.one_row_each(plan.mesh, stage.batch_size // stage.mini_batches)
     pieces = peak.pieces
     largest = max(pieces, key=pieces.get)
     split = mesh["tensor"] * 2
@@ -239,7 +239,7 @@ def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
     }
 
 
-def assumed(config: ml_collections.ConfigDict, shapes: Shapes) -> dict[str, int]:
+def assumed(config: Config, shapes: Shapes) -> dict[str, int]:
     """The sizes that the programs were compiled for."""
     sizes = {"prompt_tokens": shapes.prompt, "patches": shapes.patches}
     if "sft" in config.stages:

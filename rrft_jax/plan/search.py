@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 
 from rrft_jax.errors import UserError
+from rrft_jax.fields import replaced
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
-from rrft_jax.parallel.mesh import axis_sizes, make_mesh
+from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import programs, report
 from rrft_jax.plan.programs import Shapes, bytes_a_device
+from rrft_jax.settings import Config
 
 Found = list[tuple[dict[str, Any], report.Plan]]
 
 
 def search(
-    config: ml_collections.ConfigDict,
+    config: Config,
     sizes: VLMConfig,
     devices: Sequence[jax.Device],
     shapes: Shapes,
@@ -45,8 +46,8 @@ def search(
         raise UserError(f"--search: the memory of a {devices[0].device_kind} isn't known")
     possible, bounds = [], []
     for changes in candidates(config, sizes, len(devices)):
-        changed = apply(config, changes)
-        mesh = make_mesh(**axis_sizes(changed.mesh), devices=devices)
+        changed = replaced(config, changes)
+        mesh = make_mesh(**changed.mesh.axes, devices=devices)
         least = lower_bound(changed, sizes, mesh, shapes)
         bounds.append((least, describe(changes)))
         if least <= limits.memory:
@@ -88,14 +89,12 @@ def _rank(one: tuple[dict[str, Any], report.Plan]) -> tuple[bool, float]:
     return (False, total_seconds(plan)) if plan.fits else (True, -plan.spare)
 
 
-def candidates(
-    config: ml_collections.ConfigDict, sizes: VLMConfig, number: int
-) -> Iterator[dict[str, Any]]:
+def candidates(config: Config, sizes: VLMConfig, number: int) -> Iterator[dict[str, Any]]:
     """Settings by name, those first that change least of how a run trains and how fast it is.
 
     A key/value head is never split, and the batch must divide over the mesh.
     """
-    stages = [config[stage] for stage in config.stages]
+    stages = [config.stage(stage) for stage in config.stages]
     references = [{}]  # where there's none
     if "grpo" in config.stages and config.grpo.beta:
         kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
@@ -107,7 +106,7 @@ def candidates(
         weights, moments, references, tensors
     ):
         fsdp = number // tensor
-        if any(stage.batch_size % (fsdp * stage.get("mini_batches", 1)) for stage in stages):
+        if any(stage.batch_size % (fsdp * stage.mini_batches) for stage in stages):
             continue
         mesh = {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         rows = {f"{stage}.micro_batches": 0 for stage in config.stages}
@@ -115,15 +114,8 @@ def candidates(
         yield mesh | rows | dtypes | reference
 
 
-def apply(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The config with some fields changed."""
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
-    return changed
-
-
 def lower_bound(
-    config: ml_collections.ConfigDict,
+    config: Config,
     sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
     shapes: Shapes,
@@ -135,7 +127,7 @@ def lower_bound(
         state = programs.abstract_state(config, model, stage)
         held = bytes_a_device(state)
         # A gradient is as large as what it's of.
-        trained, _ = programs.states.split(state.params, config[stage].freeze)
+        trained, _ = programs.states.split(state.params, config.stage(stage).freeze)
         gradient = bytes_a_device(trained)
         if stage == "grpo":
             held += bytes_a_device(programs.abstract_reference(config, model) or {})

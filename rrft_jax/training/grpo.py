@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
@@ -20,6 +19,7 @@ from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+from rrft_jax.settings import Config, GRPOSettings
 from rrft_jax.training import objectives, rewarding
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -39,7 +39,7 @@ class GRPO:
 
     def __init__(
         self,
-        config: ml_collections.ConfigDict,
+        config: Config,
         model: VLM,
         processor: Processor,
         params: dict,
@@ -232,7 +232,7 @@ def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.A
 def make_update(
     model: VLM,
     optimizer: optax.GradientTransformation,
-    config: ml_collections.ConfigDict,
+    config: GRPOSettings,
     layout: TrainState,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict]]:
     """The jitted update: (state, batch, part) -> (state, metrics), which consumes the state.

@@ -6,11 +6,11 @@
 import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from rrft_jax.models.vlm import VLM
 from rrft_jax.rollout import rollouts as rollout_data
 from rrft_jax.rollout.rollouts import Rollouts
+from rrft_jax.settings import GRPOSettings
 from rrft_jax.training import objectives
 
 
@@ -61,7 +61,7 @@ def axes(batch: Minibatch) -> Minibatch:
     return Minibatch(rollout_data.AXES, scores, "BG", weights)
 
 
-def weigh(config: ml_collections.ConfigDict, rollouts: Rollouts) -> Weights:
+def weigh(config: GRPOSettings, rollouts: Rollouts) -> Weights:
     """The weight of each token in a batch, by `config.aggregation` and `config.mask_truncated`.
 
     A completion that was cut off may have been on its way to a right answer. Without loss on it
@@ -77,7 +77,7 @@ def weigh(config: ml_collections.ConfigDict, rollouts: Rollouts) -> Weights:
 
 def loss(
     model: VLM,
-    config: ml_collections.ConfigDict,
+    config: GRPOSettings,
     params: dict,
     batch: Minibatch,
     moved: jax.Array | bool = True,
@@ -102,7 +102,7 @@ def loss(
 
 
 def objective(
-    config: ml_collections.ConfigDict,
+    config: GRPOSettings,
     log_probs: jax.Array,
     entropy: jax.Array,
     batch: Minibatch,

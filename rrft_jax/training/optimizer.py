@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
+
+from rrft_jax.settings import StageSettings
 
 DECAYED = ("kernel", "embedding")  # biases and norms are never pulled towards zero
 
 
-def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+def learning_rate(config: StageSettings, steps: int) -> optax.Schedule:
     """Linear warm-up to `config.learning_rate`, then "cosine" or "linear" decay to zero."""
     peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
     rest = max(steps - warmup, 1)
@@ -23,7 +24,7 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
 
 
-def make_optimizer(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: StageSettings, steps: int) -> optax.GradientTransformation:
     """The optimizer of a stage (`config.sft` or `config.grpo`) that lasts `steps` steps.
 
     It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of

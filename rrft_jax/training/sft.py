@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from rrft_jax.data import Batch
@@ -14,6 +13,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import sharding
+from rrft_jax.settings import SFTSettings
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.state import TrainState
@@ -40,14 +40,14 @@ class SFT:
 
     stage = "sft"
 
-    def __init__(self, config: ml_collections.ConfigDict, model: VLM, params: dict, steps: int):
+    def __init__(self, settings: SFTSettings, model: VLM, params: dict, steps: int):
         """Prepares the stage; `params` are those to start from, which the first step consumes."""
-        section, self.mesh = config.sft, model.mesh
-        optimizer = optimizers.make_optimizer(section, steps)
-        self.learning_rate = optimizers.learning_rate(section, steps)
-        self.state = states.create(params, optimizer, section.freeze, self.mesh)
+        self.mesh = model.mesh
+        optimizer = optimizers.make_optimizer(settings, steps)
+        self.learning_rate = optimizers.learning_rate(settings, steps)
+        self.state = states.create(params, optimizer, settings.freeze, self.mesh)
         layout = states.layout(self.state)
-        self.update = make_step(model, optimizer, section.freeze, section.micro_batches, layout)
+        self.update = make_step(model, optimizer, settings.freeze, settings.micro_batches, layout)
 
     def place(self, batch: Batch) -> SFTBatch:
         """The arrays of a batch on the mesh."""

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from configs import grpo, sft
+from rrft_jax import settings
 from rrft_jax.data import Example, Prompts, Source
 from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.data.targets import FIRST, check_targets
@@ -24,7 +25,7 @@ def _config(arg="", rewards=None, **fields):
         config.grpo.rewards = type(config.grpo.rewards)(rewards, allow_dotted_keys=True)
     for key, value in fields.items():
         config.data[key] = value
-    return config
+    return settings.make(config.to_dict())
 
 
 OWN = """

@@ -7,7 +7,9 @@ import jax
 import pytest
 
 from configs import grpo as grpo_config
+from rrft_jax import settings
 from rrft_jax.errors import UserError
+from rrft_jax.fields import replaced
 from rrft_jax.models.families import RELEASED
 from rrft_jax.models.table import parameter_shapes
 from rrft_jax.parallel import devices
@@ -36,6 +38,10 @@ def tiny_model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RELEASED, "tiny", tiny.CONFIG)
         yield
+
+
+def _config(arg=""):
+    return settings.make(grpo_config.get_config(arg).to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +111,9 @@ def test_the_verdict_is_about_the_program_that_needs_most(plan):
     ],
 )
 def test_what_takes_most_is_changed_first(arguments, held, changes, first):
-    config = grpo_config.get_config()
-    config.update(stages=("grpo",))
-    config.grpo.update(batch_size=16, micro_batches=changes.get("grpo.micro_batches", 1))
+    micro_batches = changes.get("grpo.micro_batches", 1)
+    fields = {"stages": ("grpo",), "grpo.batch_size": 16, "grpo.micro_batches": micro_batches}
+    config = replaced(_config(), fields)
     mesh = make_mesh(**changes.get("mesh", {"data": 2, "fsdp": 2}))
     memory = {"arguments": 0, "outputs": 0, "aliased": 0, "temporaries": 0}
     memory["temporaries"] = arguments.pop("temporaries", 0) if "temporaries" in arguments else 0
@@ -149,7 +155,7 @@ def test_where_nothing_fits_the_search_says_what_misses_least(plan):
 
 
 def test_the_search_changes_least_first():
-    config = grpo_config.get_config("model=7b")
+    config = _config("model=7b")
     kinds = ("model.dtype", "sft.moment_dtype", "grpo.moment_dtype", "grpo.reference_dtype")
     tried = [tuple(x[k] for k in kinds) for x in search.candidates(config, RELEASED["7b"], 8)]
     assert list(dict.fromkeys(tried)) == [
@@ -158,7 +164,7 @@ def test_the_search_changes_least_first():
         for moments in ("float32", "bfloat16")
         for reference in ("", "int8")
     ]
-    config.grpo.beta = 0.0
+    config = replaced(config, {"grpo.beta": 0.0})
     assert not any(
         "reference" in k for x in search.candidates(config, RELEASED["7b"], 8) for k in x
     )
@@ -169,7 +175,7 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     what is smaller by as much as that one missed."""
     sizes, made = RELEASED["7b"], []
     config, args = command.read(["--config=configs/grpo.py:model=7b", "--topology=v5e:2x4"])
-    config.stages = ("grpo",)
+    config = replaced(config, {"stages": ("grpo",)})
 
     def make_plan(config, sizes, mesh, shapes, limits, say):
         part = report.Part("update", None, {}, {}, 0.0)
@@ -195,13 +201,13 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
 
 def test_the_search_says_where_no_mesh_divides():
     config, args = command.read([*QUICK, "--topology=v5e:2x2", "--search"])
-    config.grpo.batch_size = 7
+    config = replaced(config, {"grpo.batch_size": 7})
     with pytest.raises(UserError, match="no mesh of 4 devices: expected batch_size"):
         command.run(config, args)
 
 
 def test_a_head_is_never_split_and_every_batch_divides():
-    config = grpo_config.get_config("model=2b")
+    config = _config("model=2b")
     meshes = [
         (changes["mesh.fsdp"], changes["mesh.tensor"])
         for changes in search.candidates(config, RELEASED["2b"], 16)

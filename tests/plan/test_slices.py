@@ -9,9 +9,11 @@ import jax
 import pytest
 
 from configs import grpo as grpo_config
+from rrft_jax import settings
+from rrft_jax.fields import replaced
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel.devices import limits, slice_devices
-from rrft_jax.parallel.mesh import axis_sizes, make_mesh
+from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import __main__ as command
 from rrft_jax.plan import hlo, report
 from rrft_jax.plan.programs import Shapes, bytes_a_device, programs
@@ -37,10 +39,9 @@ def quick_compilation():
 def compiled(request):
     """(the config, its mesh, its programs by name), those of GRPO."""
     topology, tensor = request.param
-    config = grpo_config.get_config("model=2b")
-    config.stages = ("grpo",)
-    config.mesh.tensor = tensor
-    mesh = make_mesh(**axis_sizes(config.mesh), devices=slice_devices(topology))
+    config = settings.make(grpo_config.get_config("model=2b").to_dict())
+    config = replaced(config, {"stages": ("grpo",), "mesh.tensor": tensor})
+    mesh = make_mesh(**config.mesh.axes, devices=slice_devices(topology))
     return config, mesh, {x.name: x for x in programs(config, SIZES, mesh, SHAPES)}
 
 

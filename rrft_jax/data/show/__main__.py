@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--stage={stage or ''}: expected {has}")
         if known.n < 1:
             raise UserError(f"-n {known.n}: expected 1 or more")
-        data, processor = Data.open(config), open_processor(config)
+        data, processor = Data.open(config), open_processor(config.model, config.data)
         loader = stage_loader(config, stage, data.training[stage], processor)
         with contextlib.closing(loader):
             for batch in itertools.islice(loader.samples(), known.n):
