@@ -1,23 +1,27 @@
-"""The tasks, one file each. A new task is one more file, and one more line in `TASKS`.
+"""The tasks, one file each. A new task is one more file, and one more line in `FILES`.
 
 Everything that differs between tasks is a field of their record, so no code outside this package
 names a task. Importing the tasks brings no JAX along.
 """
 
+import importlib
+
 from rrft_jax.errors import UserError
-from rrft_jax.tasks import spatial_transformation, structure_perception, visual_counting
 from rrft_jax.tasks.example import Drawing, Example
 from rrft_jax.tasks.task import PaperResults, Task
 from rrft_jax.tasks.wording import Wording
 
-# Name -> record. The first one is the default of a config.
+# The files of this folder that hold a `TASK`. The first task is the default of a config.
+FILES = (
+    "visual_counting",
+    "structure_perception",
+    "spatial_transformation",
+)
+
+# Name -> record.
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (
-        visual_counting.TASK,
-        structure_perception.TASK,
-        spatial_transformation.TASK,
-    )
+    for task in (importlib.import_module(f"rrft_jax.tasks.{file}").TASK for file in FILES)
 }
 
 # The splits of all tasks, in the order in which results list them.

@@ -57,6 +57,7 @@ TASK = Task(
         nearest={"letters": "letter", "word": "value"},
     ),
     rewards={"math_accuracy": 1.0, "format": 1.0},
+    splits=tuple(structure.SPLITS),
     parts=_parts,
     recognizes=_recognizes,
     # The published data set has too few samples to divide between SFT and GRPO.

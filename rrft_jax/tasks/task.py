@@ -29,10 +29,10 @@ class Task:
 
     Attributes:
       name: what configs, files and results call it, such as "visual_counting".
-      sample: (split, seed, index, image_size) -> the drawn example at that place. The same
-        arguments give the same example. The example carries the task's name.
       wording: the instructions that follow a question.
       rewards: name of a reward -> its weight in the sum, for GRPO.
+      sample: (split, seed, index, image_size) -> the drawn example at that place. The same
+        arguments give the same example. None if the task has no drawings, only data sets.
       splits: "train", then the held-out splits in the order of the results.
       answers: how answers are read, checked and scored.
       parts: answer -> the parts of its split that a prediction is also counted in.
@@ -44,9 +44,9 @@ class Task:
     """
 
     name: str
-    sample: Callable[[str, int, int, int], Example]
     wording: Wording
     rewards: Mapping[str, float]
+    sample: Callable[[str, int, int, int], Example] | None = None
     splits: tuple[str, ...] = ("train", "id", "ood")
     answers: Answers = VALUES
     parts: Callable[[str], tuple[str, ...]] = lambda answer: ()

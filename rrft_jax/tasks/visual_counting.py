@@ -37,5 +37,6 @@ TASK = Task(
         nearest={"letter": "", "letters": "", "word": ""},
     ),
     rewards={"accuracy": 1.0, "format": 1.0},
+    splits=tuple(counting.SPLITS),
     paper=_PAPER,
 )

@@ -38,7 +38,9 @@ class Wording:
     prefaced: tuple[str, ...] = ()
 
     @classmethod
-    def of_kinds(cls, kinds: Mapping[str, str], nearest: Mapping[str, str]) -> "Wording":
+    def of_kinds(
+        cls, kinds: Mapping[str, str], nearest: Mapping[str, str] | None = None
+    ) -> "Wording":
         """Make the short instructions that name nothing but the kind of the answer.
 
         Args:
@@ -48,5 +50,5 @@ class Wording:
         return cls(
             instructions={key: BRIEF.format(kind=kind) for key, kind in kinds.items()},
             zero_shot={key: BARE.format(kind=kind) for key, kind in kinds.items()},
-            nearest=nearest,
+            nearest=nearest or {},
         )

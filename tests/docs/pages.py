@@ -11,6 +11,9 @@ PAGES = {
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
 }
 
+# The task of the worked example. Only the copy that `test_models_and_tasks.py` makes knows it.
+EXAMPLE = "larger_square"
+
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 # The first words of code spans that are commands.

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from rrft_jax.tasks import TASKS, Example
+from rrft_jax.errors import UserError
+from rrft_jax.tasks import Example, find
 
 TINY_SIZE = 112  # pixels on a side: what the tiny base has seen
 SIZE = 480  # for models that see more
@@ -19,11 +20,17 @@ class DrawnSource:
     stop: int
     image_size: int
 
+    def __post_init__(self):
+        if find(self.task).sample is None:
+            raise UserError(
+                f"task {self.task} draws no samples; give a data set by data.path or data.source"
+            )
+
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        sample = TASKS[self.task].sample
+        sample = find(self.task).sample
         return sample(self.split, self.seed, self.start + index, self.image_size)
