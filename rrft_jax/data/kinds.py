@@ -29,7 +29,7 @@ _VALUE = re.compile(
 
 
 def kind_of(answer: str) -> str:
-    """The kind of an answer: "letter" of an option, "letters" of several, "value", or "word"."""
+    """Return the kind of an answer: "letter", "letters" (several options), "value" or "word"."""
     text = bare(answer)
     if _LETTER.fullmatch(text):
         return "letter"
@@ -44,7 +44,7 @@ def kind_of(answer: str) -> str:
 
 
 def is_of_four(question: str, answer: str) -> bool:
-    """Whether an answer that is a letter is A, B, C or D, and the question has no option E."""
+    """Return whether a letter is A, B, C or D, and the question has no option E."""
     if re.findall("[A-Za-z]", bare(answer))[0] not in "ABCD":
         return False
     return not any(
@@ -53,7 +53,7 @@ def is_of_four(question: str, answer: str) -> bool:
 
 
 def _has_five(question: str, before: str, after: str) -> bool:
-    """Whether options from A to E stand in a question, in order and between these signs."""
+    """Return whether options from A to E stand in a question, in order and between these signs."""
     place = 0
     for letter in "ABCDE":
         option = re.compile(rf"(?<![A-Za-z]){re.escape(f'{before}{letter}{after}')}\s*\S")
@@ -65,7 +65,7 @@ def _has_five(question: str, before: str, after: str) -> bool:
 
 
 def bare(answer: str) -> str:
-    """The answer in half width, without marks of LaTeX and Markdown, or its name, around it."""
+    """Return the answer in half width, without its name and marks of LaTeX and Markdown."""
     answer = "".join(unicodedata.normalize("NFKC", c) if "！" <= c <= "～" else c for c in answer)
     text = _WRAPPED.sub(r"\1", answer).strip().strip("*$").strip()
     return _NAMED.sub("", text) or text

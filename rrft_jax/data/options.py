@@ -24,7 +24,7 @@ _LETTERS = re.compile(r"[A-Z](?:(?:,|, | and )?[A-Z])+")
 
 
 def read_options(row: Mapping[str, Any]) -> dict[str, str]:
-    """Letter -> text of a row's options, in order; empty where it has none.
+    """Return letter -> text of a row's options, in order; empty if it has none.
 
     They are under one of `KEYS`, or each under its letter, {"A": "red", "B": "blue"}.
 
@@ -46,7 +46,7 @@ def read_options(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def with_options(question: str, options: Mapping[str, str]) -> str:
-    """The question with a line for each option under it, unless it has them already.
+    """Return the question with a line for each option under it, unless it has them already.
 
     Raises:
       BadSample: it has other options.
@@ -64,7 +64,7 @@ def with_options(question: str, options: Mapping[str, str]) -> str:
 
 
 def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: int | None) -> str:
-    """The letter of the option that an answer means; several letters stay as they are.
+    """Return the letter of the option that an answer means; several letters stay as they are.
 
     Args:
       answer: a letter, an option's text, both, or its index.
@@ -104,7 +104,7 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
 
 
 def index_base(rows: Sequence[Any]) -> int | None:
-    """Whether the answers of a file count its options from 0 or from 1; None: one can't tell.
+    """Return whether a file counts its options from 0 or from 1; None if nothing tells.
 
     Only an index of 0, or one as large as the number of options, tells, and not both of them.
     """
@@ -161,7 +161,7 @@ def _read(key: str, value: Any) -> dict[str, str]:
 
 
 def _holds(question: str, letter: str, text: str) -> bool:
-    """Whether a question, its white space made single, has an option already."""
+    """Return whether a question, its white space made single, has an option already."""
     end = r"(?!\w)" if re.search(r"\w$", text) else ""
     option = rf"(?<![A-Za-z]){letter}[{_CLOSES}]+\s?{re.escape(text)}{end}"
     return bool(re.search(option, question))

@@ -31,7 +31,7 @@ _GIVEN = ("mode", "step", "lengths")  # what a caller hands over; all other keyw
 
 @dataclasses.dataclass(frozen=True)
 class _Reward:
-    """A function of a group, or of one completion, and the public code's where it has another."""
+    """A function of a group or of one completion, and the public code's if that differs."""
 
     function: Callable
     public: Callable | None = None
@@ -75,7 +75,7 @@ _REWARDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A reward's part in the sum."""
+    """A reward, with its weight in the sum and its options."""
 
     name: str
     weight: float
@@ -83,19 +83,19 @@ class Term:
 
 
 class Scores(NamedTuple):
-    """A value for each completion, 0 where the reward failed, and how it did, in no order."""
+    """A value for each completion, 0 where the reward failed; and the failures, in no order."""
 
     values: list[float]
     failures: list[Failure]
 
 
 def names() -> tuple[str, ...]:
-    """The project's own rewards; any function has a dotted path beside them."""
+    """Return the names of the project's own rewards; other functions have a dotted path."""
     return tuple(_REWARDS)
 
 
 def score(name: str, completions: Sequence[str], example: Any, **given) -> list[float]:
-    """The values of `scores`, which takes the same."""
+    """Return the values of `scores`, which takes the same arguments."""
     return scores(name, completions, example, **given).values
 
 
@@ -109,7 +109,7 @@ def scores(
     lengths: Sequence[int] | None = None,
     **options,
 ) -> Scores:
-    """The named reward of every completion of one example's group.
+    """Return the named reward of every completion of one example's group.
 
     Args:
       name: one of `names()`, or the dotted path of a function.
@@ -146,12 +146,12 @@ def scores(
 
 
 def failures() -> int:
-    """How many completions a reward has failed on so far, for whatever reason."""
+    """Return the number of completions that a reward has failed on so far, for any reason."""
     return guard.failures()
 
 
 def read_terms(rewards: Mapping[str, Any], where: str = "rewards") -> list[Term]:
-    """A config's rewards: each name's weight, or a mapping of its `weight` and options.
+    """Read a config's rewards: each name's weight, or a mapping of its `weight` and options.
 
         {"accuracy": 1.0, "length": {"weight": 0.5, "start": 100}, "mypackage.rewards.iou": 2}
 
@@ -178,7 +178,7 @@ def read_terms(rewards: Mapping[str, Any], where: str = "rewards") -> list[Term]
 
 @functools.cache
 def _keywords(function: Callable) -> frozenset[str]:
-    """The names that a function takes by keyword alone."""
+    """Return the names that a function takes by keyword alone."""
     parameters = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
 

@@ -17,7 +17,7 @@ _NEAR, _FAR = Fraction(1, 20), Fraction(1, 5)
 
 
 def rewards(completions: Sequence[str], example: Any) -> list[float]:
-    """1 for each completion whose answer is the example's, else 0.
+    """Give 1 to each completion whose answer is the example's, else 0.
 
     Inside the tags there's to be the answer and nothing else. Without tags the whole completion is
     the answer, and only then is one looked for in prose. The comparison is the same. Sequences of
@@ -32,7 +32,7 @@ def rewards(completions: Sequence[str], example: Any) -> list[float]:
 
 
 def math_rewards(completions: Sequence[str], example: Any) -> list[float]:
-    """As `rewards`, and between two numbers a near miss counts in part.
+    """Reward as `rewards` does, but give a near miss between two numbers a part.
 
     1 up to a relative error of 5 %, 0 from 20 % on, half a period of a cosine between them. What is
     relative to a solution of 0 has no limit: 0 itself is right, everything else is wrong.
@@ -53,14 +53,14 @@ def math_rewards(completions: Sequence[str], example: Any) -> list[float]:
 
 
 def choice_reward(completion: str, example: Any) -> float:
-    """1 if the answer is the solution's option, else 0: `B`, `(B)`, `B.`, `B)`, `B: 12` are one."""
+    """Give 1 for the solution's option, else 0. `B`, `(B)`, `B.`, `B)` and `B: 12` are equal."""
     option = answers.read(extract_answer(completion)[0]).option
     solution = answers.read(extract_answer(example.answer)[0]).option
     return float(option is not None and option == solution)
 
 
 def equal(given: Sequence[tuple[str, bool]], solution: str) -> list[bool]:
-    """Whether each answer is the solution, as `answers.same` says, or math-verify where it can't.
+    """Return whether each answer is the solution, by `answers.same`, or else by math-verify.
 
     math-verify runs behind the guard: what takes too long or breaks it is counted there.
 

@@ -219,7 +219,7 @@ def _option(text: str) -> str | None:
 
 
 def same(a: Reading, b: Reading) -> bool | None:
-    """Whether two answers are equal; None where only math-verify can tell. Symmetric."""
+    """Return whether two answers are equal; None where only math-verify can tell. Symmetric."""
     if _squeezed(a.text) == _squeezed(b.text):
         return bool(a.text)
     if a.option or b.option:
@@ -253,7 +253,7 @@ def pairs(a: Reading, b: Reading) -> list[tuple[Value | Sequence, Value | Sequen
 
 
 def is_prose(reading: Reading) -> bool:
-    """Whether it says nothing as a whole, so that an answer may still stand in it."""
+    """Return whether it says nothing as a whole, so that an answer may still stand in it."""
     return reading.option is None and reading.value is None and not reading.may_be_more
 
 
@@ -285,7 +285,7 @@ def found_in(text: str) -> str | None:
 
 
 def comparable(a: Reading, b: Reading) -> bool:
-    """Whether both are real numbers, and of no two units or names."""
+    """Return whether both are real numbers, and of no two units or names."""
     values = [x.value.number if x.value is not None else None for x in (a, b)]
     return None not in values and _agree(a.name, b.name) and _agree(a.unit, b.unit)
 
@@ -314,7 +314,7 @@ def _is_constant(value: Value | Sequence) -> bool:
 
 
 def _is_formula(text: str) -> bool:
-    """Whether there are no words in it, but for those of mathematics."""
+    """Return whether there are no words in it, but for those of mathematics."""
     words = _LETTERS.findall(_COMMAND.sub(" ", text))
     return all(len(word) == 1 or word in {*expression.FUNCTIONS, "deg", "pct"} for word in words)
 

@@ -1,4 +1,4 @@
-"""The tags of a completion: is the thought first, then the answer, and nothing else; and which?"""
+"""The tags of a completion: the thought first, then the answer, and nothing else."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ TAGS = tuple(f"<{end}{block}>" for block in _CAPTION_BLOCKS for end in ("", "/")
 
 
 def reward(completion: str, example: Any = None, *, empty_thought: bool = False) -> float:
-    """1 if the whole text is one `<think>` block and one `<answer>` block, in that order.
+    """Give 1 if the whole text is one `<think>` block and one `<answer>` block, in that order.
 
     White space may stand between the blocks and after them, and neither may be empty. Where a
     model is to choose whether it thinks, `empty_thought` accepts that it doesn't.
@@ -21,13 +21,13 @@ def reward(completion: str, example: Any = None, *, empty_thought: bool = False)
 
 
 def caption_reward(completion: str, example: Any = None) -> float:
-    """As `reward`, with a `<summary>` and a `<caption>` block before the thought."""
+    """Reward as `reward` does, with a `<summary>` and a `<caption>` block before the thought."""
     del example
     return _laid_out(completion, _CAPTION_BLOCKS)
 
 
 def tags_reward(completion: str, example: Any = None) -> float:
-    """A quarter for each of the four tags of `reward` that stands once, behind those before it."""
+    """Give a quarter for each of the four tags that stands once, behind those before it."""
     del example
     place, found = -1, 0
     for tag in _tags(_BLOCKS):
@@ -38,7 +38,7 @@ def tags_reward(completion: str, example: Any = None) -> float:
 
 
 def extract_answer(completion: str) -> tuple[str, bool]:
-    """The text of the first `<answer>` block, or all of it; and whether there was a block."""
+    """Return the text of the first `<answer>` block, or all text; and whether there is a block."""
     start = completion.find("<answer>")
     end = completion.find("</answer>", start)
     if start < 0 or end < 0:

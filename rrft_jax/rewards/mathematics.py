@@ -22,13 +22,13 @@ warnings.filterwarnings("ignore", category=SymPyDeprecationWarning)
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two formulas without dollars are equal, whichever of them is the solution."""
+    """Return whether two formulas without dollars are equal, whichever of them is the solution."""
     first, second = map(_parse_formula, (a, b))
     return _verify(first, second) and _verify(second, first)
 
 
 def agree(answer: str, solution: str) -> bool:
-    """Whether the solution's value is found in the answer, as the public implementation asks.
+    """Return whether the answer holds the solution's value, as the public implementation asks.
 
     It hands over the two the other way round, and commands without dollar signs are words.
     """

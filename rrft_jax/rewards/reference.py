@@ -91,7 +91,7 @@ def value_score(completion: str, answer: str) -> float:
 
 
 def agree(answers: Sequence[str], solution: str) -> list[bool]:
-    """Whether math-verify finds the solution's value in each answer; no where it can't.
+    """Return whether math-verify finds the solution's value in each answer; no where it can't.
 
     It runs behind the guard: what takes too long or breaks it is counted there.
     """
@@ -104,7 +104,7 @@ def agree(answers: Sequence[str], solution: str) -> list[bool]:
 
 
 def _plainly_differ(answer: str, solution: str) -> bool:
-    """Whether there's nothing to parse: a text is empty, or both are numbers or letters apart.
+    """Return whether nothing needs parsing: a text is empty, or two numbers or letters differ.
 
     What it says is what math-verify would, to which numbers are equal up to six digits.
     """

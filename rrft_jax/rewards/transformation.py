@@ -33,7 +33,7 @@ PENALTY = (1.0, -0.25, -0.25, -0.5)
 
 
 def parse_calls(text: str) -> list[Call]:
-    """Every call with two arguments, in order, over any number of lines, whatever the quotes."""
+    """Return every call with two arguments, in order, on any number of lines, in any quotes."""
     calls = []
     for function, arguments in _CALL.findall(text):
         values = [value.strip().strip("'\"`").strip().lower() for value in arguments.split(",")]
@@ -43,12 +43,12 @@ def parse_calls(text: str) -> list[Call]:
 
 
 def are_calls(text: str) -> bool:
-    """Whether a text is nothing but a sequence of calls."""
+    """Return whether a text is nothing but a sequence of calls."""
     return bool(parse_calls(text)) and bool(_BETWEEN.fullmatch(_CALL.sub("", text)))
 
 
 def reward(completion: str, example: Any, worth: Sequence[float] = PARTIAL) -> float:
-    """The share of the calls that are right, partly right ones in part, less what is repeated.
+    """Return the share of the calls that are right; partly right calls count in part.
 
     The `credit` of both sides' calls, times the share of the completion's calls that are distinct.
     The order of the calls doesn't matter.
@@ -62,17 +62,17 @@ def reward(completion: str, example: Any, worth: Sequence[float] = PARTIAL) -> f
 
 
 def full_reward(completion: str, example: Any) -> float:
-    """As `reward`, where only calls that are right to the last detail count."""
+    """Reward as `reward` does, but count only calls that are right in every detail."""
     return reward(completion, example, FULL)
 
 
 def penalty_reward(completion: str, example: Any) -> float:
-    """As `reward`, where a call that is right in part costs something."""
+    """Reward as `reward` does, but subtract for a call that is right only in part."""
     return reward(completion, example, PENALTY)
 
 
 def partial_credit(answer: str, solution: str) -> float:
-    """The share of the calls that are right, partly right ones in part; between 0 and 1."""
+    """Return the share of the calls that are right, between 0 and 1, with partial credit."""
     answers, solutions = (sorted(set(parse_calls(text))) for text in (answer, solution))
     return credit(answers, solutions, PARTIAL) if answers and solutions else 0.0
 
@@ -80,7 +80,7 @@ def partial_credit(answer: str, solution: str) -> float:
 def credit(
     answers: Sequence[Sequence[str]], solutions: Sequence[Sequence[str]], worth: Sequence[float]
 ) -> float:
-    """What the calls of an answer are worth beside those of the solution.
+    """Return the credit of an answer's calls, compared with those of the solution.
 
     Calls that match in full count `worth[0]`, then by function and object `worth[1]`, by function
     and value `worth[2]`, by the function alone `worth[3]`; matched in that order, each call once;
@@ -109,5 +109,5 @@ def credit(
 
 
 def distinct(calls: Iterable[Any]) -> list[Any]:
-    """Without repetitions, in the order of their first appearance."""
+    """Remove repetitions, and keep the order of the first appearances."""
     return list(dict.fromkeys(calls))

@@ -54,7 +54,7 @@ class Value:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether another form of it might be equal, and look otherwise."""
+        """Return whether another form of it might be equal, and look otherwise."""
         return any(isinstance(atom, tuple) for powers in self.terms for atom, _ in powers)
 
 

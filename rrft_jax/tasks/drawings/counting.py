@@ -69,7 +69,7 @@ class Thing:
         return f"{self}s"
 
     def compare(self, thing: "Thing") -> tuple[list[str], bool]:
-        """The words of `thing` up to the first that differs from this, and whether none does."""
+        """Return the words of `thing` up to the first that differs, and whether none does."""
         words = []
         for asked, word in zip(dataclasses.astuple(self), dataclasses.astuple(thing)):
             if asked is not None:
@@ -79,12 +79,12 @@ class Thing:
         return words, True
 
     def covers(self, thing: "Thing") -> bool:
-        """Whether the object is one of those that this describes."""
+        """Return whether the object is one of those that this describes."""
         return self.compare(thing)[1]
 
 
 def sample(split: str, seed: int, index: int, image_size: int) -> Example:
-    """The sample at `index` of a split ("train", "id", "ood")."""
+    """Return the sample at `index` of a split ("train", "id", "ood")."""
     stream, vocabulary = SPLITS[split]
     rng = np.random.default_rng([seed, stream, index])
     scene = draw_scene(rng, vocabulary, image_size)
@@ -111,7 +111,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, vocabulary: Vocabulary, image_size: int) -> Scene:
-    """Draws a random scene, `image_size` pixels wide and high."""
+    """Draw a random scene, `image_size` pixels wide and high."""
     count = rng.integers(vocabulary.objects[0], vocabulary.objects[1] + 1)
     cells = np.sort(rng.choice(GRID * GRID, count, replace=False))
     image = _floor(image_size, brightness=rng.uniform(0.9, 1.1))
@@ -177,7 +177,7 @@ def _question(rng, scene: Scene, vocabulary: Vocabulary) -> tuple[str, str, str]
 
 
 def number(scene: Scene, described: Thing, removes: bool) -> tuple[str, int]:
-    """Goes through the objects; `removes` says whether those that fit count or all the others.
+    """Number the objects; `removes` says whether objects that fit count, or all the others.
 
     Returns:
       ("a1 red=1, c2 blue no, ...", how many count).

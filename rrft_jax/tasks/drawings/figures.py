@@ -62,7 +62,7 @@ class Label:
 
 
 def draw(figure: Figure, size: int) -> Image.Image:
-    """The figure with its labels, `size` pixels wide and high."""
+    """Draw the figure with its labels, `size` pixels wide and high."""
     at, letter = fit(figure, size), letter_height(size)
     canvas = Image.new("RGB", (size * _FINE, size * _FINE), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -117,7 +117,7 @@ def on_grid(text: str, centres: np.ndarray, size: int) -> np.ndarray:
 
 
 def write(image: Image.Image, placed: list[Label]) -> None:
-    """Writes labels into a picture."""
+    """Write labels into a picture."""
     pen, font = ImageDraw.Draw(image), _font(letter_height(image.width))
     for label in placed:
         left, top, right, bottom = font.getbbox(label.text)

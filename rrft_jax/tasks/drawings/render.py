@@ -110,7 +110,7 @@ class Camera:
 
 
 def render(solids: tuple[Solid, ...], camera: Camera) -> Image.Image:
-    """The picture of `solids`, which don't touch."""
+    """Draw the picture of `solids`, which don't touch."""
     canvas = _ground(camera).copy()
     cast = _cast_once if camera.size <= _SMALL else _cast
     layers = {solid: cast(solid, camera) for solid in solids}

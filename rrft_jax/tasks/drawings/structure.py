@@ -53,7 +53,7 @@ class Question:
 
 
 def sample(split: str, seed: int, index: int, image_size: int) -> Example:
-    """The sample at `index` of a split ("train", "id", "ood")."""
+    """Return the sample at `index` of a split ("train", "id", "ood")."""
     posed = question(split, seed, index)
     return Example(
         id=f"structure-{split}-{seed}-{index}",
@@ -68,7 +68,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
 
 
 def question(split: str, seed: int, index: int) -> Question:
-    """The question at `index` of a split."""
+    """Return the question at `index` of a split."""
     stream, kinds, ask = SPLITS[split]
     return pose(np.random.default_rng([seed, stream, index]), kinds, ask, simple=True)
 

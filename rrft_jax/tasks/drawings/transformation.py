@@ -91,7 +91,7 @@ class Step:
 
 
 def sample(split: str, seed: int, index: int, image_size: int) -> Example:
-    """The sample at `index` of a split ("train", "id", "ood-left", "ood-right")."""
+    """Return the sample at `index` of a split ("train", "id", "ood-left", "ood-right")."""
     stream, camera = SPLITS[split]
     initial, steps, final = draw_story(np.random.default_rng([seed, stream, index]))
     return Example(
@@ -131,7 +131,7 @@ def draw_story(rng: np.random.Generator) -> tuple[Scene, list[Step], Scene]:
 
 
 def apply(scene: Scene, step: Step) -> Scene:
-    """The scene after a step."""
+    """Return the scene after a step."""
     thing = scene[step.object]
     if step.attribute == "position":
         thing = dataclasses.replace(thing, cell=_neighbour(thing.cell, step.value))
@@ -141,12 +141,12 @@ def apply(scene: Scene, step: Step) -> Scene:
 
 
 def picture(scene: Scene, camera: str, image_size: int) -> Image.Image:
-    """The scene as one of CAMERAS sees it, `image_size` pixels wide and high."""
+    """Draw the scene as one of CAMERAS sees it, `image_size` pixels wide and high."""
     return render(tuple(map(solid, scene)), Camera(CAMERAS[camera], image_size))
 
 
 def solid(thing: Thing) -> Solid:
-    """The thing as a body in its place."""
+    """Return the thing as a body in its place."""
     middle = (GRID - 1) / 2
     return Solid(
         shape=thing.shape,
@@ -188,7 +188,7 @@ def _neighbour(cell: tuple[int, int], direction: str) -> tuple[int, int]:
 
 
 def _shortest(initial: Scene, final: Scene, number: int) -> bool:
-    """Whether no other pairing of the first scene's objects with the second's is as short.
+    """Return whether no other pairing of the first scene's objects with the second's is as short.
 
     Two objects that trade their colours could be two that trade their places, for instance.
     """
@@ -200,7 +200,7 @@ def _shortest(initial: Scene, final: Scene, number: int) -> bool:
 
 
 def _changes(before: Thing, after: Thing) -> float:
-    """How many steps make one thing of another."""
+    """Return the number of steps that make one thing of another."""
     across, down = (abs(a - b) for a, b in zip(before.cell, after.cell))
     if max(across, down) > 1:
         return np.inf  # a position changes once at most
@@ -214,7 +214,7 @@ def problem(scene: Scene) -> str:
 
 
 def attributes(scene: Scene) -> str:
-    """The list of objects, as TRANCE gives it."""
+    """Write the list of objects as TRANCE does."""
     listed = [(str(i), t.shape, t.size, t.color, t.material) for i, t in enumerate(scene)]
     return f"Attributes of the initial objects: {listed}."
 
