@@ -97,26 +97,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
     _override(config, overrides)
-    settings = checked(config)
+    settings = make(config.to_dict())
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
         settings = replaced(settings, {key: os.path.expanduser(_get(config, key))})
     program = Path(known.config.partition(":")[0]).stem
     name = f"{program}-{settings.model.name}-{settings.task}-{settings.paradigm}"
     return settings, (known.workdir or Path("runs") / name).expanduser()
-
-
-def checked(config: ml_collections.ConfigDict) -> Config:
-    """Make the typed settings of a config.
-
-    Raises:
-      UserError: names the first field that is unknown or makes no sense, and says what it may be.
-    """
-    made = make(config.to_dict())
-    if made.grpo is not None:
-        from rrft_jax.training import objectives  # last: it imports JAX, which takes a second
-
-        objectives.check(made.grpo)
-    return made
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}

@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         told, argv = processes(sys.argv[1:] if argv is None else argv)
         config, workdir = parse(argv)
         from rrft_jax.parallel import distributed
+        from rrft_jax.training import objectives
 
+        objectives.check(config.grpo)
         with interrupts.at_once("waiting for the other processes of the run"):
             distributed.initialize(**told)
         if not distributed.is_host0():

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from rrft_jax.errors import UserError
+from rrft_jax.settings import GRPOSettings
 
 EPSILON = 1e-4  # added to a standard deviation before the division
 ROUNDING = 1e-6  # rewards of a group that differ by less than this share of their size are equal
@@ -319,9 +320,9 @@ TERMS = {
 }
 
 
-def check(settings: Any) -> None:
-    """Raise UserError unless every term of the section `grpo` is a registered choice."""
-    for field, choices in TERMS.items():
+def check(settings: GRPOSettings | None) -> None:
+    """Raise UserError unless every term of the section `grpo`, if there is one, is registered."""
+    for field, choices in TERMS.items() if settings else ():
         name = getattr(settings, field)
         if name not in choices:
             raise UserError(f"--config.grpo.{field}={name}: expected one of {', '.join(choices)}")

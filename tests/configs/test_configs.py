@@ -7,11 +7,11 @@ import pytest
 
 from configs import base, eval, grpo, sft
 from rrft_jax import rewards
-from rrft_jax.command import checked
 from rrft_jax.data.prompts import PARADIGMS, ZERO_SHOT
 from rrft_jax.errors import UserError
-from rrft_jax.settings import Config, GRPOSettings
+from rrft_jax.settings import Config, GRPOSettings, make
 from rrft_jax.tasks import TASKS
+from rrft_jax.training import objectives
 
 FILES = {
     sft: ("cot_sft", "ans_sft"),
@@ -24,7 +24,8 @@ def test_every_choice_makes_a_valid_config():
     for file, paradigms in FILES.items():
         for model, task, paradigm in itertools.product(base.MODELS, TASKS, paradigms):
             config = file.get_config(f"model={model},task={task},paradigm={paradigm}")
-            checked(config)
+            made = make(config.to_dict())
+            objectives.check(made.grpo)
             assert (config.model.name, config.task, config.paradigm) == (model, task, paradigm)
 
 
