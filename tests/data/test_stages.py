@@ -2,11 +2,11 @@
 
 import pytest
 
-from configs import grpo as program
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor, Source
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.settings import Config, EvalSettings, GRPOSettings
 from tests.loading import example_of
 
 SOURCES = [Source([example_of(i) for i in range(3)]), Source([example_of(i) for i in range(3, 7)])]
@@ -18,18 +18,14 @@ def processor():
 
 
 def test_steps_are_given_or_follow_from_epochs():
-    config = program.get_config()
     assert num_samples(SOURCES) == 7
-    config.grpo.update(steps=5, epochs=3, batch_size=4)
-    assert num_steps(config, "grpo", SOURCES) == 5
-    config.grpo.steps = 0
-    assert num_steps(config, "grpo", SOURCES) == 6  # 21 samples by fours
+    assert num_steps(GRPOSettings(steps=5, epochs=3, batch_size=4), SOURCES) == 5
+    assert num_steps(GRPOSettings(epochs=3, batch_size=4), SOURCES) == 6  # 21 samples by fours
 
 
 @pytest.mark.parametrize("asked, size", [(64, 8), (4, 4), (3, 4)])
 def test_an_evaluation_s_batches_fit_the_split_and_the_mesh(processor, asked, size):
-    config = program.get_config()
-    config.eval.batch_size = asked
+    config = Config(eval=EvalSettings(batch_size=asked))
     mesh = make_mesh(data=2, fsdp=1, tensor=1)
     loader = stage_loader(config, "eval", SOURCES, processor, mesh)
     batches = list(loader)
@@ -39,7 +35,7 @@ def test_an_evaluation_s_batches_fit_the_split_and_the_mesh(processor, asked, si
 
 
 def test_without_a_mesh_a_batch_is_one_row(processor):
-    loader = stage_loader(program.get_config(), "sft", SOURCES, processor)
+    loader = stage_loader(Config(), "sft", SOURCES, processor)
     batch = next(loader)
     loader.close()
     assert len(batch.prompt.tokens) == len(batch.examples) == 1
