@@ -10,6 +10,13 @@ os.environ["XLA_FLAGS"] = (
 import functools  # noqa: E402
 
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+from tests.shapes import checked  # noqa: E402
+
+# Before the package is imported: its shapes and dtypes are checked wherever a test traces it.
+CHECKED = ["rrft_jax.models", "rrft_jax.rollout"]
+install_import_hook(CHECKED, f"{checked.__module__}.{checked.__name__}")
 
 
 @pytest.fixture(scope="session")

@@ -1,53 +1,65 @@
 """The decoder: grouped-query attention with M-RoPE, layers scanned.
 
 Two residual streams pass through the same layers: `prompt` [B,P,D] and `group` [B,G,T,D], the
-completions of each prompt. Either may be absent, and what a layer does follows from what is there:
+completions of each prompt:
 
   prompt alone      prefill: the layer returns the prompt's keys and values
   prompt and group  training: completions attend to the prompt's keys and values too
 
-A decoding step is `DecoderLayer.decode`: one token of each row over caches, which lie as
-`decoding.py` reads them. There the layers are a plain loop over weights and caches of their own
-(`VLM.decode`): a scan would cut each layer's cache out of the others, a copy at every token.
+A decoding step is `DecoderLayer.decode`: one token of each sequence, over caches. There the layers
+are a plain loop over weights and caches of their own (`VLM.decode`): a scan would cut each layer's
+cache out of the others, a copy at every token.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Float32, Int
 
 from rrft_jax.models import attention, leaves, rotary
-from rrft_jax.models.attention import decoding
+from rrft_jax.models.arrays import Array
+from rrft_jax.models.attention import KeyValues, decoding
+from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import TextConfig
 from rrft_jax.models.layers import Dense, Embedding, product
 from rrft_jax.models.remat import rematerialised
 
-
-class KeyValues(NamedTuple):
-    """Of all layers of a prefill both are [L,B,P,K,C]. Of one layer while decoding the prompts' are
-    [B,K,C,P] and [B,K,P,C], the rows' own [R,K,C,T] and [R,K,T,C]."""
-
-    keys: jax.Array
-    values: jax.Array
-
-    @property
-    def length(self) -> int:
-        """Tokens that there is room for in what decoding reads."""
-        return self.values.shape[2]
+Streams = tuple[Float[Array, "B P D"], Float[Array, "B G T D"] | None]  # prompts, completions
 
 
 @flax.struct.dataclass
 class Step:
-    """What every layer is told beside its streams.
+    """The inputs of every layer beside its streams.
 
-    prompt_mask [B,P]; prompt_angles [B,P,C/2]; group_angles [B,1,T,C/2].
+    Attributes:
+      prompt_mask: [B,P] bool, False on padding.
+      prompt_angles: [B,P,C/2].
+      group_angles: [B,1,T,C/2].
     """
 
-    prompt_mask: jax.Array
-    prompt_angles: jax.Array | None = None
-    group_angles: jax.Array | None = None
+    prompt_mask: Array
+    prompt_angles: Array | None = None
+    group_angles: Array | None = None
+
+
+@flax.struct.dataclass
+class DecodeStep:
+    """The inputs of every layer of a decoding step beside its stream and its caches.
+
+    Attributes:
+      time: index of the token in its completion, a scalar.
+      angles: [R,C/2] of the token.
+      prompt_mask: [B,P] bool, False on padding.
+      slots: the slots of the sequences (`attention/decoding.py`), None if all are in their own.
+    """
+
+    time: Array
+    angles: Array
+    prompt_mask: Array
+    slots: Slots | None = None
 
 
 class DecoderLayer(nn.Module):
@@ -66,15 +78,11 @@ class DecoderLayer(nn.Module):
         self.mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
         nn.share_scope(self, self.mlp)  # its weights are named as the layer's own
 
-    def __call__(self, carry, step: Step):
-        """One layer over both streams.
-
-        Args:
-          carry: (prompt [B,P,D], group [B,G,T,D] | None).
-          step: see `Step`.
+    def __call__(self, carry: Streams, step: Step) -> tuple[Streams, KeyValues]:
+        """Run one layer over both streams.
 
         Returns:
-          (carry, this layer's keys and values of the prompt [B,P,K,C]).
+          (the streams, this layer's keys and values [B,P,K,C] of the prompts).
         """
         prompt, group = carry
         q, k, v = self._project(prompt, step.prompt_angles)
@@ -83,41 +91,48 @@ class DecoderLayer(nn.Module):
         prompt = self._residual(prompt, attended)
         if group is not None:
             q, k, v = self._project(group, step.group_angles)
-            attended = attention.group(q, *prompt_kv, step.prompt_mask, k, v, self.kernels)
+            attended = attention.group(
+                q, prompt_kv, step.prompt_mask, KeyValues(k, v), self.kernels
+            )
             group = self._residual(group, attended)
         return (prompt, group), prompt_kv
 
-    def decode(self, x, angles, time, prompt_kv, prompt_mask, slots, own):
-        """One token of each row through this layer.
+    def decode(
+        self, x: Float[Array, "R D"], step: DecodeStep, prompt: KeyValues, own: KeyValues
+    ) -> tuple[Float[Array, "R D"], KeyValues]:
+        """Run one token of each sequence through this layer.
 
         Args:
-          x: [R,D].
-          angles: [R,C/2].
-          time: index of the token.
-          prompt_kv, prompt_mask, slots: see `decoding.attend`.
-          own: the rows' keys and values before that token.
+          x: the stream.
+          step: see `DecodeStep`.
+          prompt: keys [B,K,C,P] and values [B,K,P,C] of the prompts.
+          own: keys [R,K,C,T] and values [R,K,T,C] of the sequences, filled up to `step.time`.
 
         Returns:
-          (x, `own` with this token).
+          (the stream, `own` with this token).
         """
-        q, k, v = self._project(x, angles)
+        q, k, v = self._project(x, step.angles)
         own = KeyValues(
-            _write(own.keys, k[..., None], time, axis=3),
-            _write(own.values, v[:, :, None], time, axis=2),
+            _write(own.keys, k[..., None], step.time, axis=3),
+            _write(own.values, v[:, :, None], step.time, axis=2),
         )
-        seen = jnp.arange(own.length) <= time
-        return self._residual(
-            x, decoding.attend(q, *prompt_kv, prompt_mask, *own, seen, slots)
-        ), own
+        seen = jnp.arange(own.length) <= step.time
+        attended = decoding.attend(q, prompt, step.prompt_mask, own, seen, step.slots)
+        return self._residual(x, attended), own
 
-    def _project(self, x: jax.Array, angles: jax.Array):
+    def _project(
+        self, x: Float[Array, "*N D"], angles: Float[Array, "..."]
+    ) -> tuple[Float[Array, "*N H C"], Float[Array, "*N K C"], Float[Array, "*N K C"]]:
+        """Return queries and keys, turned by their angles, and values."""
         c, x = self.config, self.input_norm(x)
         q = self.q(x).reshape(*x.shape[:-1], c.heads, c.head_size)
         k = self.k(x).reshape(*x.shape[:-1], c.kv_heads, c.head_size)
         v = self.v(x).reshape(*x.shape[:-1], c.kv_heads, c.head_size)
         return rotary.rotate(q, angles), rotary.rotate(k, angles), v
 
-    def _residual(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def _residual(
+        self, x: Float[Array, "*N D"], attended: Float[Array, "*N H C"]
+    ) -> Float[Array, "*N D"]:
         x = x + self.o(attended.reshape(*x.shape[:-1], -1))
         return x + self.mlp(self.post_norm(x))
 
@@ -128,7 +143,7 @@ class Head(nn.Module):
     config: TextConfig
 
     @nn.compact
-    def __call__(self) -> jax.Array:
+    def __call__(self) -> Float[Array, "D V"]:
         shape = (self.config.width, self.config.vocab_size)
         return self.param("kernel", nn.initializers.lecun_normal(), shape)
 
@@ -157,30 +172,39 @@ class Decoder(nn.Module):
         if not c.tied:
             self.head = Head(c)
 
-    def __call__(self, prompt, group, step: Step):
-        """Runs the layers.
+    def __call__(
+        self,
+        prompt: Float[Array, "B P D"],
+        group: Float[Array, "B G T D"] | None,
+        step: Step,
+    ) -> tuple[Float[Array, "B P D"], Float[Array, "B G T D"] | None, KeyValues]:
+        """Run the layers over both streams.
 
         Returns:
-          (prompt, group, prompt_kv): streams as in `DecoderLayer`, before the final norm; the
-          prompt's keys and values of all layers [L,B,P,K,C].
+          (both streams before the final norm, keys and values [L,B,P,K,C] of the prompts).
         """
         (prompt, group), prompt_kv = self.layers((prompt, group), step)
         return prompt, group, prompt_kv
 
-    def embed_tokens(self, tokens: jax.Array) -> jax.Array:
+    def embed_tokens(self, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
+        """Return the rows of the embedding."""
         return self.embed(tokens)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """[...,D] before the final norm -> [...,V] float32."""
+    def logits(self, hidden: Float[Array, "*N D"]) -> Float32[Array, "*N V"]:
+        """Return the logits by the stream before the final norm."""
         weight = self.embed.embedding.T if self.config.tied else self.head()
         return product(self.norm(hidden), weight, jnp.float32)
 
 
-def text_angles(config: TextConfig, positions: jax.Array) -> jax.Array:
-    """[3,...] positions -> [...,C/2]."""
+def text_angles(
+    config: TextConfig, positions: Int[Array, "axes=3 *N"]
+) -> Float[Array, "*N {config.head_size//2}"]:
+    """Return the rotary angles of tokens at these positions."""
     return rotary.text_angles(positions, config.head_size, config.rope_theta, config.mrope_sections)
 
 
-def _write(cache: jax.Array, new: jax.Array, time: jax.Array, axis: int) -> jax.Array:
-    """Writes one token of each row into a cache, in place inside a loop."""
+def _write(
+    cache: Float[Array, "R K _ _"], new: Float[Array, "R K _ _"], time: Int[Array, ""], axis: int
+) -> Float[Array, "R K _ _"]:
+    """Write one token of each sequence into a cache, in place inside a loop."""
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), time, axis)

@@ -8,10 +8,10 @@ above all the embedding and the head, is cast to the compute dtype.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from rrft_jax.models import table
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.config import VLMConfig
 
 LARGEST = 127
@@ -40,7 +40,7 @@ def _is_matrix(path: str, rank: int) -> bool:
     return path.endswith("/kernel") and rank == 3
 
 
-def _quantise(kernel: jax.Array) -> dict:
+def _quantise(kernel: Array) -> dict:
     kernel = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(kernel), axis=1, keepdims=True) / LARGEST
     scale = jnp.where(scale == 0, 1.0, scale)  # of an output that is always zero

@@ -14,17 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int
+
+from rrft_jax.models.arrays import Array
 
 
 class Dense(nn.Module):
-    """A linear map, [...,I] -> [...,O]."""
+    """A linear map."""
 
     width: int
     dtype: Any
     bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         shape = (x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         y = product(x.astype(self.dtype), kernel, self.dtype)
@@ -42,7 +45,7 @@ ACTIVATIONS = {
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between, [...,I] -> [...,O]."""
+    """Two linear maps with an activation between."""
 
     width: int
     out_width: int
@@ -51,14 +54,14 @@ class MLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         hidden = Dense(self.width, self.dtype, self.bias, name="fc1")(x)
         hidden = ACTIVATIONS[self.activation](hidden)
         return Dense(self.out_width, self.dtype, self.bias, name="fc2")(hidden)
 
 
 class GatedMLP(nn.Module):
-    """An MLP with gated hidden values (https://arxiv.org/abs/2002.05202), [...,I] -> [...,O]."""
+    """An MLP with gated hidden values (https://arxiv.org/abs/2002.05202)."""
 
     width: int
     out_width: int
@@ -67,7 +70,7 @@ class GatedMLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         gate = Dense(self.width, self.dtype, self.bias, name="gate")(x)
         up = Dense(self.width, self.dtype, self.bias, name="up")(x)
         hidden = ACTIVATIONS[self.activation](gate) * up
@@ -75,7 +78,7 @@ class GatedMLP(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of a row for each token, [...] -> [...,D]."""
+    """A table with a row for each token."""
 
     tokens: int
     width: int
@@ -85,13 +88,15 @@ class Embedding(nn.Module):
         shape = (self.tokens, self.width)
         self.embedding = self.param("embedding", nn.initializers.normal(0.02), shape)
 
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         return _rows(self.embedding, tokens, self.tokens).astype(self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rows(table: jax.Array, tokens: jax.Array, number: int) -> jax.Array:
-    """Rows of a table of so many. It is never widened itself: a sampler reads it at each token."""
+def _rows(
+    table: Float[Array, "V D"], tokens: Int[Array, "*N"], number: int
+) -> Float[Array, "*N D"]:
+    """Return rows of a table of `number` rows, not widened: a sampler reads it at each token."""
     return jnp.take(table, tokens, axis=0)
 
 
@@ -120,35 +125,35 @@ class RMSNorm(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         return (widened(x.astype(self.dtype)) * rounded(scale, self.dtype)).astype(self.dtype)
 
 
-def widened(x: jax.Array) -> jax.Array:
-    """The same numbers in float32 at least; whole numbers stay what they are."""
+def widened(x: Array) -> Array:
+    """Return the same numbers in float32 at least; integers stay as they are."""
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def broadcast(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`jnp.broadcast_to`, whose gradient is a float32 sum over the copies."""
+def broadcast(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return `jnp.broadcast_to`, with a gradient that is a float32 sum over the copies."""
     return jnp.broadcast_to(_held(x), shape).astype(x.dtype)
 
 
-def rounded(parameter: jax.Array, dtype: Any) -> jax.Array:
-    """The parameter as `dtype` has it, in float32; its gradient passes as it is."""
+def rounded(parameter: Array, dtype: Any) -> Array:
+    """Return the parameter rounded to `dtype`, in float32; its gradient passes unchanged."""
     own, to = jnp.finfo(parameter.dtype), jnp.finfo(dtype)
     if to.bits >= own.bits:
         return _held(parameter)
     return _rounded(widened(parameter), (to.nexp, to.nmant))
 
 
-def _held(x: jax.Array) -> jax.Array:
+def _held(x: Array) -> Array:
     """`widened`, for a gradient that is a sum: XLA on TPUs makes sums in what they are cast to.
 
     To round it first, which changes nothing else, keeps it from that.
@@ -158,7 +163,7 @@ def _held(x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _rounded(x: jax.Array, bits: tuple[int, int]) -> jax.Array:
+def _rounded(x: Array, bits: tuple[int, int]) -> Array:
     return jax.lax.reduce_precision(x, *bits)  # a cast there and back may be optimised away
 
 
@@ -167,8 +172,10 @@ def _(bits, primals, tangents):
     return _rounded(*primals, bits), tangents[0]
 
 
-def product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    """x [...,I] times the kernel [I,O] as x's dtype has it -> [...,O] in `dtype`.
+def product(
+    x: Float[Array, "*N I"], kernel: Float[Array, "I O"], dtype: Any
+) -> Float[Array, "*N O"]:
+    """Return x times the kernel rounded to x's dtype, as an array of `dtype`.
 
     The kernel's gradient is a sum in float32, over the tokens of all devices too, rounded nowhere.
     """
@@ -179,7 +186,7 @@ def product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def _product(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
     return _dot(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,), dtype)
 
 
@@ -198,5 +205,5 @@ def _backward(dtype, kept, gradient):
 _product.defvjp(_forward, _backward)
 
 
-def _dot(a, b, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: Any) -> jax.Array:
+def _dot(a, b, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: Any) -> Array:
     return jax.lax.dot_general(a, b, ((of_a, of_b), ((), ())), preferred_element_type=dtype)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rrft_jax.models.arrays import Array
+
 Layer = TypeVar("Layer", bound=type[nn.Module])
 
 
@@ -55,7 +57,7 @@ def _whole(variables: dict) -> dict:
 
 
 @jax.custom_vjp
-def _widened(value: jax.Array, gradient: jax.Array) -> jax.Array:
+def _widened(value: Array, gradient: Array) -> Array:
     """Return the value in the dtype of `gradient`, which gets the gradient of the result."""
     return value.astype(gradient.dtype)
 

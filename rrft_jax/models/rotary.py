@@ -4,22 +4,21 @@ M-RoPE gives each frequency of a head to one of the three axes, in runs of `sect
 A text token has the same position on all axes, and there M-RoPE is the usual rotary embedding.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
+
+from rrft_jax.models.arrays import Array
 
 VISION_THETA = 10_000.0
 
 
-def vision_angles(rows_cols: jax.Array, head_size: int) -> jax.Array:
-    """Angles of patches: half of the frequencies turn with the row, half with the column.
+def vision_angles(
+    rows_cols: Int[Array, "*N 2"], head_size: int
+) -> Float[Array, "*N {head_size//2}"]:
+    """Return the angles of patches: half the frequencies turn with the row, half with the column.
 
-    Args:
-      rows_cols: [...,2] int.
-      head_size: C, a multiple of 4.
-
-    Returns:
-      [...,C/2] float32.
+    The head size C is a multiple of 4.
     """
     half = head_size // 2
     frequencies = VISION_THETA ** -(np.arange(0, half, 2, dtype=np.float32) / half)
@@ -28,17 +27,19 @@ def vision_angles(rows_cols: jax.Array, head_size: int) -> jax.Array:
 
 
 def text_angles(
-    positions: jax.Array, head_size: int, theta: float, sections: tuple[int, int, int]
-) -> jax.Array:
-    """Angles of text tokens from positions [3,...]; returns [...,C/2] float32."""
+    positions: Int[Array, "axes=3 *N"], head_size: int, theta: float, sections: tuple[int, int, int]
+) -> Float[Array, "*N {head_size//2}"]:
+    """Return the angles of text tokens from their positions: time, row and column."""
     frequencies = theta ** -(np.arange(0, head_size, 2, dtype=np.float32) / head_size)
     axis = np.repeat(np.arange(3), sections)  # which position turns which frequency
     per_frequency = jnp.moveaxis(positions, 0, -1)[..., axis].astype(jnp.float32)
     return per_frequency * frequencies
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates the pairs (i, i + C/2) of every head: x [...,heads,C], angles [...,C/2]."""
+def rotate(
+    x: Float[Array, "*N heads C"], angles: Float[Array, "*#N C//2"]
+) -> Float[Array, "*N heads C"]:
+    """Rotate the pairs (i, i + C/2) of every head."""
     cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = (first * cos - second * sin, second * cos + first * sin)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int
 
 from rrft_jax.models import attention, leaves, rotary
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.config import VisionConfig
 from rrft_jax.models.layers import MLP, Dense
 from rrft_jax.models.remat import rematerialised
@@ -20,8 +21,13 @@ class VisionBlock(nn.Module):
     kernels: attention.Kernels = attention.PLAIN
 
     @nn.compact
-    def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array):
-        """x [B,S,W], angles [B,S,C/2], segments [B,S] -> (x, None), as nn.scan wants it."""
+    def __call__(
+        self,
+        x: Float[Array, "B S W"],
+        angles: Float[Array, "B S _"],
+        segments: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B S W"], None]:
+        """Run the block; None is the second result that `nn.scan` expects."""
         c = self.config
         heads = (*x.shape[:2], c.heads, c.head_size)
         hidden = c.norm(c.norm_eps, self.dtype, name="norm1")(x)
@@ -41,8 +47,8 @@ class Merger(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B,S,W] -> [B,N,D] with N = S / merge_size^2."""
+    def __call__(self, x: Float[Array, "B S W"]) -> Float[Array, "B N D"]:
+        """Return N = S / merge_size^2 visual tokens of the decoder's width."""
         c = self.config
         x = c.norm(c.norm_eps, self.dtype, name="norm")(x)
         x = x.reshape(x.shape[0], -1, c.merged_width)
@@ -61,8 +67,13 @@ class VisionTower(nn.Module):
     stored: bool = False  # in another form, some of the blocks' weights (`leaves.py`)
 
     @nn.compact
-    def __call__(self, patches: jax.Array, rows_cols: jax.Array, segments: jax.Array) -> jax.Array:
-        """patches [B,S,1176], rows_cols [B,S,2], segments [B,S] (-1 pads) -> [B,N,D]."""
+    def __call__(
+        self,
+        patches: Float[Array, "B S values"],
+        rows_cols: Int[Array, "B S 2"],
+        segments: Int[Array, "B S"],
+    ) -> Float[Array, "B N D"]:
+        """Return the visual tokens of flattened patches; segment -1 is padding."""
         c = self.config
         x = Dense(c.width, self.dtype, bias=False, name="patch_embed")(patches)
         block = leaves.dequantized(VisionBlock) if self.stored else VisionBlock

@@ -1,8 +1,8 @@
 """The model as pure functions of (params, inputs): encode_images, prefill, decode, score.
 
-The prompt is computed once per group of completions. `prefill` and `decode` are for sampling,
-`score` is for everything that is trained or compared: supervised fine-tuning is `score` with one
-completion a prompt, the reference model is `score` with other parameters.
+The prompt is computed once per group of completions. `prefill` and `decode` serve sampling; `score`
+serves everything else: supervised fine-tuning is `score` with one completion per prompt, the
+reference model is `score` with other parameters.
 """
 
 import dataclasses
@@ -12,12 +12,14 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Int
 
 from rrft_jax.models import decoder, leaves, table, vision
-from rrft_jax.models.attention import Kernels, choose
+from rrft_jax.models.arrays import Array
+from rrft_jax.models.attention import Kernels, KeyValues, choose
 from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.decoder import KeyValues, Step, text_angles
+from rrft_jax.models.decoder import DecodeStep, Step, text_angles
 from rrft_jax.models.layers import broadcast, widened
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
@@ -28,16 +30,16 @@ LayerCaches = tuple[KeyValues, ...]  # of the layers, in order
 
 @flax.struct.dataclass
 class PromptCache:
-    """What the rows of a decoding step read of their prompts.
+    """The prompts of the sequences that are being sampled.
 
     Attributes:
       kv: keys [B,K,C,P] and values [B,K,P,C] of each layer.
       mask: [B,P] bool.
-      slots: which row belongs to which prompt; None: R/B rows each, in order.
+      slots: the slots of the sequences; None if every prompt has R/B sequences, in order.
     """
 
     kv: LayerCaches
-    mask: jax.Array
+    mask: Array
     slots: Slots | None = None
 
 
@@ -46,14 +48,15 @@ class VLM:
     """The model without its weights; hashable, so that it can be a static argument.
 
     Attributes:
-      config: sizes.
-      dtype: what activations are computed in; parameters are cast at their use.
-      param_dtype: what parameters are kept in. Training sees bfloat16 ones widened to float32, so
-        that gradients are: then the layers' matrices are cast before the loop over layers, for then
-        that copies nothing. No number depends on it.
-      attention: which library computes it (`models/attention`); "auto" goes by the devices.
+      config: sizes and parts.
+      dtype: dtype of the activations; parameters are cast at their use.
+      param_dtype: dtype that parameters are kept in. Training sees bfloat16 parameters widened to
+        float32, so that their gradients are float32: the layers' matrices are then cast before the
+        loop over layers, where that copies nothing. No number depends on it.
+      attention: the library that computes attention (`models/attention`); "auto" goes by the
+        devices.
       remat: rematerialisation policy of both towers' layers (`models/remat.py`).
-      logit_chunk: how many tokens of each completion have their logits in memory at a time.
+      logit_chunk: tokens of each completion whose logits are in memory at a time.
       mesh: pins the layout of activations; None on one device.
       source: the folder that it was loaded from, whose tokenizer files an export copies. It is no
         part of the comparison of two models, so that copies of a folder share compiled programs.
@@ -78,11 +81,11 @@ class VLM:
 
     @property
     def kernels(self) -> Kernels:
-        """What computes attention. Raises UserError where `attention` can't be had."""
+        """The form of attention. Raises UserError if `attention` can't run here."""
         return choose(self.attention, self.mesh, self.dtype)
 
-    def init(self, key: jax.Array) -> dict:
-        """Random float32 parameters, a plain dict with the layers of each tower stacked."""
+    def init(self, key: Array) -> dict:
+        """Return random float32 parameters, a plain dict with the layers of each tower stacked."""
         c = self.config
         vision_key, language_key = jax.random.split(key)
         merge = c.vision.merge_size**2
@@ -101,8 +104,8 @@ class VLM:
             "language": self._language().init(language_key, method=run)["params"],
         }
 
-    def encode_images(self, params: dict, prompt: Prompt) -> jax.Array:
-        """Visual tokens of each row's pictures, in order: [B,N,D]."""
+    def encode_images(self, params: dict, prompt: Prompt) -> Float[Array, "B N D"]:
+        """Return the visual tokens of each prompt's pictures, in order."""
         weights = self._cast(params["vision"], "blocks")
         visual = self._vision(leaves.any_stored(weights["blocks"])).apply(
             {"params": weights},
@@ -112,12 +115,12 @@ class VLM:
         )
         return constrain(visual, "BND", self.mesh)
 
-    def prefill(self, params: dict, prompt: Prompt) -> tuple[jax.Array, LayerCaches]:
-        """The prompt through the decoder.
+    def prefill(self, params: dict, prompt: Prompt) -> tuple[Float[Array, "B D"], LayerCaches]:
+        """Run the prompts through the decoder.
 
         Returns:
-          (hidden [B,D] of the last token, which predicts the first completion token; the
-          prompt's keys [B,K,C,P] and values [B,K,P,C] of each layer).
+          (hidden state of the last token, which predicts the first completion token; keys
+          [B,K,C,P] and values [B,K,P,C] of each layer).
         """
         x, step = self._prompt_stream(params, prompt)
         x, _, prompt_kv = self._decoder(params, x, None, step)
@@ -126,23 +129,24 @@ class VLM:
         return x[:, -1], tuple(map(KeyValues, keys, values))
 
     def decoding_weights(self, params: dict) -> dict:
-        """The decoder's weights as `decode` and `logits` read them: the layers a list, everything
-        cast to `dtype` and gathered out of `fsdp` (but not `tensor`), so that no step has to.
+        """Return the decoder's weights as `decode` and `logits` read them.
 
-        Outside of `jax.jit` that is a program for each layer: beside parameters and result there is
-        no more than one of them in memory.
+        The layers are a list, and everything is cast to `dtype` and gathered out of `fsdp` (but not
+        `tensor`), so that no step has to do it. Outside `jax.jit` each layer is a program: beside
+        parameters and result, at most one layer is in memory.
         """
         ends = dict(params["language"])
         layers = ends.pop("layers")
         layers = [decoding_layer(self, layers, i) for i in range(self.config.text.depth)]
         return {"language": {**decoding_ends(self, ends), "layers": layers}}
 
-    def empty_cache(self, rows: int, length: int) -> LayerCaches:
-        """Room for the keys and values of `length` tokens of each row."""
+    def empty_cache(self, sequences: int, length: int) -> LayerCaches:
+        """Return room for the keys and values of `length` tokens of each sequence."""
         c = self.config.text
 
         def zeros(*sizes):
-            return constrain(jnp.zeros((rows, c.kv_heads, *sizes), self.dtype), "RK..", self.mesh)
+            x = jnp.zeros((sequences, c.kv_heads, *sizes), self.dtype)
+            return constrain(x, "RK..", self.mesh)
 
         return tuple(
             KeyValues(zeros(c.head_size, length), zeros(length, c.head_size))
@@ -152,60 +156,61 @@ class VLM:
     def decode(
         self,
         weights: dict,
-        tokens: jax.Array,
-        time: jax.Array,
-        next_position: jax.Array,
+        tokens: Int[Array, " R"],
+        time: Int[Array, ""],
+        next_position: Int[Array, " R"],
         prompts: PromptCache,
         cache: LayerCaches,
-    ) -> tuple[jax.Array, LayerCaches]:
-        """One token of each row.
+    ) -> tuple[Float[Array, "R D"], LayerCaches]:
+        """Run one token of each sequence through the decoder.
 
         Args:
-          weights: of `decoding_weights`.
-          tokens: [R], the tokens at index `time` of their completions.
-          time: scalar.
-          next_position: [R], of the rows' prompts.
-          prompts: what the rows read of their prompts.
-          cache: of each layer, filled up to `time`.
+          weights: from `decoding_weights`.
+          tokens: the tokens at index `time` of their completions.
+          time: their index.
+          next_position: position of each sequence's first completion token.
+          prompts: the sequences' prompts.
+          cache: keys [R,K,C,T] and values [R,K,T,C] of each layer, filled up to `time`.
 
         Returns:
-          (hidden [R,D], which predicts the token at `time + 1`; the cache with this token).
+          (hidden state, which predicts the token at `time + 1`; the cache with this token).
         """
         positions = jnp.broadcast_to(next_position + time, (3, len(tokens)))
         angles = text_angles(self.config.text, positions)
+        step = DecodeStep(time, angles, prompts.mask, prompts.slots)
         layer = decoder.DecoderLayer(self.config.text, self.dtype)
         x, extended = self._embed(weights, tokens), []
-        for layer_weights, kv, own in zip(weights["language"]["layers"], prompts.kv, cache):
-            x, own = layer.apply(
-                {"params": layer_weights},
-                *(x, angles, time, kv, prompts.mask, prompts.slots, own),
-                method="decode",
-            )
+        for own_weights, prompt, own in zip(weights["language"]["layers"], prompts.kv, cache):
+            x, own = layer.apply({"params": own_weights}, x, step, prompt, own, method="decode")
             extended.append(own)
         return x, tuple(extended)
 
-    def logits(self, params: dict, hidden: jax.Array) -> jax.Array:
-        """[...,D] -> [...,V] float32."""
+    def logits(self, params: dict, hidden: Float[Array, "*N D"]) -> Float32[Array, "*N V"]:
+        """Return the logits by hidden states."""
         variables = {"params": params["language"]}
         return self._language().apply(variables, hidden, method="logits")
 
-    def score(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
-        """Log-probabilities [B,G,T] of the tokens of G completions a prompt, at temperature 1.
+    def score(
+        self, params: dict, prompt: Prompt, completions: Int[Array, "B G T"]
+    ) -> Float32[Array, "B G T"]:
+        """Return the log-probabilities of the tokens of G completions per prompt, at temperature 1.
 
-        The gradient is that of scoring every (prompt, completion) pair by itself. Padding at the
-        end of a completion is scored like any token and harms none: mask its results.
+        The gradient equals that of scoring every (prompt, completion) pair by itself. Padding at
+        the end of a completion is scored too and changes no other result: mask its own.
         """
         return self.score_with_entropy(params, prompt, completions)[0]
 
     def score_with_entropy(
-        self, params: dict, prompt: Prompt, completions: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """`score`, and the entropy [B,G,T] of the distribution that each token was drawn from."""
+        self, params: dict, prompt: Prompt, completions: Int[Array, "B G T"]
+    ) -> tuple[Float32[Array, "B G T"], Float32[Array, "B G T"]]:
+        """Return `score`, and the entropy of the model's distribution at each token."""
         hidden = self._predicting_hidden(params, prompt, completions)
         return self._token_statistics(params, hidden, completions)
 
-    def _predicting_hidden(self, params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
-        """[B,G,T,D]: the hidden state that predicts each completion token."""
+    def _predicting_hidden(
+        self, params: dict, prompt: Prompt, completions: Int[Array, "B G T"]
+    ) -> Float[Array, "B G T D"]:
+        """Return the hidden state that predicts each completion token."""
         batch, group, length = completions.shape
         x, step = self._prompt_stream(params, prompt)
         steps = prompt.next_position[:, None, None] + jnp.arange(length)  # [B,1,T]
@@ -217,10 +222,12 @@ class VLM:
         first = broadcast(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
         return jnp.concatenate([first, completion_x[:, :, :-1]], axis=2)
 
-    def _token_statistics(self, params: dict, hidden: jax.Array, tokens: jax.Array):
-        """Log-probability and entropy per token, never with the logits of all tokens in memory.
+    def _token_statistics(
+        self, params: dict, hidden: Float[Array, "B G T D"], tokens: Int[Array, "B G T"]
+    ) -> tuple[Float32[Array, "B G T"], Float32[Array, "B G T"]]:
+        """Return log-probability and entropy per token, with the logits of one chunk in memory.
 
-        A chunk's logits are computed again in the backward pass, so that the peak is one chunk.
+        The backward pass computes a chunk's logits again.
         """
         batch, group, length, width = hidden.shape
         chunk = min(self.logit_chunk, length)
@@ -278,8 +285,8 @@ class VLM:
         used = {module: {name: head}, "norm": {"scale": scale}}
         return {"language": {**language, **used}}, rows, vocabulary
 
-    def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[jax.Array, Step]:
-        """Embedded prompt tokens [B,P,D], visual tokens in the place of their placeholders."""
+    def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[Float[Array, "B P D"], Step]:
+        """Return embedded prompt tokens, with visual tokens in the place of their placeholders."""
         x = self._embed(params, prompt.tokens)
         if prompt.patches.shape[1]:
             visual = self.encode_images(params, prompt)
@@ -293,10 +300,10 @@ class VLM:
         )
         return constrain(x, "BPD", self.mesh), step
 
-    def _embed(self, params: dict, tokens: jax.Array) -> jax.Array:
+    def _embed(self, params: dict, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         variables = {"params": params["language"]}
         x = self._language().apply(variables, tokens, method="embed_tokens")
-        if x.ndim > 2:  # the rows travel that are read, in what they are computed in, not the table
+        if x.ndim > 2:  # move the rows that are read, in their compute dtype, and not the table
             x = constrain(x, {3: "bPD", 4: "bGTD"}[x.ndim], self.mesh)
         return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
@@ -306,7 +313,7 @@ class VLM:
         return language.apply({"params": weights}, *inputs)
 
     def _cast(self, weights: dict, layers: str) -> dict:
-        """A tower's weights, its layers' cast here where that copies nothing (`param_dtype`)."""
+        """Return a tower's weights, its layers' cast if that copies nothing (`param_dtype`)."""
         if jnp.dtype(self.param_dtype) != jnp.dtype(self.dtype):
             return weights
         return {**weights, layers: leaves.cast(weights[layers], self.dtype)}
@@ -314,14 +321,14 @@ class VLM:
 
 @functools.partial(jax.jit, static_argnames="model")
 def decoding_ends(model: VLM, ends: dict) -> dict:
-    """What `VLM.decoding_weights` makes of all that the decoder has beside its layers."""
+    """Return the weights of `VLM.decoding_weights` that are no layer's."""
     axes = table.parameter_axes(model.config)["language"]
     return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def decoding_layer(model: VLM, layers: dict, index: jax.Array) -> dict:
-    """What `VLM.decoding_weights` makes of one of the layers, which are stacked."""
+def decoding_layer(model: VLM, layers: dict, index: Array) -> dict:
+    """Return one layer of `VLM.decoding_weights` from the stacked layers."""
     axes = table.parameter_axes(model.config)["language"]["layers"]
     one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
     return _gathered(model, one, jax.tree.map(lambda own: own.removeprefix("L"), axes))

@@ -15,8 +15,8 @@ import numpy as np
 
 from rrft_jax.models import VLM, Prompt, table, vlm
 from rrft_jax.models import prompt as prompts
+from rrft_jax.models.attention import KeyValues
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.decoder import KeyValues
 from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, rollouts, sampler
 from rrft_jax.rollout.sampling import threshold

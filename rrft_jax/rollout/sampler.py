@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrft_jax.models.attention import KeyValues
 from rrft_jax.models.attention.decoding import Slots
-from rrft_jax.models.decoder import KeyValues
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM, LayerCaches, PromptCache
 from rrft_jax.parallel import sharding

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rrft_jax.models import attention
+from rrft_jax.models.attention import KeyValues
 from rrft_jax.parallel.devices import slice_devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import hlo
@@ -114,7 +115,7 @@ def test_attention_by_a_kernel_counts_the_blocks_that_it_visits():
     shapes += [((batch, group, length, 2, size), place)] * 2
 
     def attend(q, k, v, mask, own_k, own_v):
-        return attention.group(q, k, v, mask > 0, own_k, own_v, kernels)
+        return attention.group(q, KeyValues(k, v), mask > 0, KeyValues(own_k, own_v), kernels)
 
     visited = group * length * (prompt + length)
     assert cost(attend, *shapes).flops == 2 * 2 * heads * size * visited

@@ -27,5 +27,6 @@ from rrft_jax.models.attention.dispatch import (
     group,
     segment,
 )
+from rrft_jax.models.attention.keys import KeyValues
 
-__all__ = ["CHOICES", "PLAIN", "Kernels", "causal", "choose", "group", "segment"]
+__all__ = ["CHOICES", "PLAIN", "KeyValues", "Kernels", "causal", "choose", "group", "segment"]

@@ -8,22 +8,41 @@ beside its own.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.layers import broadcast
 
 IMPLEMENTATION = "cudnn"
 
 
-def segment(q, k, v, segments):
+def segment(
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    segments: Int[Array, "B S"],
+) -> Float[Array, "B S H C"]:
     return _attend(q, k, v, segments[:, :, None] == segments[:, None, :])
 
 
-def causal(q, k, v, mask):
+def causal(
+    q: Float[Array, "B P H C"],
+    k: Float[Array, "B P K C"],
+    v: Float[Array, "B P K C"],
+    mask: Bool[Array, "B P"],
+) -> Float[Array, "B P H C"]:
     before = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
     return _attend(q, k, v, before & mask[:, None, :])
 
 
-def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v):
+def group(
+    q: Float[Array, "B G T H C"],
+    prompt_k: Float[Array, "B P K C"],
+    prompt_v: Float[Array, "B P K C"],
+    prompt_mask: Bool[Array, "B P"],
+    own_k: Float[Array, "B G T K C"],
+    own_v: Float[Array, "B G T K C"],
+) -> Float[Array, "B G T H C"]:
     batch, number, length = q.shape[:3]
 
     def joined(prompt, own):  # [B,P,K,C], [B,G,T,K,C] -> [BG,P+T,K,C]
@@ -40,13 +59,17 @@ def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v):
     return attended.reshape(q.shape)
 
 
-def _flat(x: jax.Array) -> jax.Array:
+def _flat(x: Array) -> Array:
     """[B,G,...] -> [BG,...]."""
     return x.reshape(-1, *x.shape[2:])
 
 
-def _attend(q, k, v, mask):
-    """q [B,Q,H,C], k and v [B,S,K,C], mask [B,Q,S] -> [B,Q,H,C]."""
+def _attend(
+    q: Float[Array, "B Q H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    mask: Bool[Array, "B Q S"],
+) -> Float[Array, "B Q H C"]:
     length = q.shape[1]
     even = (0, length % 2), (0, k.shape[1] % 2)
     q = jnp.pad(q, ((0, 0), even[0], (0, 0), (0, 0)))

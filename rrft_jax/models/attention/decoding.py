@@ -1,99 +1,103 @@
-"""Attention of the sampler: one query a row, over the row's prompt and its own past.
+"""Attention of the sampler: one query per sequence, over its prompt and its own past.
 
-It is `attention.group` for one token, read from caches that lie as the two products want them: keys
-with their tokens last, [B,K,C,P] of prompts and [R,K,C,T] of the rows' own tokens, values with
-their features last, [B,K,P,C] and [R,K,T,C]. A row (R) is a completion that is being sampled. All
-rows of a prompt read its keys and values as one matrix, so rows stand in the slots of their
-prompts, [B,G], while that part is computed. At first row r is slot r; when finished rows have been
-taken out, `Slots` says where the others stand.
+It is `attention.group` for one token. Its caches lie as its two products read them: keys with their
+tokens last, values with their features last (`KeyValues`). A sequence (R) is a completion that is
+being sampled. All sequences of a prompt read its keys and values as one matrix: for that product
+they stand in the slots of their prompts, [B,G]. At first sequence r is in slot r; when finished
+sequences have been taken out, `Slots` has the slots of the others.
 """
 
 import flax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Shaped
 
+from rrft_jax.models.arrays import Array
+from rrft_jax.models.attention.keys import KeyValues
 from rrft_jax.models.attention.xla import MASKED
 
 
 @flax.struct.dataclass
 class Slots:
-    """The slot of every row, where rows are fewer than slots.
+    """The slot of every sequence, where sequences are fewer than slots.
 
     Attributes:
-      index: [N,r] int32: rows and prompts are split into N equal parts, in order, one for each
-        device along the batch; the slot is counted inside the part. So no row leaves its device.
+      index: [N,r] int32. Sequences and prompts are split into N equal shards, in order, one for
+        each device along the batch; a slot counts inside its shard. No sequence leaves its device.
       group: G, slots of a prompt.
     """
 
-    index: jax.Array
+    index: Array
     group: int = flax.struct.field(pytree_node=False)
 
-    def scatter(self, rows: jax.Array, prompts: int) -> jax.Array:
-        """[R,...] -> [B,G,...]; what stands in empty slots is zero."""
-        parts = len(self.index)
-        empty = jnp.zeros((prompts * self.group // parts, *rows.shape[1:]), rows.dtype)
+    def scatter(self, sequences: Shaped[Array, "R ..."], prompts: int) -> Shaped[Array, "B G ..."]:
+        """Put sequences into the slots of so many prompts; empty slots are zero."""
+        shards, rest = len(self.index), sequences.shape[1:]
+        empty = jnp.zeros((prompts * self.group // shards, *rest), sequences.dtype)
         slots = jax.vmap(lambda index, x: empty.at[index].set(x))(
-            self.index, rows.reshape(parts, -1, *rows.shape[1:])
+            self.index, sequences.reshape(shards, -1, *rest)
         )
-        return slots.reshape(prompts, self.group, *rows.shape[1:])
+        return slots.reshape(prompts, self.group, *rest)
 
-    def gather(self, slots: jax.Array) -> jax.Array:
-        """[B,G,...] -> [R,...], the inverse of `scatter`."""
-        rest, parts = slots.shape[2:], len(self.index)
-        rows = jax.vmap(lambda index, x: x[index])(self.index, slots.reshape(parts, -1, *rest))
-        return rows.reshape(-1, *rest)
+    def gather(self, slots: Shaped[Array, "B G ..."]) -> Shaped[Array, "R ..."]:
+        """Take the sequences out of their slots again."""
+        shards, rest = len(self.index), slots.shape[2:]
+        found = jax.vmap(lambda index, x: x[index])(self.index, slots.reshape(shards, -1, *rest))
+        return found.reshape(-1, *rest)
 
 
 def attend(
-    q: jax.Array,
-    prompt_k: jax.Array,
-    prompt_v: jax.Array,
-    prompt_mask: jax.Array,
-    own_k: jax.Array,
-    own_v: jax.Array,
-    own_mask: jax.Array,
+    q: Float[Array, "R H C"],
+    prompt: KeyValues,
+    prompt_mask: Bool[Array, "B P"],
+    own: KeyValues,
+    own_mask: Bool[Array, " T"],
     slots: Slots | None,
-) -> jax.Array:
-    """One softmax over the prompt and the row's own tokens.
+) -> Float[Array, "R H C"]:
+    """Attend to the prompt and to the sequence's own tokens under one softmax.
 
     Args:
-      q: [R,H,C].
-      prompt_k, prompt_v: [B,K,C,P], [B,K,P,C].
-      prompt_mask: [B,P] bool.
-      own_k, own_v: [R,K,C,T], [R,K,T,C].
-      own_mask: [T] bool, which of its tokens a row sees.
-      slots: where rows stand; None where R = B x G and every row is in its own place.
-
-    Returns:
-      [R,H,C].
+      q: the queries.
+      prompt: keys [B,K,C,P] and values [B,K,P,C] of the prompts.
+      prompt_mask: False on padding.
+      own: keys [R,K,C,T] and values [R,K,T,C] of the sequences.
+      own_mask: the own tokens that every sequence sees.
+      slots: the slots of the sequences; None if R = B x G and every sequence is in its own.
     """
-    rows, heads, size = q.shape
-    prompts, kv_heads = prompt_k.shape[:2]
-    q = (q * size**-0.5).reshape(rows, kv_heads, heads // kv_heads, size)
+    sequences, heads, size = q.shape
+    prompts, kv_heads = prompt.keys.shape[:2]
+    q = (q * size**-0.5).reshape(sequences, kv_heads, heads // kv_heads, size)
     grouped = slots.scatter(q, prompts) if slots else q.reshape(prompts, -1, *q.shape[1:])
-    part = _softmax(
-        "bgkrc,bkcp->bkgrp", "bkgrp,bkpc->bkgrc", grouped, prompt_k, prompt_v,
-        prompt_mask[:, None, None, None],
-    )  # fmt: skip
+    shared = _softmax(
+        "bgkrc,bkcp->bkgrp", "bkgrp,bkpc->bkgrc", grouped, prompt, prompt_mask[:, None, None, None]
+    )
     # [B,K,G,...] as [B,G,K,...]. An einsum into that order is four times slower on CPU.
-    part = tuple(jnp.swapaxes(x, 1, 2) for x in part)
+    shared = tuple(jnp.swapaxes(x, 1, 2) for x in shared)
     if slots:
-        part = tuple(slots.gather(x) for x in part)
+        shared = tuple(slots.gather(x) for x in shared)
     else:
-        part = tuple(x.reshape(rows, *x.shape[2:]) for x in part)
-    own = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own_k, own_v, own_mask)
-    highest = jnp.maximum(part[1], own[1])
-    scales = [jnp.exp(x[1] - highest)[..., None] for x in (part, own)]
-    attended = part[0] * scales[0] + own[0] * scales[1]
-    total = part[2][..., None] * scales[0] + own[2][..., None] * scales[1]
-    return (attended / total).astype(own_v.dtype).reshape(rows, heads, size)
+        shared = tuple(x.reshape(sequences, *x.shape[2:]) for x in shared)
+    past = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own, own_mask)
+    highest = jnp.maximum(shared[1], past[1])
+    scales = [jnp.exp(x[1] - highest)[..., None] for x in (shared, past)]
+    attended = shared[0] * scales[0] + past[0] * scales[1]
+    total = shared[2][..., None] * scales[0] + past[2][..., None] * scales[1]
+    return (attended / total).astype(own.values.dtype).reshape(sequences, heads, size)
 
 
-def _softmax(score: str, average: str, q, k, v, mask):
-    """A part of the softmax: (weighted sum of values, not normalised; maximum; sum of weights)."""
-    scores = jnp.einsum(score, q, k, preferred_element_type=jnp.float32)
+def _softmax(
+    score: str,
+    average: str,
+    q: Float[Array, "..."],
+    kv: KeyValues,
+    mask: Bool[Array, "..."],
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """Return one share of a softmax: (weighted sum of values, maximum, sum of weights)."""
+    scores = jnp.einsum(score, q, kv.keys, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores, MASKED)
     highest = scores.max(-1)
     weights = jnp.exp(scores - highest[..., None])
-    attended = jnp.einsum(average, weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    attended = jnp.einsum(
+        average, weights.astype(kv.values.dtype), kv.values, preferred_element_type=jnp.float32
+    )
     return attended, highest, weights.sum(-1)

@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Shaped
 
 from rrft_jax.errors import UserError
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import cudnn, splash, xla
+from rrft_jax.models.attention.keys import KeyValues
 from rrft_jax.parallel import sharding
 
 FORMS = {"xla": xla, "splash": splash, "cudnn": cudnn}
@@ -15,7 +18,7 @@ CHOICES = ("auto", *FORMS)
 
 
 class Kernels(NamedTuple):
-    """Which form to run, and the mesh that its arguments lie on (None: one device)."""
+    """The form to run, and the mesh that its arguments lie on (None: one device)."""
 
     form: str = "xla"
     mesh: jax.sharding.Mesh | None = None
@@ -25,16 +28,16 @@ PLAIN = Kernels()
 
 
 def choose(choice: str, mesh: jax.sharding.Mesh | None, dtype: Any) -> Kernels:
-    """The kernels of a model that computes in `dtype` on `mesh`.
+    """Return the kernels of a model that computes in `dtype` on `mesh`.
 
     Args:
-      choice: one of `CHOICES`; "auto" is what suits the devices. They are those of the mesh, and
-        not those of this machine, so that a program can be compiled for a slice that isn't here.
+      choice: one of `CHOICES`; "auto" goes by the devices of the mesh. They may be absent from this
+        machine: a program can be compiled for a slice that isn't here.
       mesh: None is the default device.
-      dtype: of queries, keys and values.
+      dtype: dtype of queries, keys and values.
 
     Raises:
-      UserError: no such choice, or cuDNN for a dtype that it doesn't know.
+      UserError: the choice is unknown, or is cuDNN with a dtype that cuDNN doesn't support.
     """
     if choice not in CHOICES:
         raise UserError(f"model.attention: {choice!r} is not one of {', '.join(CHOICES)}")
@@ -51,68 +54,54 @@ def choose(choice: str, mesh: jax.sharding.Mesh | None, dtype: Any) -> Kernels:
 
 
 def segment(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, kernels: Kernels = PLAIN
-) -> jax.Array:
-    """Attention inside segments.
-
-    Args:
-      q, k, v: [B,S,H,C].
-      segments: [B,S] int, equal inside a segment.
-      kernels: see `choose`.
-
-    Returns:
-      [B,S,H,C].
-    """
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    segments: Int[Array, "B S"],
+    kernels: Kernels = PLAIN,
+) -> Float[Array, "B S H C"]:
+    """Attend inside segments, in both directions: patches with equal ids see each other."""
     return _run("segment", kernels, ("BSHC", "BSHC", "BSHC", "BS"), q, k, v, segments)
 
 
 def causal(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, kernels: Kernels = PLAIN
-) -> jax.Array:
-    """Causal attention with grouped query heads.
-
-    Args:
-      q: [B,P,H,C].
-      k, v: [B,P,K,C]; every H/K query heads share one.
-      mask: [B,P] bool, False on padding.
-      kernels: see `choose`.
-
-    Returns:
-      [B,P,H,C].
-    """
+    q: Float[Array, "B P H C"],
+    k: Float[Array, "B P K C"],
+    v: Float[Array, "B P K C"],
+    mask: Bool[Array, "B P"],
+    kernels: Kernels = PLAIN,
+) -> Float[Array, "B P H C"]:
+    """Attend to the tokens before, where `mask` is True; every H/K query heads share a key head."""
     return _run("causal", kernels, ("BPHC", "BPKC", "BPKC", "BP"), q, k, v, mask)
 
 
 def group(
-    q: jax.Array,
-    prompt_k: jax.Array,
-    prompt_v: jax.Array,
-    prompt_mask: jax.Array,
-    own_k: jax.Array,
-    own_v: jax.Array,
+    q: Float[Array, "B G T H C"],
+    prompt: KeyValues,
+    prompt_mask: Bool[Array, "B P"],
+    own: KeyValues,
     kernels: Kernels = PLAIN,
-) -> jax.Array:
-    """Attention of completions over their shared prompt and their own past.
+) -> Float[Array, "B G T H C"]:
+    """Attend from completions to their shared prompt and their own past, under one softmax.
 
     Args:
-      q: [B,G,T,H,C].
-      prompt_k, prompt_v: [B,P,K,C].
-      prompt_mask: [B,P] bool.
-      own_k, own_v: [B,G,T,K,C].
+      q: the queries of the completions.
+      prompt: keys and values [B,P,K,C] of the prompts.
+      prompt_mask: False on padding.
+      own: keys and values [B,G,T,K,C] of the completions.
       kernels: see `choose`.
-
-    Returns:
-      [B,G,T,H,C].
     """
-    letters = ("BGTHC", "BPKC", "BPKC", "BP", "BGTKC", "BGTKC")
-    return _run("group", kernels, letters, q, prompt_k, prompt_v, prompt_mask, own_k, own_v)
+    axes = ("BGTHC", "BPKC", "BPKC", "BP", "BGTKC", "BGTKC")
+    return _run("group", kernels, axes, q, *prompt, prompt_mask, *own)
 
 
-def _run(name: str, kernels: Kernels, letters: tuple[str, ...], *arrays: jax.Array) -> jax.Array:
-    """One form of an attention, whose result is laid out as its first argument.
+def _run(
+    name: str, kernels: Kernels, axes: tuple[str, ...], *arrays: Shaped[Array, "..."]
+) -> Float[Array, "..."]:
+    """Run one form of an attention, whose result is laid out as its first argument.
 
     XLA splits its own form over a mesh as it likes. A kernel is opaque to it: every device runs one
-    over its own rows and heads.
+    over its own sequences and heads.
     """
     form, mesh = getattr(FORMS[kernels.form], name), kernels.mesh
     if kernels.form == "splash":
@@ -121,12 +110,12 @@ def _run(name: str, kernels: Kernels, letters: tuple[str, ...], *arrays: jax.Arr
         return form(*arrays)
     # Query heads stay with the key/value heads that they read.
     whole = any(
-        "K" in axes and x.shape[axes.index("K")] % mesh.shape["tensor"]
-        for axes, x in zip(letters, arrays)
+        "K" in own and x.shape[own.index("K")] % mesh.shape["tensor"]
+        for own, x in zip(axes, arrays)
     )
     if whole:
-        letters = tuple(axes.replace("H", ".").replace("K", ".") for axes in letters)
-    specs = tuple(sharding.spec(mesh, axes, x.shape) for axes, x in zip(letters, arrays))
+        axes = tuple(own.replace("H", ".").replace("K", ".") for own in axes)
+    specs = tuple(sharding.spec(mesh, own, x.shape) for own, x in zip(axes, arrays))
     split = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
     return split(*arrays)
 

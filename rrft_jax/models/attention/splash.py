@@ -1,41 +1,68 @@
 """The three attentions by JAX's splash attention, for TPUs (block-sparse FlashAttention-2).
 
-Its mask has two parts: a static one, whose empty blocks cost nothing, and segments, which are data.
-The static part says who comes before whom and which completion is which, segments hide padding.
-A row that sees nothing would be NaN; here every row sees itself, and padding sees padding.
+It has two masks: a static one, whose empty blocks cost nothing, and segments, which are data. The
+static one holds the order of tokens and the bounds of completions; segments hide padding. A query
+that sees nothing would be NaN: every query sees itself, and padding sees padding.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jaxtyping import Bool, Float, Int
+
+from rrft_jax.models.arrays import Array
 
 BLOCKS = (512, 256, 128)  # tokens that a kernel handles at a time
 PADDING, REAL = 0, 1  # segments of a prompt
 
 
-def segment(q, k, v, segments, *, interpret: bool = False):
+def segment(
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    segments: Int[Array, "B S"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B S H C"]:
     length = q.shape[1]
     block = _block(length)
     q, k, v = (_pad(x, 1, block) for x in (q, k, v))
     segments = _pad(segments, 1, block, value=-2)
     mask = masks.FullMask((q.shape[1], q.shape[1]))
-    return _attend(q, k, v, mask, segments, segments, block, interpret)[:, :length]
+    return _attend(q, k, v, segments, segments, _Kernel(mask, block, interpret))[:, :length]
 
 
-def causal(q, k, v, mask, *, interpret: bool = False):
+def causal(
+    q: Float[Array, "B P H C"],
+    k: Float[Array, "B P K C"],
+    v: Float[Array, "B P K C"],
+    mask: Bool[Array, "B P"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B P H C"]:
     length = q.shape[1]
     block = _block(length)
     q, k, v = (_pad(x, 1, block) for x in (q, k, v))
     segments = _pad(mask.astype(jnp.int32), 1, block)
     before = masks.CausalMask((q.shape[1], q.shape[1]))
-    return _attend(q, k, v, before, segments, segments, block, interpret)[:, :length]
+    return _attend(q, k, v, segments, segments, _Kernel(before, block, interpret))[:, :length]
 
 
-def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v, *, interpret: bool = False):
+def group(
+    q: Float[Array, "B G T H C"],
+    prompt_k: Float[Array, "B P K C"],
+    prompt_v: Float[Array, "B P K C"],
+    prompt_mask: Bool[Array, "B P"],
+    own_k: Float[Array, "B G T K C"],
+    own_v: Float[Array, "B G T K C"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "B G T H C"]:
     """One call: all completions of a prompt are one sequence, behind the keys of their prompt.
 
     Prompt and completions begin at the edge of a block, so that a query's block reads the blocks
@@ -53,7 +80,7 @@ def group(q, prompt_k, prompt_v, prompt_mask, own_k, own_v, *, interpret: bool =
     prompt_segments = _pad(prompt_mask.astype(jnp.int32), 1, block)
     segments = jnp.concatenate([prompt_segments, own_segments], axis=1)
     mask = _SharedPrompt(padded, number, shape[2])
-    attended = _attend(q, keys, values, mask, own_segments, segments, block, interpret)
+    attended = _attend(q, keys, values, own_segments, segments, _Kernel(mask, block, interpret))
     return attended.reshape(shape)[:, :, :length]
 
 
@@ -77,15 +104,29 @@ class _SharedPrompt(masks.Mask):
         return (columns < 0) | (same & (columns <= rows))
 
 
-def _attend(q, k, v, mask, q_segments, kv_segments, block, interpret):
-    """q [B,Q,H,C], k and v [B,S,K,C], segments [B,Q] and [B,S] -> [B,Q,H,C]."""
+class _Kernel(NamedTuple):
+    """The static mask of a kernel, the size of its blocks, and whether it is interpreted."""
+
+    mask: masks.Mask
+    block: int
+    interpret: bool
+
+
+def _attend(
+    q: Float[Array, "B Q H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    q_segments: Int[Array, "B Q"],
+    kv_segments: Int[Array, "B S"],
+    how: _Kernel,
+) -> Float[Array, "B Q H C"]:
     heads = q.shape[2]
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads),
-        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, block)),
+        masks.MultiHeadMask([how.mask] * heads),
+        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, how.block)),
         head_shards=1,
         q_seq_shards=1,
-        interpret=interpret,
+        interpret=how.interpret,
     )
 
     def one(q, k, v, q_segments, kv_segments):
@@ -107,7 +148,7 @@ def _block(length: int) -> int:
     return fitting[0] if fitting else BLOCKS[-1]
 
 
-def _pad(x: jax.Array, axis: int, block: int, value: int = 0) -> jax.Array:
+def _pad(x: Array, axis: int, block: int, value: int = 0) -> Array:
     width = [(0, 0)] * x.ndim
     width[axis] = (0, -x.shape[axis] % block)
     return jnp.pad(x, width, constant_values=value)

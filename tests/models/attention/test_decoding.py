@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rrft_jax.models.attention import KeyValues
 from rrft_jax.models.attention.decoding import Slots, attend
 
 PROMPTS, GROUP, LENGTH, TIME, HEADS, KV_HEADS, SIZE = 3, 4, 96, 5, 4, 2, 16
@@ -21,11 +22,9 @@ def arguments(left):
 
     return (
         normal(rows, HEADS, SIZE),
-        normal(PROMPTS, KV_HEADS, SIZE, LENGTH),
-        normal(PROMPTS, KV_HEADS, LENGTH, SIZE),
+        KeyValues(normal(PROMPTS, KV_HEADS, SIZE, LENGTH), normal(PROMPTS, KV_HEADS, LENGTH, SIZE)),
         jnp.arange(LENGTH) >= 7 * jnp.arange(PROMPTS)[:, None],
-        normal(rows, KV_HEADS, SIZE, TIME),
-        normal(rows, KV_HEADS, TIME, SIZE),
+        KeyValues(normal(rows, KV_HEADS, SIZE, TIME), normal(rows, KV_HEADS, TIME, SIZE)),
         jnp.arange(TIME) < 3,
         None if left is None else Slots(jnp.asarray(left), GROUP),
     )
@@ -34,8 +33,8 @@ def arguments(left):
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_it_is_one_softmax_over_the_prompt_and_the_rows_own_tokens(left):
     got = np.asarray(jax.jit(attend)(*arguments(left)))
-    q, *caches, slots = jax.device_get(arguments(left))
-    prompt_k, prompt_v, prompt_mask, own_k, own_v, own_mask = caches
+    q, prompt_kv, prompt_mask, own_kv, own_mask, slots = jax.device_get(arguments(left))
+    (prompt_k, prompt_v), (own_k, own_v) = prompt_kv, own_kv
     places = np.arange(len(q)) if slots is None else slots.index.ravel()
     for row, head in np.ndindex(*q.shape[:2]):
         prompt, k = places[row] // GROUP, head * KV_HEADS // HEADS

@@ -14,7 +14,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from rrft_jax.errors import UserError
 from rrft_jax.models import attention
-from rrft_jax.models.attention import PLAIN, Kernels, cudnn, splash
+from rrft_jax.models.attention import PLAIN, Kernels, KeyValues, cudnn, splash
 from rrft_jax.parallel.mesh import make_mesh
 from tests import tiny
 
@@ -48,7 +48,7 @@ def total(kernels, qkv, weights):
     results = {
         "segment": attention.segment(*qkv["segment"], SEGMENTS, kernels),
         "causal": attention.causal(q, k, v, MASK, kernels),
-        "group": attention.group(group_q, k, v, MASK, own_k, own_v, kernels),
+        "group": attention.group(group_q, KeyValues(k, v), MASK, KeyValues(own_k, own_v), kernels),
     }
     parts = jax.tree.map(lambda x, w: jnp.sum(x.astype(jnp.float32) * w), results, weights)
     return sum(parts.values()), parts

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rrft_jax.models import attention
-from rrft_jax.models.attention import xla
+from rrft_jax.models.attention import KeyValues, xla
 
 
 def numpy_attention(q, keys, values, seen):
@@ -49,7 +49,7 @@ def test_group_sees_its_prompt_and_its_own_past(random):
     own_k, own_v = random(batch, group, length, 2, 4), random(batch, group, length, 2, 4)
     mask = np.arange(prompt) >= np.array([[1], [0]])
     past = np.tril(np.ones((length, length), bool))
-    got = attention.group(q, prompt_k, prompt_v, mask, own_k, own_v)
+    got = attention.group(q, KeyValues(prompt_k, prompt_v), mask, KeyValues(own_k, own_v))
     for b, g, t, h in np.ndindex(batch, group, length, 4):
         keys = np.concatenate([prompt_k[b, :, h // 2], own_k[b, g, :, h // 2]])
         values = np.concatenate([prompt_v[b, :, h // 2], own_v[b, g, :, h // 2]])
@@ -67,7 +67,7 @@ def test_chunks_of_queries_change_neither_values_nor_gradients(random, monkeypat
 
     def total(q, k, v, own):
         alone = attention.segment(q, k, v, segments)
-        grouped = attention.group(own, k, v, prompt_mask, own, own)
+        grouped = attention.group(own, KeyValues(k, v), prompt_mask, KeyValues(own, own))
         return (alone**2).sum() + (grouped**2).sum()
 
     def run():
