@@ -44,6 +44,7 @@ from collections.abc import Sequence
 import jax
 
 from rrft_jax import command
+from rrft_jax.data.shapes import Shape
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
@@ -52,7 +53,6 @@ from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import report, search
-from rrft_jax.plan.programs import Shapes
 from rrft_jax.settings import Config
 
 
@@ -97,19 +97,19 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Pla
     if not config.stages:
         raise UserError("--config.stages=: expected a stage of training, sft or grpo")
     sizes, found = model_sizes(config), find_devices(args.topology)
-    shapes = Shapes(
+    shape = Shape(
         args.patches or picture_patches(config, sizes), args.prompt_tokens, args.target_tokens
     )
-    if shapes.patches > shapes.prompt * sizes.vision.merge_size**2:
+    if shape.patches > shape.prompt * sizes.vision.merge_size**2:
         raise UserError(
-            f"--prompt-tokens={shapes.prompt}: expected {shapes.patches // 4} or more, which its "
+            f"--prompt-tokens={shape.prompt}: expected {shape.patches // 4} or more, which its "
             "picture has (data.max_pixels, --patches)"
         )
     limits = devices.limits(found[0])
     if args.search:
-        return search.search(config, sizes, found, shapes, limits, args.tries, _say)
+        return search.search(config, sizes, found, shape, limits, args.tries, _say)
     mesh = make_mesh(**config.mesh.axes, devices=found)
-    return [({}, report.make_plan(config, sizes, mesh, shapes, limits, say=_say))]
+    return [({}, report.make_plan(config, sizes, mesh, shape, limits, say=_say))]
 
 
 def find_devices(topology: str | None) -> Sequence[jax.Device]:

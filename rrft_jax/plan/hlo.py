@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
@@ -420,24 +419,3 @@ class _Splash(NamedTuple):
 
 def _is_splash(x: Instruction) -> bool:
     return x.opcode == "custom-call" and x.name.startswith("splash_mha")
-
-
-def in_loops(text: str) -> Iterable[Instruction]:
-    """Every instruction that some loop runs, those of the computations that it calls included."""
-    module = _Module(text)
-    pending = [
-        name
-        for computation in module.computations.values()
-        for x in computation.values()
-        if x.opcode == "while"
-        for name in _called(x, "body")
-    ]
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name not in seen:
-            seen.add(name)
-            for x in module.computations[name].values():
-                yield x
-                for kind in ("calls", "to_apply", "body", "branch_computations"):
-                    pending += _called(x, kind)

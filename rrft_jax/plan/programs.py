@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrft_jax.data.shapes import Shape
 from rrft_jax.models import VLM, Prompt, table, vlm
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.attention import KeyValues
@@ -27,14 +28,6 @@ from rrft_jax.training import state as states
 from rrft_jax.training.loss import Minibatch, Scores
 
 STOP_TOKENS = (151643, 151645)  # of the released models; how many there are is what matters
-
-
-class Shapes(NamedTuple):
-    """Of every batch: what a row is padded to."""
-
-    patches: int
-    prompt: int  # tokens, those of pictures included
-    target: int  # tokens that SFT learns from; those of GRPO are config.sampling.max_new_tokens
 
 
 @dataclasses.dataclass
@@ -68,12 +61,12 @@ class Program:
 
 
 def programs(
-    config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh, shapes: Shapes
+    config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh, shape: Shape
 ) -> Iterator[Program]:
     """Those of the config's stages, in the order in which a run comes to them."""
     model = make_model(config, sizes, mesh)
     for stage in config.stages:
-        yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shapes)
+        yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shape)
 
 
 def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM:
@@ -89,14 +82,14 @@ def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM
     )
 
 
-def _sft(config: Config, model: VLM, shapes: Shapes) -> Iterator[Program]:
+def _sft(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     stage = config.sft
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "sft")
     array = functools.partial(
-        _array, model.mesh, sizes={"B": stage.batch_size, "G": 1, "T": shapes.target}
+        _array, model.mesh, sizes={"B": stage.batch_size, "G": 1, "T": shape.target}
     )
-    prompt = abstract_prompt(model, stage.batch_size, shapes)
+    prompt = abstract_prompt(model, stage.batch_size, shape)
     batch = sft.SFTBatch(prompt, array("BGT", jnp.int32), array("BGT", bool))
     step = sft.make_step(model, optimizer, stage.freeze, stage.micro_batches, states.layout(state))
     yield Program(
@@ -107,12 +100,12 @@ def _sft(config: Config, model: VLM, shapes: Shapes) -> Iterator[Program]:
     )
 
 
-def _grpo(config: Config, model: VLM, shapes: Shapes) -> Iterator[Program]:
+def _grpo(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     stage = config.grpo
     optimizer = optimizers.make_optimizer(stage, 1)
     state = abstract_state(config, model, "grpo")
     reference = abstract_reference(config, model)
-    prompt = abstract_prompt(model, stage.batch_size, shapes)
+    prompt = abstract_prompt(model, stage.batch_size, shape)
     group, length = stage.num_generations, config.sampling.max_new_tokens
     inputs = rollouts.abstract(prompt, model.mesh, group, length)
     frozen = {"reference": reference, "next batch": prompt}
@@ -251,7 +244,7 @@ def abstract_reference(config: Config, model: VLM) -> dict | None:
     return states.abstract_copy(model, params, config.grpo.reference_dtype)
 
 
-def abstract_prompt(model: VLM, batch: int, shapes: Shapes) -> Prompt:
+def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
     """A batch of prompts."""
     dtypes = Prompt(
         tokens=jnp.int32,
@@ -268,7 +261,7 @@ def abstract_prompt(model: VLM, batch: int, shapes: Shapes) -> Prompt:
             model.mesh,
             letters,
             dtype,
-            {"B": batch, "P": shapes.prompt, "S": shapes.patches, ".": size},
+            {"B": batch, "P": shape.prompt, "S": shape.patches, ".": size},
         ),
         prompts.AXES,
         dtypes,
@@ -294,23 +287,23 @@ def sampler_weights(model: VLM) -> dict:
     return {"language": {**ends, "layers": model.config.text.depth * [layer]}}
 
 
-def sampler_bytes(config: Config, model: VLM, shapes: Shapes) -> int:
+def sampler_bytes(config: Config, model: VLM, shape: Shape) -> int:
     """On a device: the sampler's weights, and the keys and values of all that is sampled."""
     text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_generations
     sizes = {
         "L": text.depth, "B": batch, "R": batch * group, "K": text.kv_heads, "C": text.head_size,
-        "P": shapes.prompt, "T": config.sampling.max_new_tokens,
+        "P": shape.prompt, "T": config.sampling.max_new_tokens,
     }  # fmt: skip
     caches = [_array(model.mesh, letters, model.dtype, sizes) for letters in ("LBKPC", "LRKTC")]
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
-def kept_bytes(config: Config, model: VLM, stage: str, shapes: Shapes) -> int:
+def kept_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> int:
     """On a device: the inputs of all layers, which a backward pass keeps of one prompt at least."""
-    text, own = model.config.text, shapes.target
+    text, own = model.config.text, shape.target
     if stage == "grpo":
         own = config.grpo.num_generations * config.sampling.max_new_tokens
-    tokens = shapes.prompt + own
+    tokens = shape.prompt + own
     return text.depth * tokens * text.width * np.dtype(model.dtype).itemsize
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 
+from rrft_jax.data.shapes import Shape
+from rrft_jax.evaluation.tables import aligned
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.plan import hlo
-from rrft_jax.plan.programs import Program, Shapes, bytes_a_device, programs
+from rrft_jax.plan.programs import Program, bytes_a_device, programs
 from rrft_jax.settings import Config
 
 STEPS = {  # of a stage: parts of a step, and the programs that take their time
@@ -69,7 +71,7 @@ class Plan:
     config: Config
     sizes: VLMConfig
     mesh: jax.sharding.Mesh
-    shapes: Shapes
+    shape: Shape
     limits: Limits | None
     parts: list[Part]
 
@@ -105,7 +107,7 @@ def make_plan(
     config: Config,
     sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
-    shapes: Shapes,
+    shape: Shape,
     limits: Limits | None,
     only: tuple[str, ...] = (),
     say=lambda text: None,
@@ -116,7 +118,7 @@ def make_plan(
       config: of a run.
       sizes: of its model.
       mesh: of devices that are here, or of a slice that isn't.
-      shapes: of its batches.
+      shape: of its batches.
       limits: of a device; None where they aren't known.
       only: names of programs; () compiles all.
       say: told what is being done.
@@ -125,13 +127,13 @@ def make_plan(
       UserError: a batch that the mesh can't split.
     """
     parts = []
-    for program in programs(config, sizes, mesh, shapes):
+    for program in programs(config, sizes, mesh, shape):
         if not only or program.name in only:
             say(f"compiling {program.name}")
             parts.append(_measure(program))
             if parts[-1].memory is None:
                 break  # what it would leave, the next one begins with
-    return Plan(config, sizes, mesh, shapes, limits, parts)
+    return Plan(config, sizes, mesh, shape, limits, parts)
 
 
 def _measure(program: Program) -> Part:
@@ -208,7 +210,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "devices": plan.mesh.size,
         "device": plan.mesh.devices.flat[0].device_kind,
         "mesh": dict(plan.mesh.shape),
-        "assumed": assumed(plan.config, plan.shapes),
+        "assumed": assumed(plan.config, plan.shape),
         "capacity": plan.limits.memory if known else None,
         "programs": {
             part.name: {
@@ -239,11 +241,11 @@ def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
     }
 
 
-def assumed(config: Config, shapes: Shapes) -> dict[str, int]:
+def assumed(config: Config, shape: Shape) -> dict[str, int]:
     """The sizes that the programs were compiled for."""
-    sizes = {"prompt_tokens": shapes.prompt, "patches": shapes.patches}
+    sizes = {"prompt_tokens": shape.prompt, "patches": shape.patches}
     if "sft" in config.stages:
-        sizes |= {"sft_batch": config.sft.batch_size, "target_tokens": shapes.target}
+        sizes |= {"sft_batch": config.sft.batch_size, "target_tokens": shape.target}
     if "grpo" in config.stages:
         sizes |= {
             "grpo_batch": config.grpo.batch_size,
@@ -255,22 +257,21 @@ def assumed(config: Config, shapes: Shapes) -> dict[str, int]:
 
 def as_text(plan: Plan) -> str:
     """Tables of memory and cost, and the verdict."""
-    sizes = assumed(plan.config, plan.shapes).items()
+    sizes = assumed(plan.config, plan.shape).items()
     names = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sizes)
     shape = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items())
     kind = plan.mesh.devices.flat[0].device_kind
+    memory = ("GiB a device", "arguments", "outputs", "temporaries", "held", "sum", "written over")
     blocks = [
         f"{plan.mesh.size} x {kind}; mesh: {shape}\nassumed: {names}",
-        _table(
-            ("GiB a device", "arguments", "outputs", "temporaries", "held", "sum", "written over"),
-            [_memory_row(part) for part in plan.parts],
-        ),
+        "\n".join(aligned([memory, *map(_memory_row, plan.parts)])),
     ]
     measured = [part for part in plan.parts if part.cost]
     if measured:
         header = ("a device", "TFLOP", "GB moved", "GB sent", "collectives, GB")
         more = ("seconds at least", "bound by") if plan.limits else ()
-        blocks.append(_table((*header, *more), [_cost_row(x, plan.limits) for x in measured]))
+        rows = [(*header, *more), *(_cost_row(part, plan.limits) for part in measured)]
+        blocks.append("\n".join(aligned(rows)))
     return "\n\n".join([*blocks, verdict(plan)])
 
 
@@ -318,9 +319,3 @@ def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f}"
-
-
-def _table(header: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
-    """Markdown, so that it can stand in a README as it is."""
-    lines = [header, ("---", *["---:"] * (len(header) - 1)), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 
+from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import programs, report
-from rrft_jax.plan.programs import Shapes, bytes_a_device
+from rrft_jax.plan.programs import bytes_a_device
 from rrft_jax.settings import Config
 
 Found = list[tuple[dict[str, Any], report.Plan]]
@@ -29,7 +30,7 @@ def search(
     config: Config,
     sizes: VLMConfig,
     devices: Sequence[jax.Device],
-    shapes: Shapes,
+    shape: Shape,
     limits: Limits | None,
     tries: int,
     say: Callable[[str], None],
@@ -48,7 +49,7 @@ def search(
     for changes in candidates(config, sizes, len(devices)):
         changed = replaced(config, changes)
         mesh = make_mesh(**changed.mesh.axes, devices=devices)
-        least = lower_bound(changed, sizes, mesh, shapes)
+        least = lower_bound(changed, sizes, mesh, shape)
         bounds.append((least, describe(changes)))
         if least <= limits.memory:
             possible.append((changes, changed, mesh, least))
@@ -76,7 +77,7 @@ def search(
             say(f"left out, as likely as not too large: {describe(changes)}")
             continue
         say(f"trying {describe(changes)}")
-        plan = report.make_plan(changed, sizes, mesh, shapes, limits, say=say)
+        plan = report.make_plan(changed, sizes, mesh, shape, limits, say=say)
         if math.isfinite(extra := plan.peak.needed - least):
             beyond[dtype] = min(extra, beyond.get(dtype, extra))
         found.append((changes, plan))
@@ -118,7 +119,7 @@ def lower_bound(
     config: Config,
     sizes: VLMConfig,
     mesh: jax.sharding.Mesh,
-    shapes: Shapes,
+    shape: Shape,
 ) -> int:
     """Bytes a device that no compiler can do without."""
     model = programs.make_model(config, sizes, mesh)
@@ -131,8 +132,8 @@ def lower_bound(
         gradient = bytes_a_device(trained)
         if stage == "grpo":
             held += bytes_a_device(programs.abstract_reference(config, model) or {})
-            needed.append(held + programs.sampler_bytes(config, model, shapes))
-        needed.append(held + gradient + programs.kept_bytes(config, model, stage, shapes))
+            needed.append(held + programs.sampler_bytes(config, model, shape))
+        needed.append(held + gradient + programs.kept_bytes(config, model, stage, shape))
     return max(needed)
 
 

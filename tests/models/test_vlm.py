@@ -1,12 +1,15 @@
 """The shared-prompt form against the plain one, in which every prompt and picture is repeated."""
 
+import functools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rrft_jax.models.decoder import text_angles
-from rrft_jax.models.vlm import PromptCache
+from rrft_jax.models.vlm import VLM, PromptCache
 from tests import tiny
 
 
@@ -30,6 +33,11 @@ def repeated_log_probs(model, params, prompt, completions):
     return taken.reshape(completions.shape)
 
 
+def doubled(x):
+    x = np.asarray(x)
+    return x.astype(np.float64) if x.dtype == np.float32 else x
+
+
 @pytest.fixture(scope="module")
 def case():
     tokens, mask = tiny.completions(3, 4, 6)
@@ -37,11 +45,20 @@ def case():
 
 
 def test_score_equals_the_repeated_form(case):
-    model, params, prompt, tokens, _ = case
-    shared = jax.jit(model.score)(params, prompt, tokens)
-    repeated = jax.jit(lambda *a: repeated_log_probs(model, *a))(params, prompt, tokens)
-    np.testing.assert_allclose(shared, repeated, atol=1e-5)
-    assert np.abs(np.asarray(shared)).max() > 1  # not a comparison of flat distributions
+    """The same function in float64; in float32 both are a few roundings away from it."""
+    model, arguments, forms = case[0], case[1:4], (VLM.score, repeated_log_probs)
+    single = [jax.jit(functools.partial(form, model))(*arguments) for form in forms]
+    # The model widens to float32 by this name whatever its dtype is.
+    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
+        model = tiny.model(dtype=jnp.float64, param_dtype=jnp.float64)
+        arguments = jax.tree.map(doubled, arguments)
+        shared, repeated = (jax.jit(functools.partial(form, model))(*arguments) for form in forms)
+    np.testing.assert_allclose(shared, repeated, atol=1e-13)
+    largest = np.abs(repeated).max()
+    assert largest > 1  # not a comparison of flat distributions
+    for got in single:
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, repeated, atol=16 * 2**-24 * largest)
 
 
 def test_gradient_equals_that_of_the_repeated_form(case):

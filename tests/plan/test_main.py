@@ -8,6 +8,7 @@ import pytest
 
 from configs import grpo as grpo_config
 from rrft_jax import settings
+from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
 from rrft_jax.models.families import RELEASED
@@ -16,7 +17,6 @@ from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import __main__ as command
 from rrft_jax.plan import hlo, programs, report, search
-from rrft_jax.plan.programs import Shapes
 from tests import tiny
 
 QUICK = [
@@ -97,7 +97,7 @@ def test_the_verdict_is_about_the_program_that_needs_most(plan):
     assert unknown.fits is None and "isn't known" in report.as_text(unknown)
     seconds = known(plan, most).seconds("grpo")
     assert list(seconds) == ["sample", "reference", "update"] and min(seconds.values()) > 0
-    assert "| update |" in report.as_text(known(plan, most))
+    assert "| update  " in report.as_text(known(plan, most))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_takes_most_is_changed_first(arguments, held, changes, first):
     memory = {"arguments": 0, "outputs": 0, "aliased": 0, "temporaries": 0}
     memory["temporaries"] = arguments.pop("temporaries", 0) if "temporaries" in arguments else 0
     part = report.Part("update", memory, dict(arguments), held, 9, hlo.Cost())
-    plan = report.Plan(config, tiny.CONFIG, mesh, Shapes(16, 36, 16), None, [part])
+    plan = report.Plan(config, tiny.CONFIG, mesh, Shape(16, 36, 16), None, [part])
     assert report.advice(plan) == first
 
 
@@ -177,19 +177,19 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     config, args = command.read(["--config=configs/grpo.py:model=7b", "--topology=v5e:2x4"])
     config = replaced(config, {"stages": ("grpo",)})
 
-    def make_plan(config, sizes, mesh, shapes, limits, say):
+    def make_plan(config, sizes, mesh, shape, limits, say):
         part = report.Part("update", None, {}, {}, 0.0)
-        part.needed = search.lower_bound(config, sizes, mesh, shapes) + more[config.model.dtype]
+        part.needed = search.lower_bound(config, sizes, mesh, shape) + more[config.model.dtype]
         made.append((config.model.dtype, config.grpo.moment_dtype, config.mesh.tensor))
         part.memory = {} if part.needed <= limits.memory else None
-        return report.Plan(config, sizes, mesh, shapes, limits, [part])
+        return report.Plan(config, sizes, mesh, shape, limits, [part])
 
     monkeypatch.setattr(report, "make_plan", make_plan)
     monkeypatch.setattr(report, "verdict", lambda plan: "verdict")
     more = {"float32": 4.4 * devices.GIB, "bfloat16": 2.5 * devices.GIB}
     found = command.find_devices("v5e:2x4")
-    shapes, limits = Shapes(2448, 1024, 512), devices.limits(found[0])
-    best = search.search(config, sizes, found, shapes, limits, 4, lambda text: None)[0]
+    shape, limits = Shape(2448, 1024, 512), devices.limits(found[0])
+    best = search.search(config, sizes, found, shape, limits, 4, lambda text: None)[0]
     assert best[1].fits and best[0]["model.dtype"] == "bfloat16"
     assert made == [
         ("float32", "bfloat16", 4),
@@ -217,14 +217,14 @@ def test_a_head_is_never_split_and_every_batch_divides():
 
 
 def test_a_lower_bound_is_one(plan):
-    bound = search.lower_bound(plan.config, plan.sizes, plan.mesh, plan.shapes)
+    bound = search.lower_bound(plan.config, plan.sizes, plan.mesh, plan.shape)
     update = next(part for part in plan.parts if part.name == "update")
     held = sum(update.held.values()) - update.held["next batch"]
     state = update.arguments["parameters"] + update.arguments["optimizer"]
     assert state + held + update.arguments["parameters"] <= bound < update.needed
     decode = next(part for part in plan.parts if part.name == "decode")
     model = programs.make_model(plan.config, plan.sizes, plan.mesh)
-    sampler = programs.sampler_bytes(plan.config, model, plan.shapes)
+    sampler = programs.sampler_bytes(plan.config, model, plan.shape)
     assert 0.9 * sum(decode.arguments.values()) < sampler <= sum(decode.arguments.values())
 
 
