@@ -8,5 +8,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup.sh
 setup_venv test
-# Two processes; the tests of a file share what they compile, so a file stays in one.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# Two processes; the tests of a file share their fixtures, so a file stays in one. Files are taken
+# in the order of tests/conftest.py.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,11 +1,24 @@
-"""Shared by all tests: eight virtual CPU devices, and checkpoints that are built once."""
+"""Shared by all tests: eight virtual CPU devices, quick compilation, checkpoints built once.
 
+Most of the tests' time goes into compiling. So nothing is optimised behind XLA's own passes, and
+what one process has compiled the others take from a folder that lasts as long as this run.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # its environment is the first process's
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+        " --xla_backend_optimization_level=0"
+    )
+    _CACHE = tempfile.mkdtemp(prefix="rrft_jax-compiled-")
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import functools  # noqa: E402
 
@@ -17,6 +30,12 @@ from tests.shapes import checked  # noqa: E402
 # Before the package is imported: its shapes and dtypes are checked wherever a test traces it.
 CHECKED = ["rrft_jax.models"]
 install_import_hook(CHECKED, f"{checked.__module__}.{checked.__name__}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that no process is left alone with one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

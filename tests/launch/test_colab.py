@@ -48,7 +48,11 @@ def parameters(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     """In a kernel of its own, on one CPU device, with this checkout's package."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(folder)}}
     )
