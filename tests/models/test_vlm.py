@@ -5,6 +5,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -44,11 +45,12 @@ def case():
     return tiny.model(), tiny.params(), tiny.prompts(3), tokens, mask
 
 
-def test_score_equals_the_repeated_form(case):
+def test_score_equals_the_repeated_form(case, monkeypatch):
     """The same function in float64; in float32 both are a few roundings away from it."""
     model, arguments, forms = case[0], case[1:4], (VLM.score, repeated_log_probs)
     single = [jax.jit(functools.partial(form, model))(*arguments) for form in forms]
-    # The model widens to float32 by this name whatever its dtype is.
+    # The model widens to float32 by this name whatever its dtype is, and says so in its types.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
         model = tiny.model(dtype=jnp.float64, param_dtype=jnp.float64)
         arguments = jax.tree.map(doubled, arguments)
@@ -92,7 +94,7 @@ def test_decoding_token_by_token_gives_the_scores(case):
             log_probs = jax.nn.log_softmax(model.logits(weights, hidden))
             results.append(jnp.take_along_axis(log_probs, rows[:, time, None], -1)[:, 0])
             hidden, cache = model.decode(
-                weights, rows[:, time], time, next_position, prompts, cache
+                weights, rows[:, time], jnp.array(time), next_position, prompts, cache
             )
         return jnp.stack(results, axis=-1).reshape(tokens.shape)
 
