@@ -28,7 +28,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 from tests.shapes import checked  # noqa: E402
 
 # Before the package is imported: its shapes and dtypes are checked wherever a test traces it.
-CHECKED = ["rrft_jax.models"]
+CHECKED = ["rrft_jax.models", "rrft_jax.rollout"]
 install_import_hook(CHECKED, f"{checked.__module__}.{checked.__name__}")
 
 

@@ -7,8 +7,10 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Int, Shaped
 
 from rrft_jax.models import prompt as prompts
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 
@@ -24,9 +26,9 @@ class Rewards:
       names: of the N rewards.
     """
 
-    total: np.ndarray
-    values: np.ndarray
-    failures: np.ndarray
+    total: Float32[np.ndarray, "B G"]
+    values: Float32[np.ndarray, "B G N"]
+    failures: Shaped[np.ndarray, " B"]
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @property
@@ -66,14 +68,14 @@ class Rollouts:
     """
 
     prompt: Prompt | None
-    tokens: jax.Array
-    mask: jax.Array
-    finished: jax.Array
-    rollout_log_probs: jax.Array
-    log_probs: jax.Array | None = None
-    texts: np.ndarray | None = None
+    tokens: Int[Array, "B G T"]
+    mask: Bool[Array, "B G T"]
+    finished: Bool[Array, "B G"]
+    rollout_log_probs: Float32[Array, "B G T"]
+    log_probs: Float32[Array, "B G T"] | None = None
+    texts: Shaped[np.ndarray, "B G"] | None = None
     rewards: Rewards | None = None
-    records: np.ndarray | None = None
+    records: Shaped[np.ndarray, " B"] | None = None
     row_ids: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
 
     def fetch(self) -> "Rollouts":

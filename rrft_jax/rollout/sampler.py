@@ -17,7 +17,9 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
+from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import KeyValues
 from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.prompt import Prompt
@@ -52,7 +54,7 @@ class GenerationConfig:
       pad_token: fills up the ends.
       cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
         so smaller chunks are faster, once each of their programs is compiled.
-      budget: [B,G] int, tokens (at least 1) that each completion may have; None gives T to all.
+      budget: tokens (at least 1) that each completion may have; None gives T to all.
     """
 
     max_new_tokens: int
@@ -61,7 +63,7 @@ class GenerationConfig:
     sampling: SamplingParams = PLAIN
     pad_token: int = 0
     cache_chunk: int = 256
-    budget: np.ndarray | None = None
+    budget: Int[Array, "B G"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +97,9 @@ class Draws:
       budget: [B,G] int, tokens of each completion at most.
     """
 
-    key: jax.Array
-    first_row: jax.Array
-    budget: jax.Array
+    key: Array
+    first_row: Int[Array, ""]
+    budget: Int[Array, "B G"]
 
 
 @flax.struct.dataclass
@@ -115,13 +117,13 @@ class Sequences:
       out: the rollouts so far, their arrays [R,T] and [R].
     """
 
-    time: jax.Array
-    hidden: jax.Array
+    time: Int[Array, ""]
+    hidden: Float[Array, "R D"]
     cache: LayerCaches
-    uniform: jax.Array
-    next_position: jax.Array
-    budget: jax.Array
-    done: jax.Array
+    uniform: Float32[Array, "R T"]
+    next_position: Int[Array, " R"]
+    budget: Int[Array, " R"]
+    done: Bool[Array, " R"]
     out: Rollouts
 
 
@@ -129,9 +131,9 @@ def generate(
     model: VLM,
     params: dict,
     prompt: Prompt,
-    key: jax.Array,
+    key: Array,
     config: GenerationConfig,
-    first_row: jax.Array | int = 0,
+    first_row: int = 0,
 ) -> Rollouts:
     """Samples completions. Not for use inside `jax.jit`: it calls jitted programs of its own.
 
@@ -188,7 +190,7 @@ def traced(sampling: SamplingParams) -> SamplingParams:
     )
 
 
-def _budget(config: GenerationConfig, batch: int) -> np.ndarray:
+def _budget(config: GenerationConfig, batch: int) -> Int[Array, "B G"]:
     if config.budget is None:
         return np.full((batch, config.num_generations), config.max_new_tokens, np.int32)
     return config.budget
@@ -258,8 +260,8 @@ def advance(
     prompts: PromptCache,
     sequences: Sequences,
     sampling: SamplingParams,
-    enough: jax.Array,
-) -> tuple[Sequences, jax.Array]:
+    enough: Int[Array, ""],
+) -> tuple[Sequences, Int[Array, ""]]:
     """Extends the sequences by a token at a time.
 
     Ends where the cache is full, or no device has more than `enough` unfinished sequences left.
@@ -329,11 +331,11 @@ def grow(model: VLM, sequences: Sequences, length: int) -> Sequences:
 def compact(
     model: VLM,
     sequences: Sequences,
-    slot_ids: jax.Array,
+    slot_ids: Int[Array, "shards r"],
     results: Rollouts | None,
     size: int,
     group: int | None,
-) -> tuple[Sequences, jax.Array, jax.Array, Rollouts]:
+) -> tuple[Sequences, Int[Array, "shards size"], Int[Array, "shards size"], Rollouts]:
     """Takes `size` sequences of each device, those that aren't done and some others.
 
     Args:
@@ -361,7 +363,9 @@ def compact(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def take_prompts(model: VLM, prompts: PromptCache, prompt_ids: jax.Array) -> PromptCache:
+def take_prompts(
+    model: VLM, prompts: PromptCache, prompt_ids: Int[Array, "shards r"]
+) -> PromptCache:
     """A prompt for every sequence: `prompt_ids` [N,r] counts among the prompts of its device."""
     taken = jax.tree.map(lambda x: _take(model, x, prompt_ids), (prompts.kv, prompts.mask))
     return PromptCache(*taken)
@@ -369,7 +373,11 @@ def take_prompts(model: VLM, prompts: PromptCache, prompt_ids: jax.Array) -> Pro
 
 @functools.partial(jax.jit, static_argnames=("model", "group"))
 def finish(
-    model: VLM, out: Rollouts, slot_ids: jax.Array, results: Rollouts | None, group: int
+    model: VLM,
+    out: Rollouts,
+    slot_ids: Int[Array, "shards r"],
+    results: Rollouts | None,
+    group: int,
 ) -> Rollouts:
     """All results in their slots, [B,G,T]."""
 
@@ -380,7 +388,7 @@ def finish(
     return jax.tree.map(shape, _merge(out, slot_ids, results))
 
 
-def _merge(out: Rollouts, slot_ids: jax.Array, results: Rollouts | None) -> Rollouts:
+def _merge(out: Rollouts, slot_ids: Int[Array, "shards r"], results: Rollouts | None) -> Rollouts:
     """`results` [B*G,...] with those of some sequences in their slots."""
     if results is None:
         return out
@@ -393,8 +401,10 @@ def _merge(out: Rollouts, slot_ids: jax.Array, results: Rollouts | None) -> Roll
     return jax.tree.map(put, results, out)
 
 
-def _take(model: VLM, x: jax.Array, index: jax.Array) -> jax.Array:
-    """[N*m,...] -> [N*r,...] by an index [N,r] into the m of the same device."""
+def _take(
+    model: VLM, x: Shaped[Array, "m_in_all ..."], index: Int[Array, "shards r"]
+) -> Shaped[Array, "r_in_all ..."]:
+    """Take the `index`-th of the sequences or prompts on each device."""
     x = x.reshape(len(index), -1, *x.shape[1:])
     x = jax.vmap(lambda x, index: x[index])(x, index)
     x = x.reshape(-1, *x.shape[2:])

@@ -14,7 +14,9 @@ import flax
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float, Float32, Int, Int32
 
+from rrft_jax.models.arrays import Array
 from rrft_jax.parallel import sharding
 
 EXCLUDED = -1e30
@@ -32,15 +34,18 @@ class SamplingParams:
 
 
 def sample(
-    uniform: jax.Array, logits: jax.Array, params: SamplingParams, mesh: Mesh | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Draws one token a row.
+    uniform: Float[Array, " R"],
+    logits: Float32[Array, "R V"],
+    params: SamplingParams,
+    mesh: Mesh | None = None,
+) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
+    """Draw one token of each sequence.
 
     Args:
-      uniform: [R] random numbers in [0, 1).
-      logits: [R,V] float32; what must not be drawn holds `EXCLUDED`.
-      params: shared by all rows. Top-k comes first, then the smallest set of at least top-p of what
-        it left, then the draw. Tokens as likely as the last one that is kept are kept too.
+      uniform: random numbers in [0, 1).
+      logits: those of tokens that must not be drawn are `EXCLUDED`.
+      params: shared by all sequences. Top-k comes first, then the smallest set of at least top-p
+        of the rest, then the draw. Tokens as likely as the last one that is kept are kept too.
       mesh: that the logits lie on as "RV"; None for one device. To rounding, the draw doesn't
         depend on it.
 
@@ -60,7 +65,12 @@ def sample(
     )(uniform, logits, params)
 
 
-def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis: str | None):
+def _sample(
+    uniform: Float[Array, " R"],
+    logits: Float32[Array, "R V"],
+    params: SamplingParams,
+    axis: str | None,
+) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
     """`sample` on a device, whose part of the vocabulary is that of its index along `axis`."""
     greedy = params.temperature <= 0
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
@@ -83,15 +93,20 @@ def _sample(uniform: jax.Array, logits: jax.Array, params: SamplingParams, axis:
     return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
 
 
-def threshold(params: SamplingParams, few: int = MOST_CANDIDATES) -> jax.Array:
-    """What finds the threshold: nothing (0), `few` candidates (1), or the whole vocabulary (2)."""
+def threshold(params: SamplingParams, few: int = MOST_CANDIDATES) -> Int[Array, ""]:
+    """Say where the threshold is: nowhere (0), among `few` candidates (1) or the vocabulary (2)."""
     enough = (params.top_k > 0) & (params.top_k <= few)
     truncating = (params.top_k > 0) | (params.top_p < 1.0)
     return jnp.where(params.temperature <= 0, 0, jnp.where(enough, 1, jnp.where(truncating, 2, 0)))
 
 
-def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str | None):
-    """A token [R] with probabilities softmax(logits [R,V]), and its log-probability [R]."""
+def _draw(
+    uniform: Float[Array, " R"],
+    logits: Float32[Array, "R V"],
+    highest: Float32[Array, " R"],
+    axis: str | None,
+) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
+    """Draw a token with probabilities softmax(logits), and give its log-probability."""
     weights = _blocks(jnp.exp(logits - highest[:, None]), 0.0)
     blocks = weights.sum(-1)
     devices = _all(blocks.sum(-1, keepdims=True), axis)
@@ -108,8 +123,10 @@ def _draw(uniform: jax.Array, logits: jax.Array, highest: jax.Array, axis: str |
     return jax.lax.psum(jax.tree.map(lambda x: jnp.where(device == here, x, 0), found), axis)
 
 
-def _find(goal: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where the cumulative sum of weights [R,N] passes the goal [R]: (index, goal inside of it).
+def _find(
+    goal: Float[Array, " R"], weights: Float32[Array, "R N"]
+) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
+    """Find the index at which the cumulative sum of weights passes the goal, and the goal in it.
 
     Sums that are computed in parallel are each rounded in their own way: the cumulative one may
     rise or fall where nothing is added, and end below the goal. So what has no weight is passed
@@ -124,13 +141,13 @@ def _find(goal: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     return index, goal - before
 
 
-def _all(x: jax.Array, axis: str | None) -> jax.Array:
-    """[R,N] of each device side by side."""
+def _all(x: Float32[Array, "R N"], axis: str | None) -> Float32[Array, "R N_in_all"]:
+    """Put the columns of all devices side by side."""
     return jax.lax.all_gather(x, axis, axis=1, tiled=True) if axis else x
 
 
-def _lowest_kept(ordered: jax.Array, params: SamplingParams) -> jax.Array:
-    """The last of the descending logits [R,N] that top-k, then top-p leave: [R]."""
+def _lowest_kept(ordered: Float32[Array, "R N"], params: SamplingParams) -> Float32[Array, " R"]:
+    """Return the last of descending logits that top-k, then top-p leave."""
     number = ordered.shape[-1]
     kept = jnp.where(params.top_k > 0, params.top_k, number)
     ordered = jnp.where(jnp.arange(number) < kept, ordered, EXCLUDED)
@@ -141,8 +158,8 @@ def _lowest_kept(ordered: jax.Array, params: SamplingParams) -> jax.Array:
     return jnp.min(jnp.where(nucleus, ordered, jnp.inf), axis=-1)
 
 
-def _largest(logits: jax.Array, number: int) -> jax.Array:
-    """The largest logits [R,number], descending.
+def _largest(logits: Float32[Array, "R V"], number: int) -> Float32[Array, "R number"]:
+    """Return the largest logits, descending.
 
     They all lie in the blocks with the `number` largest maxima, and only those are looked through.
     """
@@ -153,11 +170,11 @@ def _largest(logits: jax.Array, number: int) -> jax.Array:
     return jax.lax.top_k(logits, number)[0]
 
 
-def _blocks(x: jax.Array, fill: float) -> jax.Array:
-    """[R,N] -> [R,N/BLOCK,BLOCK], filled up at the end."""
+def _blocks(x: Float32[Array, "R N"], fill: float) -> Float32[Array, "R blocks block"]:
+    """Cut rows into blocks, the last one filled up."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[-1] % BLOCK)), constant_values=fill)
     return x.reshape(len(x), -1, BLOCK)
 
 
-def _take(x: jax.Array, index: jax.Array) -> jax.Array:
+def _take(x: Float32[Array, "R N"], index: Int[Array, " R"]) -> Float32[Array, " R"]:
     return jnp.take_along_axis(x, index[:, None], axis=-1)[:, 0]
