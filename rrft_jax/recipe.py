@@ -99,6 +99,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 trainer.close()
                 results.note_skipped(stage, loader)
             params = trainer.state.params
+            step = trainer = algorithm = None  # optimizer and reference make room for what follows
             evaluator.evaluate(stage, params)
     if config.stages:
         save_pretrained(workdir / EXPORT, model, params)

@@ -37,14 +37,7 @@ class GRPO:
 
     stage = "grpo"
 
-    def __init__(
-        self,
-        config: Config,
-        model: VLM,
-        processor: Processor,
-        params: dict,
-        steps: int,
-    ):
+    def __init__(self, config: Config, model: VLM, processor: Processor, params: dict, steps: int):
         """Prepares the stage.
 
         Args:
@@ -56,13 +49,9 @@ class GRPO:
           steps: of the stage. Each samples a batch, or more where groups are to be replaced, and
             updates `config.grpo.num_iterations` x `config.grpo.mini_batches` times.
         """
-        self.config, self.model, self.processor, self.mesh = (
-            config.grpo,
-            model,
-            processor,
-            model.mesh,
-        )
-        section, sampling = config.grpo, config.sampling
+        self.config = section = config.grpo
+        self.model, self.mesh, self.processor = model, model.mesh, processor
+        sampling = config.sampling
         self.updates = section.num_iterations * section.mini_batches
         self.reference = None
         if section.beta:
