@@ -56,7 +56,7 @@ class DecodeStep:
       slots: the slots of the sequences (`attention/decoding.py`), None if all are in their own.
     """
 
-    time: Array
+    time: Array | int
     angles: Array
     prompt_mask: Array
     slots: Slots | None = None
@@ -204,7 +204,10 @@ def text_angles(
 
 
 def _write(
-    cache: Float[Array, "R K _ _"], new: Float[Array, "R K _ _"], time: Int[Array, ""], axis: int
+    cache: Float[Array, "R K _ _"],
+    new: Float[Array, "R K _ _"],
+    time: Int[Array, ""] | int,
+    axis: int,
 ) -> Float[Array, "R K _ _"]:
     """Write one token of each sequence into a cache, in place inside a loop."""
     return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), time, axis)

@@ -157,7 +157,7 @@ class VLM:
         self,
         weights: dict,
         tokens: Int[Array, " R"],
-        time: Int[Array, ""],
+        time: Int[Array, ""] | int,
         next_position: Int[Array, " R"],
         prompts: PromptCache,
         cache: LayerCaches,
