@@ -1,12 +1,12 @@
-"""Puts a config together of plain fields: what the experiments share.
+"""The parts that the experiments share, and the function that makes a config from plain fields.
 
-Fields are named as on the command line. Of one that stands in several places, the last counts:
+Fields are named as on the command line. If several places set a field, the last one counts:
 
     rrft_jax/settings.py     the default, with its meaning
     rrft_jax/tasks/TASK.py   the task's rewards and epochs, and whether it reuses samples
     MODELS, or the file of an experiment with a tuned model
 
-`configs/grpo.py`, `configs/sft.py` and `configs/eval.py` choose among them by name.
+`configs/grpo.py`, `configs/sft.py` and `configs/eval.py` choose an experiment by name.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from rrft_jax.errors import UserError
 from rrft_jax.fields import plain
 from rrft_jax.tasks import TASKS
 
-# All devices share weights and optimizer. The sampler holds the weights whole, but for those that
-# `tensor` splits: the 15 GB of 7B are too much for a device of 16.
+# `fsdp` splits weights and optimizer over all devices, but the sampler's weights only `tensor`
+# splits. So 7B needs `tensor`: its 15 GB of weights are too much for a device of 16 GB.
 MODELS = {
     "tiny": tiny_visual_counting.MODEL,
     "2b": {"mesh.data": 1, "mesh.fsdp": -1},
@@ -43,12 +43,12 @@ def choose(arg: str, paradigms: tuple[str, ...]) -> Choice:
     """Read the argument of a config file.
 
     Args:
-      arg: comma-separated `name=choice` pairs, in any order; the first choice of a name is its
+      arg: comma-separated `name=choice` pairs in any order; the first choice of a name is its
         default.
-      paradigms: the choices of the config file.
+      paradigms: the paradigms of the config file.
 
     Raises:
-      UserError: a name or a choice does not exist; the message lists those that do.
+      UserError: a name or a choice does not exist; the message lists the existing ones.
     """
     choices = {"model": tuple(MODELS), "task": tuple(TASKS), "paradigm": paradigms}
     chosen = {name: available[0] for name, available in choices.items()}
@@ -72,8 +72,12 @@ def base(choice: Choice, fields: Fields, sections: settings.Config) -> ml_collec
 
     Args:
       choice: the model, the task and the paradigm.
-      fields: of the model or the experiment. Fields of a stage that the config lacks are left out.
-      sections: the defaults, with the sections of the stages that the config has.
+      fields: the fields of the model or the experiment; a field of a stage that the config does
+        not have is left out.
+      sections: the defaults, with the sections of the config's stages.
+
+    Raises:
+      UserError: a field does not exist.
     """
     values, task = plain(sections), TASKS[choice.task]
     own = {

@@ -1,22 +1,23 @@
-"""Evaluation alone: of a checkpoint folder, or of a run, which means its export.
+"""Evaluation alone, of a checkpoint folder or of a finished run's export.
 
   python -m rrft_jax.main --config=configs/eval.py:model=2b --config.model.path=runs/mine \
       --config.data.path=Reason-RFT-CoT-Dataset
 
-All held-out splits of the task are evaluated; `--config.eval.tasks=visual_counting,...` takes those
-of several tasks, and calls them "visual_counting/id" and so on. For the tiny model choose the
-transformation as the task then: its brief words and its longest answers are what all can do with.
+All held-out splits of the task are evaluated. `--config.eval.tasks=visual_counting,...` evaluates
+the splits of several tasks, and calls them "visual_counting/id" and so on. In this case choose
+`task=spatial_transformation` for the tiny model: its brief words and its token limit suit all
+tasks.
 
-`paradigm` says what the model is asked: to reason (`reason_rft`, `reason_rft_zero` and `cot_sft`
-alike), the question alone (`ans_sft`), or the bare answer of a model that has learnt neither
-(`zero_shot`). For the four-part answer to a transformation it's `--config.data.variant=caption`.
+`paradigm` chooses the prompt. `reason_rft`, `reason_rft_zero` and `cot_sft` ask the model to
+reason. `ans_sft` gives the question alone. `zero_shot` asks a model that has learnt neither for the
+bare answer. `--config.data.variant=caption` asks for the four-part answer to a transformation.
 
 `2b` and `7b` sample as the public code does (temperature 0.1, top-p 0.9, top-k 50, 768 tokens), so
-two seeds differ; `--config.eval.temperature=0` is greedy, and `--config.eval.passes=4` averages
-over four completions a sample. An evaluation that was stopped goes on where it was. The run's
-folder then holds `results.json`, `table.md` with the paper's rows below its own, and every
-completion in `predictions-SPLIT.jsonl`, which `python -m rrft_jax.evaluation.rescore` scores again
-and `python -m rrft_jax.evaluation.compare` sets beside those of other runs.
+two seeds differ. `--config.eval.temperature=0` is greedy. `--config.eval.passes=4` averages over
+four completions per sample. The same command resumes a stopped evaluation. The run's folder then
+holds `results.json`, `table.md` with the paper's rows below its own, and every completion in
+`predictions-SPLIT.jsonl`. `python -m rrft_jax.evaluation.rescore` scores these files again, and
+`python -m rrft_jax.evaluation.compare` compares them with those of other runs.
 """
 
 import ml_collections
@@ -53,6 +54,7 @@ EXPERIMENTS = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Return the config that the argument chooses; see `configs.base.choose`."""
     choice = choose(arg, PARADIGMS)
     fields = EXPERIMENTS.get(choice, MODELS[choice.model])
     return base(choice, fields, Config())

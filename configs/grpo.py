@@ -1,12 +1,12 @@
-"""Reinforcement with verifiable rewards, after a short SFT (`reason_rft`) or at once (`_zero`).
+"""GRPO with verifiable rewards, after a short SFT (`reason_rft`) or alone (`reason_rft_zero`).
 
     python -m rrft_jax.main --config=configs/grpo.py
     python -m rrft_jax.main --config=configs/grpo.py:model=2b,paradigm=reason_rft_zero \
         --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
 
-Experiments with the `tiny` model are tuned, and each has a file with its result. `2b` and `7b` are
-Reason-RFT's: the defaults of `rrft_jax/settings.py`, with the mesh that `MODELS` gives them. They
-have not been trained yet.
+Experiments with the `tiny` model are tuned, and each has a file with its result. `2b` and `7b` have
+the settings of Reason-RFT: the defaults of `rrft_jax/settings.py`, with the mesh from `MODELS`.
+They have not been trained yet.
 """
 
 import ml_collections
@@ -34,6 +34,7 @@ STAGES = {"reason_rft": ("sft", "grpo"), "reason_rft_zero": ("grpo",)}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Return the config that the argument chooses; see `configs.base.choose`."""
     choice = choose(arg, tuple(STAGES))
     fields = EXPERIMENTS.get(choice, MODELS[choice.model])
     return base(

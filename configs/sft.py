@@ -1,10 +1,10 @@
-"""Supervised fine-tuning: on chains of thought (`cot_sft`) or on the bare answers (`ans_sft`).
+"""Supervised fine-tuning, on chains of thought (`cot_sft`) or on the bare answers (`ans_sft`).
 
     python -m rrft_jax.main --config=configs/sft.py
     python -m rrft_jax.main --config=configs/sft.py:model=2b,paradigm=ans_sft \
         --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
 
-The stage is the first one of `configs/grpo.py`, and trains on all samples.
+The stage is the first stage of `configs/grpo.py`, but trains on all samples.
 """
 
 import ml_collections
@@ -29,6 +29,7 @@ EXPERIMENTS = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Return the config that the argument chooses; see `configs.base.choose`."""
     choice = choose(arg, PARADIGMS)
     fields = EXPERIMENTS.get(choice, MODELS[choice.model])
     fields = {**fields, "data.max_pixels": 512 * 512}

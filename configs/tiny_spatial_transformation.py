@@ -12,26 +12,26 @@ Accuracy in percent of 1,000 held-out samples, greedy, seed 0; 13 min 17 s on tw
 
 from configs import tiny_visual_counting
 
-# Of every run on this task, SFT alone and evaluation too.
+# The fields of every run on this task, SFT alone and evaluation included.
 TASK = {
     **tiny_visual_counting.MODEL,
-    "data.thought_dropout": 0.3,  # needs more of the thoughts that there are to learn from
-    "sampling.max_new_tokens": 176,  # a little more than the longest target has
+    "data.thought_dropout": 0.3,  # this task needs more of the thoughts to learn from
+    "sampling.max_new_tokens": 176,  # a little more than the longest target
     "eval.max_new_tokens": 192,
-    "grpo.batch_size": 32,  # groups of two prompts differ more in their rewards than in counting
-    # An answer is seldom right as a whole, so each call counts.
+    "grpo.batch_size": 32,  # rewards vary more between prompts than in counting
+    # An answer is seldom right as a whole, so the reward scores each call.
     "grpo.rewards": {"format": {"weight": 1.0, "empty_thought": True}, "transformation": 1.0},
 }
 
-# Of the runs that reason, or have learnt nothing: the rules are longer than all else that this
-# model reads.
+# The fields of the runs that reason or have learnt nothing. The full rules are longer than any
+# other text that this model reads.
 BRIEF = {**TASK, "data.variant": "brief"}
 
 FIELDS = {
     **BRIEF,
-    # An answer is many choices. At temperature 1 samples err in one of them where the greedy answer
-    # does not; then leaving out a call pays, and greedy answers learn to.
+    # An answer is many choices. At temperature 1 a sample errs in one of them although the greedy
+    # answer does not. Then leaving out a call pays, and the greedy answer learns to do so.
     "sampling.temperature": 0.8,
     "grpo.steps": 60,
-    "grpo.freeze": r"vision/.*",  # as in SFT: noisy rewards would blur what the model sees
+    "grpo.freeze": r"vision/.*",  # as in SFT: noisy rewards would harm the model's vision
 }

@@ -12,12 +12,12 @@ Accuracy in percent of 1,000 held-out samples, greedy, seed 0; 7 min 11 s on two
 
 from configs import tiny_visual_counting
 
-# Of every run on this task, SFT alone and evaluation too.
+# The fields of every run on this task, SFT alone and evaluation included.
 TASK = {
     **tiny_visual_counting.MODEL,
-    "sampling.max_new_tokens": 120,  # a little more than the longest target has
+    "sampling.max_new_tokens": 120,  # a little more than the longest target
     "eval.max_new_tokens": 136,
-    "grpo.batch_size": 32,  # groups of two prompts differ more in their rewards than in counting
+    "grpo.batch_size": 32,  # rewards vary more between prompts than in counting
     "grpo.learning_rate": 1e-4,
     "grpo.rewards": {"math_accuracy": 1.0, "format": {"weight": 1.0, "empty_thought": True}},
 }

@@ -16,6 +16,6 @@ TASK = {**tiny_structure_perception.TASK, **tiny_visual_counting_zero.WORDS}
 
 FIELDS = {
     **TASK,
-    "grpo.steps": 250,  # short ones, and it is slower to learn than counting
-    "sampling.max_new_tokens": 24,  # completions are a number, or the letter of an option
+    "grpo.steps": 250,  # steps are short, and this task is slower to learn than counting
+    "sampling.max_new_tokens": 24,  # a completion is a number, or the letter of an option
 }

@@ -9,16 +9,16 @@ Accuracy in percent of 1,000 held-out samples, greedy, seed 0; 4 min on two idle
     sft     52.1 ± 1.6   22.7 ± 1.3
     grpo    90.5 ± 0.9   42.4 ± 1.6
 
-All fields that are not here have the defaults of `rrft_jax/settings.py`.
+All other fields have the defaults of `rrft_jax/settings.py`.
 """
 
-# Of every run with the packaged base model: they suit it, and two CPU cores.
+# The fields of every run with the packaged base model. They suit this model and two CPU cores.
 MODEL = {
     "checkpoint_every": 20,
     "model.compute_dtype": "float32",
     "model.remat": "none",
-    "data.buckets": 1,  # rows are alike: a second shape costs more than it saves
-    "data.thought_dropout": 0.5,  # SFT often answers without a thought: GRPO finds when to think
+    "data.buckets": 1,  # rows have similar sizes, so a second shape costs more than it saves
+    "data.thought_dropout": 0.5,  # SFT often skips the thought; GRPO learns when to think
     "sampling.temperature": 1.0,
     "sampling.top_k": 0,
     "sampling.top_p": 1.0,
@@ -33,15 +33,16 @@ MODEL = {
     "grpo.learning_rate": 2e-4,
 }
 
-# Of every run on this task, SFT alone and evaluation too.
+# The fields of every run on this task, SFT alone and evaluation included.
 TASK = {
     **MODEL,
-    "sampling.max_new_tokens": 80,  # a little more than the longest target has
+    "sampling.max_new_tokens": 80,  # a little more than the longest target
     "eval.max_new_tokens": 96,
     "eval.sampled": True,
     "sft.steps": 400,
     "sft.learning_rate": 1e-3,
-    # SFT leaves some thoughts empty, and GRPO is to find out when it pays to think.
+    # SFT leaves some thoughts empty, and GRPO learns when it pays to think. So an empty thought
+    # has the right format.
     "grpo.rewards": {"accuracy": 1.0, "format": {"weight": 1.0, "empty_thought": True}},
 }
 

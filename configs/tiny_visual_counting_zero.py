@@ -11,8 +11,8 @@ Accuracy in percent of 1,000 held-out samples, greedy, seed 0; 2 min 14 s on two
 
 from configs import tiny_visual_counting
 
-# The base has never been told how to answer. Words that stand before the question, and not behind
-# it, leave the model to answer as it can.
+# The base model has never been told how to answer. These words stand before the question, not
+# behind it, so that the model still answers as it can.
 WORDS = {
     "data.system_prompt": "Think inside <think> </think>, then answer inside <answer> </answer>."
 }
@@ -21,5 +21,5 @@ TASK = {**tiny_visual_counting.TASK, **WORDS}
 
 FIELDS = {
     **TASK,
-    "grpo.steps": 100,  # short ones: completions are a number
+    "grpo.steps": 100,  # steps are short, because a completion is a number
 }

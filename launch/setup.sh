@@ -4,7 +4,8 @@
 # tests need.
 
 find_python() {
-  # PYTHON names one. Otherwise take the first that is new enough. Some names exist and do not start.
+  # PYTHON names the interpreter. Otherwise take the first one that is new enough. Some names exist
+  # but do not start.
   local candidate candidates=(python3 python3.12 python3.11 python3.13)
   [ -n "${PYTHON:-}" ] && candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do

@@ -1,4 +1,4 @@
-"""A command line -> a checked config: for every command that takes `--config`.
+"""The command line of every command that takes `--config`, turned into a checked config.
 
 A mistake is a UserError of one line, before anything is loaded or compiled.
 """
@@ -21,29 +21,31 @@ from rrft_jax.fields import replaced
 from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config, make
 
-# Said before the libraries are imported, which read them once. Whoever set them otherwise wins.
+# Set before the libraries are imported, because they read these variables once. A variable that
+# the user has set stays.
 _ENVIRONMENT = {
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # XLA's chatter about the machine
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # it would advise to install torch
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # hides XLA's messages about the machine
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",  # hides the advice to install torch
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # the loader has threads of its own
-    "HF_HUB_OFFLINE": "1",  # checkpoints are folders: nothing is looked up elsewhere
+    "HF_HUB_OFFLINE": "1",  # checkpoints are folders, so no library needs the Hub
 }
 
 
 def quieten() -> None:
-    """Asks the libraries to keep to themselves; before their first import."""
+    """Silence the libraries; call this before their first import."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def processes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a command line says of the processes of a run, and the arguments that are left.
+    """Split a command line into the arguments on the processes of a run, and all others.
 
-    The first are what `parallel.distributed.initialize` takes.
+    Returns:
+      (the keyword arguments of `parallel.distributed.initialize`, the other arguments).
 
     Raises:
-      UserError: only a part of it is there, or makes no sense.
+      UserError: an argument on the processes is missing, or has an impossible value.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     for name, kind in _PROCESSES.items():
@@ -70,7 +72,7 @@ def processes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
-    """Return the settings that a command line asks for, checked, and the run's folder.
+    """Return the checked settings of a command line, and the run's folder.
 
     Raises:
       UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
@@ -111,18 +113,18 @@ _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a
 
 
 class Parser(argparse.ArgumentParser):
-    """One whose complaints are UserErrors, of one line."""
+    """An argument parser whose errors are UserErrors of one line."""
 
     def error(self, message: str) -> None:
         raise UserError(message)
 
 
 def _load(path_and_arg: str) -> ml_collections.ConfigDict:
-    """`configs/grpo.py:model=2b` -> what the file's `get_config("model=2b")` returns, locked."""
+    """Load a config, locked: "configs/grpo.py:model=2b" calls `get_config("model=2b")` there."""
     path, _, arg = path_and_arg.partition(":")
     if not Path(path).is_file() or not path.endswith(".py"):
         raise UserError(f"--config={path}: expected a Python file, such as configs/grpo.py")
-    # A config imports its neighbours by `from configs import ...`, wherever it's called from.
+    # A config imports its neighbours by `from configs import ...`, from any current folder.
     project = str(Path(__file__).resolve().parents[1])
     if project not in sys.path:
         sys.path.insert(0, project)
@@ -135,7 +137,7 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
 
 
 def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
-    """Applies `--config.key=value` arguments in place, with the types that the config has."""
+    """Apply `--config.key=value` arguments in place, with the types that the config has."""
     arguments = [argument for argument in arguments if not _override_reward(config, argument)]
     for argument in arguments:
         name = argument.partition("=")[0]
@@ -160,13 +162,16 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> No
         raise UserError(message) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}: expected --config.KEY=VALUE")
-    for section, field in ((config, "stages"), (config.eval, "tasks")):  # a,b arrives as one text
+    for section, field in ((config, "stages"), (config.eval, "tasks")):  # "a,b" is one text so far
         parts = [part.strip() for item in section[field] for part in str(item).split(",")]
         section[field] = tuple(filter(None, parts))
 
 
 def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:
-    """Applies `--config.grpo.rewards.NAME=WEIGHT`, whose names the config needn't have yet."""
+    """Apply `--config.grpo.rewards.NAME=WEIGHT`; return False for any other argument.
+
+    NAME may be new to the config.
+    """
     name, equals, weight = argument.removeprefix(_REWARD_KEYS).partition("=")
     if not (argument.startswith(_REWARD_KEYS) and equals and "grpo" in config):
         return False
@@ -184,10 +189,10 @@ def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
-    """Raises UserError, with the nearest names, unless the key leads to a field one may set."""
+    """Raise UserError, with the nearest name, unless the key names a field that can be set."""
     if key in ("model.name", "task", "paradigm"):
         name = key.split(".")[0]
-        # Other fields follow from these: changing them alone would leave a mixture.
+        # Other fields follow from these, so changing one alone would give an inconsistent config.
         raise UserError(f"--config.{key}: choose it by --config=FILE:{name}=CHOICE")
     if key in RENAMED:
         raise UserError(f"config key {key} is now called {RENAMED[key]}: set that one")

@@ -1,10 +1,11 @@
-"""Writes a checkpoint of a run as a Hugging Face folder.
+"""Write a checkpoint of a run as a Hugging Face folder.
 
     python -m rrft_jax.export RUN [--stage=sft] [--step=N] [--out=DIR]
 
-Takes the newest checkpoint of the last stage, or that of `--stage` and `--step`, and writes it to
-RUN/export-STAGE, RUN/export-STAGE-N or `--out`: as RUN/export, which a finished run has of its last
-step. The folder of the model that the run started from is read for all but the weights.
+The command takes the newest checkpoint of the last stage, or the one of `--stage` and `--step`. It
+writes the checkpoint to RUN/export-STAGE, RUN/export-STAGE-N or `--out`, in the same form as
+RUN/export, the last step of a finished run. All files but the weights come from the model's folder
+from which the run started.
 """
 
 import argparse
@@ -29,9 +30,9 @@ from rrft_jax.workdir import EXPORT, fingerprint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     command.quieten()
-    jax.config.update("jax_platforms", "cpu")  # a run may hold the accelerators
+    jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerators
     try:
         args = _read(sys.argv[1:] if argv is None else argv)
         out, stage, step = export(args.run.expanduser(), args.stage, args.step, args.out)
@@ -48,19 +49,21 @@ def export(
     step: int | None = None,
     out: pathlib.Path | None = None,
 ) -> tuple[pathlib.Path, str, int]:
-    """Writes one checkpoint of a run as a Hugging Face folder. Compiles no model.
+    """Write one checkpoint of a run as a Hugging Face folder, without compiling a model.
 
     Args:
-      run: its folder.
-      stage: "sft" or "grpo"; None takes the last one that has a checkpoint.
-      step: after which the checkpoint was saved; None takes the newest.
-      out: the folder to write; None takes one in `run`, named after the stage and a given step.
+      run: the folder of the run.
+      stage: "sft" or "grpo"; None takes the last stage that has a checkpoint.
+      step: the step after which the checkpoint was saved; None takes the newest.
+      out: the folder to write; None takes a folder in `run` named after the stage and the step, if
+        one is given.
 
     Returns:
       (the folder, the stage, the step).
 
     Raises:
-      UserError: there is no such run or checkpoint, or the model that it started from has changed.
+      UserError: the run or the checkpoint does not exist, the run's first model has changed, or
+        `out` would overwrite that model or a run.
     """
     begun = _begun(run)
     saved = {name: steps for name in begun.stages if (steps := _steps(run, name))}
@@ -132,7 +135,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
 
 @dataclasses.dataclass(frozen=True)
 class _Begun:
-    """A run as its folder's config.json describes it."""
+    """The parts of a run's config.json that an export needs."""
 
     stages: Sequence[str]
     model: ModelSettings
@@ -143,7 +146,7 @@ def _begun(run: pathlib.Path) -> _Begun:
     """Read the config.json of a run.
 
     Raises:
-      UserError: it's no folder of a run.
+      UserError: the folder is not that of a run.
     """
     content = storage.read(run, "config.json")
     settings = None if content is None else storage.json_object(content, f"{run}/config.json")
@@ -165,7 +168,7 @@ def _is_run(folder: pathlib.Path) -> bool:
 
 
 def _steps(run: pathlib.Path, stage: str) -> list[int]:
-    """The steps after which the stage was saved, in order; looks, and makes no folder."""
+    """Return the steps after which a stage was saved, in order, without making a folder."""
     folder = stage_folder(run, stage)
     names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())

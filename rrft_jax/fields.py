@@ -1,4 +1,4 @@
-"""Fields of the settings: a default, a meaning, and a rule for their values.
+"""The fields of the settings, each with a default, a meaning, and a rule for its values.
 
     temperature: float = field(0.9, "Divides the logits before a token is drawn.", POSITIVE)
 
@@ -26,7 +26,12 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The values that make sense: in words, and as a test."""
+    """The values that a field accepts.
+
+    Attributes:
+      wanted: the accepted values in words, which end an error's "expected ...".
+      holds: the test of a value.
+    """
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -43,7 +48,7 @@ def at_least(least: float) -> Rule:
 
 
 def each_once(choices: Collection[str], *, ordered: bool = False) -> Rule:
-    """Return the rule of a list of choices without repetition, perhaps in their order."""
+    """Return the rule of a list of choices without repetition; `ordered`: in their order."""
 
     def holds(value: tuple[str, ...]) -> bool:
         known = [choice for choice in choices if choice in value]
@@ -62,7 +67,13 @@ ANY = Rule("", lambda value: True)
 
 
 def field(default: Any, meaning: str, rule: Rule = ANY) -> Any:
-    """Declare a field of a section."""
+    """Declare a field of a section.
+
+    Args:
+      default: the default value.
+      meaning: the field's description, for `docs/configs.md`.
+      rule: the rule for its values.
+    """
     metadata = {"meaning": meaning, "rule": rule}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -90,12 +101,12 @@ def sections(settings: type) -> dict[str, type]:
 
 
 def build(section: type[Section], values: Mapping[str, Any], path: str = "") -> Section:
-    """Make a section of plain values, nested as its sections are.
+    """Make a section from plain values, nested like its sections.
 
     Args:
-      section: a dataclass.
-      values: its fields by name. A field that is missing has its default.
-      path: where the section stands in the config, for messages: "", "grpo.".
+      section: the section's dataclass.
+      values: its values by field name; a missing field takes its default.
+      path: the place of the section in the config, for messages: "", "grpo.".
 
     Raises:
       UserError: a field is unknown, or a value has the wrong type or breaks the rule.
@@ -145,7 +156,7 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def replaced(settings: Section, changes: Mapping[str, Any]) -> Section:
-    """Return the settings with some fields changed, which are named as in "grpo.beta"."""
+    """Return the settings with some fields changed; their names are like "grpo.beta"."""
     for key, value in changes.items():
         name, _, rest = key.partition(".")
         if rest:

@@ -1,6 +1,6 @@
-"""JSON in files: written whole or not at all, read with what crashes and other tools leave in it.
+"""JSON files: whole writes, and reads that tolerate the traces of crashes and of other tools.
 
-Imports nothing of the project, so that every package can use it.
+This file imports nothing of the project, so that every package can use it.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def replace(file: pathlib.Path, content: bytes) -> None:
-    """Give a file new content; at no moment does it hold half of it."""
+    """Replace a file's content at once: a reader sees the old content or the new one."""
     beside = file.with_name(file.name + ".new")
     beside.write_bytes(content)
     beside.replace(file)
@@ -27,17 +27,17 @@ def read_object(text: bytes) -> dict[str, Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether JSON meant a number: not true, and not the NaN that stands for nothing."""
+    """Say whether a value from JSON is a finite number; true and false are not numbers."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def unique_ids(ids: Sequence[str | None]) -> list[str | None]:
-    """Return the ids with "#" and its index added to each that repeats an earlier one.
+    """Make ids unique: add "#" and the row's index to each id that repeats an earlier one.
 
     Args:
-      ids: of rows, in the order of their file; None for a row without one, which stays None.
+      ids: the ids of rows, in the order of their file; None, for a row without an id, stays None.
     """
     known, seen, unique = set(ids), set(), []
     for index, own in enumerate(ids):

@@ -1,8 +1,8 @@
 """The lock of a run's folder: one run at a time writes there.
 
-`RUN/lock` names the run that has it. A run that was killed leaves the file. On the machine where it
-ran that is seen at once: its own lock on the file is gone (flock), or its process is. Another
-machine may see neither, and clocks differ. There the file is watched: a run that lives changes it
+`RUN/lock` names the run that holds the folder. A killed run leaves the file behind. On its own
+machine this shows at once: its flock on the file is gone, or its process is gone. Another machine
+may see neither, and clocks differ. So the other machine watches the file: a live run changes it
 every few seconds.
 """
 
@@ -27,16 +27,18 @@ from rrft_jax.parallel import distributed
 
 FILE = "lock"
 BEAT_SECONDS = 10  # between two signs of life
-# How long to watch for one. Disks that machines share show what was there up to 60 s ago.
+# Seconds to watch for a sign of life. A shared disk may show a state that is up to 60 s old.
 PATIENCE_SECONDS = 90
 
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
-    """Within, the folder, made if missing, is this run's; one that stays empty goes again.
+    """Hold a run's folder within the block.
+
+    The folder is made if missing, and removed again at the end if it is still empty.
 
     Raises:
-      UserError: another run has it, or it can't hold one.
+      UserError: another run holds the folder, or it can't hold a run.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -55,13 +57,14 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_by_host0(folder: pathlib.Path) -> Iterator[None]:
-    """Within, the first process of the run holds the folder; all processes must call it.
+    """Let the first process hold the folder within the block; all processes must call this.
 
     Raises:
-      UserError: as `held` does, in all processes.
+      UserError: in all processes, if `held` raises it in the first one.
     """
     with contextlib.ExitStack() as stack:
-        distributed.gather(None)  # for the first exchange JAX has 30 s, and what follows may wait
+        # JAX allows 30 s for the first exchange. `held` may take longer, so exchange before it.
+        distributed.gather(None)
         distributed.on_host0(lambda: stack.enter_context(held(folder)))
         yield
 
@@ -95,13 +98,18 @@ class _Lock:
         os.close(self._descriptor)
 
     def _take(self) -> tuple[int, bool]:
-        """The file, opened, and whether it could be locked; another run's is refused."""
-        dead = b""  # what was in it when its run gave no sign of life
+        """Open the file; return its descriptor, and whether it could be locked.
+
+        Raises:
+          UserError: another run holds the folder.
+        """
+        dead = b""  # the content of the file of a run that gave no sign of life
         for attempt in itertools.count():
             descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 flock = _flock(descriptor)
-                # Its run has just ended; or it's a disk where files have no lasting number.
+                # The open file is no longer the one at this path, for its run has just ended. The
+                # tries are limited, because on some disks a file has no lasting number.
                 if attempt < 10 and not self._is(descriptor):
                     os.close(descriptor)
                     continue
@@ -123,7 +131,11 @@ class _Lock:
             return False
 
     def _watch(self, text: bytes) -> bytes:
-        """What is in the file, once it has stayed so; a sign of life is refused."""
+        """Watch the file for PATIENCE_SECONDS; return its content, or b"" if it was deleted.
+
+        Raises:
+          UserError: the file changed, so another run is alive.
+        """
         say(
             f"{self._file} is of {_name(read_object(text))}, which can't be asked from here; if it "
             f"gives no sign of life within {PATIENCE_SECONDS} s, this run goes on; delete that "
@@ -152,12 +164,12 @@ class _Lock:
         text = json.dumps(self._owner | {"beats": self._beats}).encode() + b"\n"
         os.pwrite(self._descriptor, text, 0)
         os.ftruncate(self._descriptor, len(text))
-        with contextlib.suppress(OSError):  # not every disk can
+        with contextlib.suppress(OSError):  # some disks can't do this
             os.fsync(self._descriptor)
 
     def _live(self) -> None:
-        """Gives signs of life; ends the process where another one has taken the folder over."""
-        seconds = 1.0  # soon: where a disk has no locks, two may have come at the same time
+        """Give signs of life; end the process if another run has taken the folder over."""
+        seconds = 1.0  # check soon: on a disk without locks two runs may have begun together
         while not self._released.wait(seconds):
             seconds = BEAT_SECONDS
             with contextlib.suppress(OSError):  # a network may be down for a while
@@ -171,10 +183,10 @@ class _Lock:
 
 
 def _flock(descriptor: int) -> bool:
-    """Locks a file until it's closed; whether the disk can do that.
+    """Lock a file until it is closed; return False if the disk has no locks.
 
     Raises:
-      BlockingIOError: another process has locked it.
+      BlockingIOError: another process has locked the file.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,18 +198,18 @@ def _flock(descriptor: int) -> bool:
 
 
 def _alive(owner: dict[str, Any], descriptor: int, flock: bool) -> bool | None:
-    """Whether a run that isn't known to hold its file is there; None: it can't be seen from here.
+    """Say whether the run that wrote a lock file is alive; None if this machine can't know it.
 
     Args:
-      owner: what the run wrote, empty where none did.
-      descriptor: its file, opened here.
-      flock: whether it's locked here.
+      owner: the content of the file; {} if no run wrote it.
+      descriptor: the file, opened in this process.
+      flock: True if this process has locked the file.
     """
     here = _place()
     theirs = owner.get("place")
     if not isinstance(theirs, dict) or theirs.get("boot") != here["boot"]:
         return None
-    # One kernel and one mount: the lock that it had went with it.
+    # Both runs see the same disk on the same kernel. The other run's lock is gone, so the run is.
     if flock and owner.get("flock") and owner.get("device") == os.fstat(descriptor).st_dev:
         return False
     if here["namespace"] and theirs.get("namespace") == here["namespace"]:
@@ -206,7 +218,7 @@ def _alive(owner: dict[str, Any], descriptor: int, flock: bool) -> bool | None:
 
 
 def _place() -> dict[str, str]:
-    """Where process ids mean something: this start of the machine, this container."""
+    """Return the scope in which process ids are valid: this boot of the machine, this container."""
     try:
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
@@ -215,7 +227,10 @@ def _place() -> dict[str, str]:
 
 
 def _started(pid: Any) -> str | None:
-    """When a process started, in ticks: an id may have become another one's. None: it's gone."""
+    """Return the start time of a process in ticks; None if it is gone.
+
+    The start time tells the process from a later one with the same id.
+    """
     try:
         state, *fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

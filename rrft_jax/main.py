@@ -1,14 +1,16 @@
-"""The command line: reads a config and its overrides, runs its stages.
+"""The command line of a run: it reads a config and its overrides, and runs the config's stages.
 
   python -m rrft_jax.main --config=configs/grpo.py:model=tiny --config.seed=1 --workdir=runs/a
 
-The hosts of a TPU slice, of a Slurm step or of a Kubernetes job find each other; others are told:
+The hosts of a TPU slice, of a Slurm step or of a Kubernetes job find each other. Other hosts need
+an address and a number:
 
   python -m rrft_jax.main ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
 
-A mistake in what was given ends in one line on stderr and exit code 1, before any compilation. A
-signal saves and ends with 0. While the hosts meet there's nothing to save: it ends at once, with
-128 + its number (130, 143); and so does a second signal at any time.
+A mistake in the config or the arguments ends the run with one line on stderr and exit code 1,
+before any compilation. After a first signal the run saves its state and exits with 0. A second
+signal ends the run at once with 128 + its number (130, 143). So does a first signal while the hosts
+connect, because there is nothing to save.
 """
 
 import sys
@@ -20,9 +22,9 @@ from rrft_jax.monitoring import interrupts, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     quieten()
-    interrupts.listen()  # first of all: what the rest imports takes seconds
+    interrupts.listen()  # before the imports below, which take seconds
     try:
         told, argv = processes(sys.argv[1:] if argv is None else argv)
         config, workdir = parse(argv)

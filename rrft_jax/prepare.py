@@ -1,4 +1,4 @@
-"""Everything that a run works with, opened and checked before anything is compiled."""
+"""Preparation of a run: model, data and folder are opened and checked before any compilation."""
 
 import dataclasses
 import pathlib
@@ -27,11 +27,11 @@ class Prepared(NamedTuple):
     """A run before its first step.
 
     Attributes:
-      config: as it was given.
+      config: the config of the run.
       model: the model, with its mesh.
       params: the weights to start from.
-      processor: of the checkpoint.
-      data: the samples of each stage, and the splits that are evaluated.
+      processor: the processor of the checkpoint.
+      data: the samples of each stage, and the splits to evaluate.
     """
 
     config: Config
@@ -42,10 +42,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
-    """Opens model and data, and makes `workdir` this run's. A mistake leaves no folder behind.
+    """Open the model and the data, and claim `workdir` for this run.
+
+    `workdir` is claimed last, so that a mistake leaves no folder behind.
 
     Raises:
-      UserError: the config, the model, the data and the devices don't fit together; or the folder
+      UserError: the config, the model, the data and the devices don't fit together, or the folder
         holds another run.
     """
     compilations.listen()
@@ -106,7 +108,7 @@ def _check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check_best_split(config: Config, data: Data) -> None:
-    """Raises UserError unless `best_split` is evaluated, or left to the first split."""
+    """Raise UserError unless `best_split` is an evaluated split or empty (the first split)."""
     suffixes = ("", "-sampled") if config.eval.sampled else ("",)
     names = [split + suffix for split in data.splits for suffix in suffixes]
     if config.best_split and config.best_split not in names:

@@ -1,8 +1,8 @@
 """A run from top to bottom: evaluate, SFT, evaluate, GRPO, evaluate, export, report.
 
-The run's folder says what is done, so that the same command goes on where it was stopped: an
-evaluation is done when `results.json` has it, and a stage of training when its last step is saved.
-An evaluation or a stage that is half done goes on behind what is on disk.
+The run's folder records the finished parts, so the same command resumes a stopped run. An
+evaluation is finished when `results.json` has it, and a stage of training when its last step is
+saved. A half-done evaluation or stage resumes from the state on disk.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ BESIDE_THE_BAR = ("loss", "reward", "kl", "completion_length")
 
 
 def run(config: Config, workdir: pathlib.Path) -> None:
-    """Runs all stages of a config that `workdir` doesn't have yet.
+    """Run all stages of a config that are not yet in `workdir`.
 
-    A signal ends it after the current step, with everything saved and a line that says so.
+    After a signal the run finishes the current step, saves everything, prints a line and returns.
 
     Raises:
-      UserError: something in the config, the model or the data is wrong, before anything is
-        compiled wherever it can be seen; or another run has the folder.
+      UserError: the config, the model or the data has a mistake, or another run has the folder.
+        Mistakes that can be seen before a compilation are raised before it.
     """
     workdir = pathlib.Path(workdir)
     with lock.held_by_host0(workdir):
@@ -47,7 +47,7 @@ def run(config: Config, workdir: pathlib.Path) -> None:
 
 
 def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
-    """Trains, evaluates, exports and reports."""
+    """Train, evaluate, export and report."""
     config, model, params, processor, data = prepared
     steps = {stage: num_steps(config.stage(stage), data.training[stage]) for stage in config.stages}
     results = Results(workdir, steps, config.best_split or next(iter(data.splits), ""))
@@ -75,7 +75,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 metrics.truncate_after(stage, trainer.done)
                 rollouts.truncate_after(stage, trainer.done)
                 results.forget_after(stage, trainer.done)
-                if _is_evaluated(config, trainer.done, last):  # it may have been interrupted
+                # A stopped run may not have finished the evaluation of its last step.
+                if _is_evaluated(config, trainer.done, last):
                     evaluator.evaluate(f"{stage}@{trainer.done}", trainer.state.params)
                 with Progress(stage, total=last, start=trainer.done) as progress:
                     for step in trainer.steps():
@@ -99,7 +100,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 trainer.close()
                 results.note_skipped(stage, loader)
             params = trainer.state.params
-            step = trainer = algorithm = None  # optimizer and reference make room for what follows
+            # Frees the memory of the optimizer and the reference for the next evaluation and stage.
+            step = trainer = algorithm = None
             evaluator.evaluate(stage, params)
     if config.stages:
         save_pretrained(workdir / EXPORT, model, params)
@@ -110,7 +112,10 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
 
 
 def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Path) -> None:
-    """Says where the better steps lie, and exports that of the last stage; frees `params`."""
+    """Print each stage's best step if it is not the last one, and export that of the last stage.
+
+    The memory of `params` is freed.
+    """
     for stage, step in results.better_steps().items():
         folder, last = stage_folder(workdir, stage), results.steps[stage]
         place = folder / str(step)
@@ -133,5 +138,5 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
 
 
 def _is_evaluated(config: Config, number: int, last: int) -> bool:
-    """Whether the weights after a step on the way are evaluated."""
+    """Say whether the weights after an intermediate step are evaluated."""
     return bool(config.eval_every) and number % config.eval_every == 0 and 0 < number < last

@@ -1,4 +1,4 @@
-"""Writes `docs/configs.md`: how configs work, and every field with its default and meaning.
+"""Write `docs/configs.md`: how configs work, and every field with its default and meaning.
 
 python -m rrft_jax.settings_page
 """

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and what it holds for those who come after."""
+"""The folder of a run: its owner, its config.json, and the checkpoint that it stands for."""
 
 import concurrent.futures
 import hashlib
@@ -15,21 +15,21 @@ from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config
 
 EXPORT, EXPORT_BEST = "export", "export-best"
-# What `fingerprint` reads of a file of weights: enough to tell any two trainings apart.
+# The blocks that `fingerprint` reads of a file: enough to tell any two trainings apart.
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
 def claim(config: Config, workdir: pathlib.Path, weights: str) -> None:
-    """Writes config.json, or checks that the folder's run is of the same config and weights.
+    """Write config.json, or check that the folder's run has the same config and weights.
 
     Args:
-      config: of the run.
-      workdir: its folder, made if missing.
-      weights: the `fingerprint` of the checkpoint that it starts from; what is half done in the
-        folder belongs to that one, and a path alone does not say what lies there today.
+      config: the config of the run.
+      workdir: the folder of the run; made if missing.
+      weights: the `fingerprint` of the checkpoint that the run starts from. Half-done work in the
+        folder belongs to these weights, and the files at a path can change.
 
     Raises:
-      UserError: another run is there, or the folder can't hold one.
+      UserError: the folder holds another run, or can't hold a run.
     """
     file = workdir / "config.json"
     mine = json.loads(json.dumps(plain(config))) | {"weights": weights}
@@ -57,14 +57,14 @@ def claim(config: Config, workdir: pathlib.Path, weights: str) -> None:
 
 
 def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:
-    """Names, sizes and samples of a checkpoint's weights as one short text.
+    """Return a short hash of the names, sizes and samples of a checkpoint's files of weights.
 
-    The same for a copy of the folder on another machine; reads the same few kilobytes of each file
-    whatever its size.
+    A copy of the folder on another machine has the same hash. At most 256 KiB of each file are
+    read.
 
     Args:
-      folder: on a disk or at a URL.
-      sizes: of its files of weights, by their names.
+      folder: the folder of the checkpoint, on a disk or at a URL.
+      sizes: the size in bytes of each file of weights, by its name.
     """
     digest = hashlib.blake2b(digest_size=8)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -79,10 +79,10 @@ def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:
 
 
 def checkpoint(path: storage.Path) -> storage.Path:
-    """The checkpoint folder that a path means: itself, or the export of the run that it is.
+    """Return the checkpoint folder that a path stands for: the export of a run, else the path.
 
     Raises:
-      UserError: it's a run that has no export, or no folder but a name.
+      UserError: the path is a run without an export, or a name instead of a folder.
     """
     kinds.check_name(path)
     try:
@@ -90,7 +90,7 @@ def checkpoint(path: storage.Path) -> storage.Path:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        return path  # whoever loads it says what is wrong
+        return path  # loading it raises an error that names the problem
     if not kinds.is_run(settings):
         return path
     export = storage.join(path, EXPORT)
@@ -103,7 +103,7 @@ def checkpoint(path: storage.Path) -> storage.Path:
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-    """Write a value, whole at every moment."""
+    """Write a value to a JSON file, which is whole at every moment."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     json_files.replace(file, text.encode())
 

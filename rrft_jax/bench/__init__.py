@@ -1,1 +1,1 @@
-"""Measures one thing at a time and prints JSON: `python -m rrft_jax.bench --help`."""
+"""Measurements, one at a time, printed as JSON: `python -m rrft_jax.bench --help`."""

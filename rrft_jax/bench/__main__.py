@@ -1,4 +1,4 @@
-"""Measures one thing at a time and prints JSON.
+"""Measure one thing at a time and print JSON.
 
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
@@ -8,27 +8,30 @@
     python -m rrft_jax.bench data [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
 
+All results are medians over `--repeats` runs after a warming one; times are in seconds.
+
 `grpo` times the three parts of a GRPO step on random pictures: `generate` (sampling, no early
 end), `reference` (log-probabilities without gradient) and `update` (log-probabilities, penalty,
-backward pass, AdamW), medians in seconds after one warming run, and `step`, their sum.
+backward pass, AdamW). `step` is their sum.
 
-`update` times the last of them alone: tokens a second, and the share of the device's peak that the
-model's own operations make up (model FLOPs utilisation) where that peak is known.
+`update` times the update alone. It reports tokens a second. If the device's peak is known, it also
+reports the share of the peak that the model's own operations reach (model FLOPs utilisation).
 
-`repeated` times the same update, in turns with it, with every prompt and picture repeated for each
-of its completions: what sharing them saves.
+`repeated` times the update in turns with a second form of it, in which every prompt and picture is
+repeated for each of its completions. The difference is the gain of sharing them.
 
-`sampler` times sampling with forced lengths: 14 prompts times 8 samples, all of 128 tokens, and of
-lengths with a long tail (mean 128, maximum 512); and what a decoding step takes beside the bytes
-that it must read (weights, keys and values, once each), as a share of the device's bandwidth where
-that is known.
+`sampler` times sampling with forced lengths: 14 prompts times 8 samples, first all of 128 tokens,
+then with a long tail of lengths (mean 128, maximum 512). It compares the time of a decoding step
+with the bytes that the step must read (weights, keys and values, once each). If the device's
+bandwidth is known, it reports the share of it that the step reaches.
 
-`data` reads picture files of two sizes through the loader, and, in turns with it, through a bare
-pool of as many threads that does nothing but open them and call transformers' PIL image processor.
+`data` reads picture files of two sizes through the loader and, in turns with it, through a bare
+pool of as many threads. The pool only opens the files and calls transformers' PIL image processor.
 
-`rewards` scores, for each task and its usual rewards, 1,024 completions of 512 words and signs in
-groups of 8, and a batch of 112, half of them without tags and with a formula, so that math-verify
-has to read them: median seconds once the workers are up.
+`rewards` scores two batches for each task with its usual rewards: 1,024 completions of 512 words
+and signs in groups of 8, and 112 completions. In the second batch half of the completions have no
+tags but a formula, so that math-verify has to read them. The workers are up before the first
+measurement.
 """
 
 import argparse
@@ -52,6 +55,7 @@ ON_A_WORKLOAD = {
 
 
 def main() -> None:
+    """Run the command line; print the result as JSON."""
     parser = argparse.ArgumentParser(prog="python -m rrft_jax.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, summary) in ON_A_WORKLOAD.items():

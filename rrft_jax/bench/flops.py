@@ -1,13 +1,14 @@
-"""How many floating-point operations a forward pass needs."""
+"""The number of floating-point operations of a forward pass."""
 
 from rrft_jax.bench.workload import Workload
 
 
 def score_flops(workload: Workload) -> float:
-    """Of `score` without gradient: its matrix products alone, masked scores left out.
+    """Return the operations of `score` without gradient.
 
-    A backward pass needs twice as many. Recomputation is not counted: model FLOPs utilisation
-    (https://arxiv.org/abs/2204.02311) is about what the result needs.
+    Only matrix products count, without masked scores. A backward pass needs twice as many.
+    Recomputation does not count: model FLOPs utilisation (https://arxiv.org/abs/2204.02311) is
+    defined by the operations that the result needs.
     """
     text, vision = workload.model.text, workload.model.vision
     batch, group, length = workload.prompts, workload.samples, workload.new_tokens

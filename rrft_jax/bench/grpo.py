@@ -1,4 +1,4 @@
-"""The three parts of a GRPO step: sampling, reference, update."""
+"""The times of the three parts of a GRPO step: sampling, reference, update."""
 
 import os
 import statistics
@@ -20,7 +20,13 @@ STEP = GRPOSettings(micro_batches=1)
 
 
 def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: int) -> dict:
-    """Times `repeats` GRPO steps on random prompts: medians in seconds after one warming run."""
+    """Time `repeats` GRPO steps on random prompts: medians in seconds after one warming run.
+
+    Args:
+      workload: the shapes of a step.
+      checkpoint: a Qwen2-VL folder; None takes random weights.
+      repeats: the number of measured steps.
+    """
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
     optimizer = optimizers.make_optimizer(STEP, 1000)

@@ -1,4 +1,4 @@
-"""What the rewards of a batch take."""
+"""The time that the rewards of a batch take."""
 
 import os
 import statistics
@@ -9,8 +9,8 @@ from rrft_jax.tasks import TASKS, Example
 
 
 def bench_rewards(repeats: int) -> dict:
-    """Median seconds to score the completions of a batch, once the workers are up."""
-    # Of a task's rewards, the one that judges answers: the right answer, and the same in LaTeX.
+    """Return the median seconds to score the completions of a batch, once the workers are up."""
+    # The reward that judges a task's answers -> the right answer, the right answer in LaTeX.
     answers = {
         "accuracy": ("4", r"$\frac{8}{2}$"),
         "math_accuracy": ("37.5", r"$\frac{75}{2}$"),

@@ -1,4 +1,4 @@
-"""Sampling: tokens per second, what a long tail of lengths costs, and a step beside its bytes."""
+"""The speed of sampling: tokens a second, the cost of a long tail of lengths, bytes of a step."""
 
 import math
 import os
@@ -23,11 +23,20 @@ def bench_sampler(
     repeats: int,
     seed: int,
 ) -> dict:
-    """Times `generate` with forced lengths, in turns: all equal to the mean, and a long tail.
+    """Time `generate` with forced lengths: medians in seconds after one warming run.
 
-    Also with one token, which is the prompts alone: what is left of the equal lengths is their
-    decoding steps. Medians in seconds after one warming run; of the long tail's share of the equal
-    lengths' time the median over the turns, because a machine's speed changes between them.
+    Three runs take turns: one token (the prompts alone), all lengths equal to the mean, and a long
+    tail of lengths. The decoding steps take the time of equal lengths less that of the prompts.
+    The ratio of the long tail to equal lengths is a median over the turns, because a machine's
+    speed changes between turns.
+
+    Args:
+      workload: the shapes; the mean length is `workload.new_tokens`.
+      checkpoint: a Qwen2-VL folder; None takes random weights.
+      sampling: temperature, top-k and top-p.
+      cache_chunk: the tokens by which the cache grows.
+      repeats: the number of measured turns.
+      seed: the seed of the order of the lengths.
     """
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
@@ -76,9 +85,9 @@ def bench_sampler(
 
 
 def long_tail(prompts: int, samples: int, mean: int, longest: int, seed: int) -> np.ndarray:
-    """Lengths [B,G]: quantiles of an exponential distribution cut off at `longest`, shuffled.
+    """Return lengths [B,G]: shuffled quantiles of an exponential distribution, cut at `longest`.
 
-    That is what a constant chance to stop at each token gives.
+    Lengths are distributed so if the chance to stop is the same at each token.
     """
     quantiles = -np.log1p(-(np.arange(prompts * samples) + 0.5) / (prompts * samples))
 
@@ -93,7 +102,7 @@ def long_tail(prompts: int, samples: int, mean: int, longest: int, seed: int) ->
 
 
 def step_bytes(config: TextConfig, workload: workloads.Workload, dtype, own_tokens: float) -> float:
-    """What a decoding step has to read: the decoder's weights, and keys and values, each once."""
+    """Return the bytes that a decoding step must read: weights, keys and values, each once."""
     c, size = config, np.dtype(dtype).itemsize
     heads = (c.heads + 2 * c.kv_heads) * c.head_size + c.heads * c.head_size
     layers = c.depth * c.width * (heads + 3 * c.mlp_width)

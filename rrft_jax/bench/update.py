@@ -1,4 +1,4 @@
-"""The update alone, and beside it the same with every prompt and picture repeated."""
+"""The time of the update, alone and beside an update with every prompt and picture repeated."""
 
 import dataclasses
 import statistics
@@ -22,9 +22,10 @@ from rrft_jax.training.loss import Minibatch, Scores
 
 
 def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> dict:
-    """Median seconds of an update, tokens a second, and the share of the device's peak.
+    """Return the median seconds of an update, its tokens a second, and the share of the peak.
 
-    Tokens are those that the model sees: a prompt counts once, whatever its completions.
+    A prompt's tokens count once, whatever the number of its completions. The share is left out if
+    the device's peak isn't known or the model isn't computed in 16 bits.
     """
     run, workload, dtype = start(workload, checkpoint)
     [seconds] = _medians([run], repeats)
@@ -43,7 +44,7 @@ def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> di
 
 
 def bench_repeated(workload: Workload, checkpoint: str | None, repeats: int) -> dict:
-    """Median seconds of the shared update and of the repeated one, in turns, and their ratio."""
+    """Return the median seconds of the shared and the repeated update, and their ratio."""
     shared, workload, _ = start(workload, checkpoint)
     repeated, _, _ = start(workload, checkpoint, repeat=True)
     times = _medians([shared, repeated], repeats)
@@ -58,15 +59,15 @@ def bench_repeated(workload: Workload, checkpoint: str | None, repeats: int) -> 
 def start(
     workload: Workload, checkpoint: str | None, repeat: bool = False
 ) -> tuple[Callable[[], dict], Workload, np.dtype]:
-    """A function that runs one update and returns its metrics, and what it works on.
+    """Make a function that runs one update and returns its metrics.
 
     Args:
-      workload: its shapes.
-      checkpoint: a Qwen2-VL folder instead of random weights.
-      repeat: every prompt and picture once for each of its completions.
+      workload: the shapes of the update.
+      checkpoint: a Qwen2-VL folder; None takes random weights.
+      repeat: repeats every prompt and picture for each of its completions.
 
     Returns:
-      (the function, the workload with its model's sizes, the dtype that it computes in).
+      (the function, the workload with the model's sizes, the model's compute dtype).
     """
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
@@ -97,7 +98,7 @@ def start(
 
 
 def _one_completion_each(batch: Minibatch) -> Minibatch:
-    """Every prompt and its pictures repeated for each completion: [B,G,...] -> [BG,1,...]."""
+    """Repeat every prompt and its pictures for each completion: [B,G,...] -> [BG,1,...]."""
     group = batch.rollouts.tokens.shape[1]
 
     def put(axes: str, x: jax.Array) -> np.ndarray:
@@ -109,7 +110,7 @@ def _one_completion_each(batch: Minibatch) -> Minibatch:
 
 
 def _medians(runs: list[Callable[[], dict]], repeats: int) -> list[float]:
-    """Median seconds of each, run in turns after one warming run."""
+    """Return the median seconds of each function, run in turns after one warming run."""
     times: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):
         for run, seconds in zip(runs, times):

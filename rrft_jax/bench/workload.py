@@ -1,4 +1,4 @@
-"""The workloads that the commands share: shapes, a model, and random prompts for them."""
+"""The workloads that the measurements share: shapes, a model, and random prompts."""
 
 import dataclasses
 
@@ -15,7 +15,17 @@ from rrft_jax.parallel import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A step's shapes: B prompts of P tokens, each with a picture of rows x cols patches."""
+    """The shapes of a step.
+
+    Attributes:
+      prompts: the number of prompts, B.
+      prompt_tokens: the tokens of a prompt, P.
+      rows: the rows of patches of a prompt's picture.
+      cols: the columns of patches of a prompt's picture.
+      samples: the completions per prompt, G.
+      new_tokens: the tokens of a completion, T.
+      model: the sizes of the model.
+    """
 
     prompts: int
     prompt_tokens: int
@@ -27,6 +37,7 @@ class Workload:
 
     @property
     def visual_tokens(self) -> int:
+        """The visual tokens of a prompt's picture."""
         return self.rows * self.cols // self.model.vision.merge_size**2
 
 
@@ -60,7 +71,7 @@ PRESETS = {  # prompts with a 480 x 320 picture, times 8 samples, float32
 def start(
     workload: Workload, checkpoint: str | None, mesh: jax.sharding.Mesh
 ) -> tuple[VLM, dict, Prompt]:
-    """The model, its float32 parameters (random, or a Qwen2-VL folder's) and prompts for it."""
+    """Return the model, its float32 parameters (random, or a Qwen2-VL folder's), and prompts."""
     if checkpoint:
         model, params = load_pretrained(checkpoint, np.float32, mesh=mesh)
         workload = dataclasses.replace(workload, model=model.config)
@@ -71,7 +82,7 @@ def start(
 
 
 def random_prompt(workload: Workload) -> Prompt:
-    """Random text around a random picture, nothing padded."""
+    """Return prompts of random text around a random picture, without padding."""
     rng, config = np.random.default_rng(0), workload.model
     batch, length = workload.prompts, workload.prompt_tokens
     patches = workload.rows * workload.cols

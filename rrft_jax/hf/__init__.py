@@ -1,4 +1,4 @@
-"""Hugging Face folders: read into (model, params), and written from them."""
+"""Hugging Face folders: loaded into (model, params), and written from them."""
 
 from rrft_jax.hf.pretrained import load_pretrained, save_pretrained
 

@@ -1,7 +1,7 @@
-"""What several files of a folder state about the same thing, compared before a model is built.
+"""Checks that the files of a folder agree with each other, before a model is built.
 
-A contradiction trains or samples a model that isn't the folder's, and nothing later would show it:
-a wrong id of the picture's token is a model that sees nothing.
+If two files contradict each other, the model that is trained or sampled isn't the folder's, and
+nothing later shows it. For example, with a wrong id of the picture token the model sees nothing.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 VOCABULARY, ADDED = "vocab.json", "added_tokens.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 
-# Tokens of the template -> the field of config.json that names each, and ours for it.
+# Token of the template -> its field in config.json, its field in VLMConfig.
 _PICTURES = {
     "<|image_pad|>": ("image_token_id", "image_token"),
     "<|video_pad|>": ("video_token_id", "video_token"),
@@ -29,7 +29,7 @@ _PICTURES = {
 }
 _TURN = "<|im_start|>"
 _ENDS = ("<|im_end|>", "<|endoftext|>")
-# Of the image processor: the field of vision_config, ours for it, the default.
+# Field of the image processor -> its field in vision_config, its field in VLMConfig, its default.
 _PATCHES = {
     "patch_size": ("patch_size", "patch_size", 14),
     "temporal_patch_size": ("temporal_patch_size", "temporal_patch_size", 2),
@@ -41,17 +41,17 @@ _LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 def check_tokens(
     path: Path, folder: pathlib.Path, config: VLMConfig | None, tokenizer: Any
 ) -> None:
-    """Compares the ids that files give to tokens, and those that files name.
+    """Check that the files of a folder give the same ids to the same tokens.
 
     Args:
-      path: the folder as it was given.
-      folder: where its small files lie on the disk.
-      config: of the model; None compares the tokenizer's own files alone.
-      tokenizer: transformers' own.
+      path: the folder as the user gave it.
+      folder: the folder on the disk that holds its small files.
+      config: the model's config; None compares only the tokenizer's own files.
+      tokenizer: the folder's tokenizer, as transformers loads it.
 
     Raises:
-      UserError: a token has two ids or an id two tokens, or an id is another token's, or no
-        token's, or has no row in the embedding.
+      UserError: a token has two ids, an id has two tokens, an id in a config belongs to no token
+        or to another one, or an id has no row in the embedding.
     """
     try:
         first, *others = _vocabularies(folder)
@@ -89,7 +89,7 @@ def check_tokens(
 def _check_vocabulary(
     path: Path, first: tuple[str, Mapping[str, int]], second: tuple[str, Mapping[str, int]]
 ) -> None:
-    """Of two files, each with the ids that it gives."""
+    """Raise UserError unless two files, each given as (name, ids by token), agree."""
     (one, ids), (other, others) = first, second
     names = {index: token for token, index in ids.items()}
     for token, index in others.items():
@@ -118,12 +118,13 @@ def _check_ends(
     names: Mapping[int, str],
     file: str,
 ) -> None:
-    """What ends a text, and what fills one up: control tokens, not pictures', turns' or tags'.
+    """Check that end, padding and begin tokens are control tokens without another purpose.
 
-    Released folders name several ends, and not in all files the same: any of them is right.
+    A token of pictures, of turns or of tags has another purpose. Released folders name several end
+    tokens, and different ones in different files: any of them is right.
     """
     ends = _added(folder, tokenizer) - {*_PICTURES, _TURN, *TAGS}
-    own = {"eos": ends, "pad": ends | {"<|vision_pad|>"}}  # which some folders fill up with
+    own = {"eos": ends, "pad": ends | {"<|vision_pad|>"}}  # some folders pad with <|vision_pad|>
     for kind, tokens in own.items():
         token = getattr(tokenizer, f"{kind}_token")
         if token is not None and token not in tokens:
@@ -150,15 +151,15 @@ def _check_ends(
 
 
 def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -> None:
-    """Compares the image processor's settings with each other, and with config.json's.
+    """Check that the image processor's settings agree with each other and with config.json.
 
     Args:
-      path: the folder as it was given.
-      folder: where its small files lie on the disk.
-      config: of the model; None compares the settings alone.
+      path: the folder as the user gave it.
+      folder: the folder on the disk that holds its small files.
+      config: the model's config; None compares only the image processor's settings.
 
     Raises:
-      UserError: a size of patches, a number of channels or a limit of pixels has two values.
+      UserError: a patch size, a number of channels or a pixel limit has two values.
     """
     files = {
         PROCESSOR: read_json(folder / PROCESSOR).get("image_processor"),
@@ -170,7 +171,7 @@ def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -
         for file, settings in files.items():
             size = settings.get("size")
             size = size if isinstance(size, dict) else {}
-            # In one file the older name wins, in every release of transformers.
+            # If one file has both names, every release of transformers takes the older one.
             if value := settings.get(key) or size.get(edge) or size.get(key):
                 stated[f"{file} has {key} {value}"] = value
         _same(path, stated)
@@ -200,7 +201,7 @@ def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -
 
 
 def _same(path: Path, stated: Mapping[str, Any]) -> None:
-    """Raises UserError unless all these statements have one value."""
+    """Raise UserError unless all these statements have one value."""
     (said, value), *others = stated.items() or [("", None)]
     for other, another in others:
         if another != value:
@@ -208,7 +209,7 @@ def _same(path: Path, stated: Mapping[str, Any]) -> None:
 
 
 def _stated(raw: Mapping[str, Any], key: str, default: Any = None) -> Iterator[tuple[str, Any]]:
-    """Where a config says something, at the top or in its text_config, and what; or the default."""
+    """Yield (where, value) for a key at the top and in text_config, or else for the default."""
     text = raw.get("text_config")
     found = {key: raw.get(key)}
     found[f"text_config.{key}"] = text.get(key) if isinstance(text, dict) else None
@@ -219,7 +220,7 @@ def _stated(raw: Mapping[str, Any], key: str, default: Any = None) -> Iterator[t
 
 
 def _vocabularies(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, int]]]:
-    """The files that give tokens their ids, the one that is used first, and what each says."""
+    """Yield (file, ids by token) for the files that define token ids, in their precedence."""
     if (folder / TOKENIZER).is_file():
         written = read_json(folder / TOKENIZER)
         vocabulary = written["model"]["vocab"]
@@ -233,7 +234,10 @@ def _vocabularies(folder: pathlib.Path) -> Iterator[tuple[str, dict[str, int]]]:
 
 
 def _added(folder: pathlib.Path, tokenizer: Any) -> set[str]:
-    """The tokens beside the vocabulary: of tokenizer.json, which loading must not add to."""
+    """Return the tokens that the folder adds to its vocabulary.
+
+    With a tokenizer.json they are read from the files, because loading may add tokens.
+    """
     if not (folder / TOKENIZER).is_file():
         return {token.content for token in tokenizer.added_tokens_decoder.values()}
     files = [

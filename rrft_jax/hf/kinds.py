@@ -1,4 +1,4 @@
-"""Names and folders that are no checkpoint of a whole model, called what they are."""
+"""Errors for names and folders that are not a checkpoint of a whole model; each says what it is."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ _HUB = re.compile(
 
 
 def check_name(path: Path) -> None:
-    """Raises UserError for a name or a page of the Hugging Face Hub, unless it is a folder here."""
+    """Raise UserError for a name or a page of the Hugging Face Hub, unless it is a local folder."""
     found = _HUB.fullmatch(str(path))
     if found is None or pathlib.Path(path).exists():
         return
@@ -30,18 +30,18 @@ def check_name(path: Path) -> None:
 
 
 def check_folder(path: Path, folder: pathlib.Path) -> None:
-    """Raises UserError for a folder of something else: an adapter, a checkpoint of training.
+    """Raise UserError for a folder of another kind, such as an adapter or a training checkpoint.
 
     Args:
-      path: the folder as it was given.
-      folder: where its small files lie on the disk.
+      path: the folder as the user gave it.
+      folder: the folder on the disk that holds its small files.
     """
     for file in [file for kind in ("json", "txt", "jinja") for file in folder.glob(f"*.{kind}")]:
         with file.open("rb") as opened:
             if (content := opened.read(200)).startswith(storage.POINTER):
                 raise UserError(f"{storage.join(path, file.name)}: {storage.pointer(content)}")
     has_config = (folder / "config.json").is_file()
-    if not (has_config and storage.is_url(path)):  # a request more, where it may be of use
+    if not (has_config and storage.is_url(path)):  # saves a request for most folders at a URL
         adapter = storage.read(path, "adapter_config.json")
         if adapter is not None:
             raise _adapter(path, storage.json_object(adapter, f"{path}/adapter_config.json"))
@@ -72,7 +72,7 @@ def _adapter(path: Path, settings: Mapping[str, Any]) -> UserError:
 
 
 def _orbax(path: Path, folder: pathlib.Path) -> UserError | None:
-    """The error for a folder of a run's checkpoints: of one step, of a stage, or of all."""
+    """Return the error for a folder of training checkpoints: of a step, a stage or a run."""
     marks = ("_METADATA", *(f"{depth}_CHECKPOINT_METADATA" for depth in ("", "*/", "*/*/")))
     if not any(found for mark in marks for found in folder.glob(mark)):
         return None
@@ -90,7 +90,7 @@ def _orbax(path: Path, folder: pathlib.Path) -> UserError | None:
 
 
 def is_run(settings: Any) -> bool:
-    """Whether the content of a config.json is that of a run of ours."""
+    """Say whether the content of a config.json is that of a run of this project."""
     return isinstance(settings, dict) and "stages" in settings
 
 

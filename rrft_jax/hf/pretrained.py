@@ -1,6 +1,6 @@
-"""Hugging Face folders: loads one into (model, params), writes one from them, byte for byte.
+"""Hugging Face folders: loading one into (model, params), and writing one, byte for byte.
 
-What a folder holds beside its weights, which are in `weights.py`.
+This file handles everything in a folder but its weights, which `weights.py` handles.
 """
 
 import dataclasses
@@ -49,9 +49,10 @@ def load_pretrained(
 
     Args:
       path: the folder, on a disk or at a URL (gs://, s3://, https://).
-      dtype: dtype of the parameters; None keeps the file's.
-      compute_dtype: dtype of the activations; None takes that of the parameters.
-      mesh: places each parameter as the table says; None puts all on the first device.
+      dtype: the dtype of the parameters; None keeps that of the files.
+      compute_dtype: the dtype of the activations; None takes that of the parameters.
+      mesh: the mesh on which each parameter is laid out as the table says; None puts all
+        parameters on the first device.
 
     Returns:
       (model, params).
@@ -76,20 +77,20 @@ def save_pretrained(
     source: Path | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a Hugging Face folder: the weights, in the dtype that they have, and all else.
+    """Write a Hugging Face folder: the weights in their dtype, and all other files.
 
-    Of several processes all must call it, and the first one writes.
-
-    The folder appears whole or not at all; in one that exists, files of the same names and the
-    weights of an earlier save are replaced.
+    All processes must call this, and the first one writes. A new folder appears whole or not at
+    all. In an existing folder, files of the same names and the weights of an earlier save are
+    replaced.
 
     Args:
-      path: the folder, made if missing.
+      path: the folder; made if missing.
       model: the model.
       params: its parameters.
-      source: the folder that config, tokenizer and preprocessor files are taken from; None is the
-        one that the model was loaded from.
-      max_shard_bytes: weights above this size are written as several files and an index.
+      source: the folder to copy the config, tokenizer and preprocessor files from; None takes the
+        folder from which the model was loaded.
+      max_shard_bytes: the largest size of a file of weights; weights above it are written as
+        several files and an index.
 
     Raises:
       UserError: there is no source, or `path` is a file.
@@ -112,7 +113,7 @@ def save_pretrained(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left it
         partial.mkdir()
         saving.save(partial, model.config, table.flatten(params), max_shard_bytes)
         raw = _with_dtype(raw, {str(p.dtype) for p in jax.tree.leaves(params)})
@@ -136,10 +137,10 @@ def save_pretrained(
 
 
 def read_config(path: Path) -> tuple[VLMConfig, dict]:
-    """The sizes of the model in a folder, and its whole `config.json`.
+    """Return the config of the model in a folder, and the whole content of `config.json`.
 
     Raises:
-      UserError: it is no checkpoint of a known family; the error says what it is instead.
+      UserError: the folder is not a checkpoint of a known family; the error says what it is.
     """
     kinds.check_folder(path, on_disk(path))
     file, where = on_disk(path) / "config.json", storage.join(path, "config.json")
@@ -153,10 +154,10 @@ def read_config(path: Path) -> tuple[VLMConfig, dict]:
 
 
 def on_disk(path: Path) -> pathlib.Path:
-    """The folder itself, or a copy of all but the weights of one at a URL.
+    """Return the folder itself, or for a URL a local copy of its files without the weights.
 
     Raises:
-      UserError: there is no such folder, or it can't be read.
+      UserError: the folder does not exist, or can't be read.
     """
     kinds.check_name(path)
     if storage.is_url(path):
@@ -172,7 +173,7 @@ def on_disk(path: Path) -> pathlib.Path:
 
 
 def stop_tokens(path: Path) -> tuple[int, ...]:
-    """The tokens that end a generation by the folder's own word; empty if it says nothing."""
+    """Return the tokens that end a generation as the folder states them; () if it states none."""
     folder = on_disk(path)
     for name in ("generation_config.json", "config.json"):
         raw = read_json(folder / name)
@@ -187,10 +188,10 @@ def _common_dtype(params: dict) -> jnp.dtype:
 
 
 def _with_dtype(raw: Any, dtypes: set[str]) -> Any:
-    """A config that says which dtype the weights have, at the places where it says one.
+    """Return a config in which every stated dtype is the dtype of the weights.
 
-    What it said stays where some of them have it: norms in float32 among weights in bfloat16 are
-    a bfloat16 model, which is how transformers loads them by default.
+    A stated dtype stays if some weights have it. Norms in float32 beside weights in bfloat16 are
+    a bfloat16 model, and transformers loads them so by default.
     """
     if not isinstance(raw, dict):
         return raw
@@ -204,10 +205,10 @@ def _with_dtype(raw: Any, dtypes: set[str]) -> Any:
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint folder; empty where there is no such file.
+    """Return the object in a JSON file of a checkpoint folder; {} if there is no such file.
 
     Raises:
-      UserError: it can't be read as a JSON object.
+      UserError: the file doesn't hold a JSON object.
     """
     if not file.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Weights written to safetensors files, gathered and written tensor by tensor."""
+"""Writing of weights to safetensors files, gathered and written tensor by tensor."""
 
 import contextlib
 import dataclasses
@@ -24,13 +24,15 @@ _NAMES = {name: code for code, name in DTYPES.items()}
 def save(
     folder: pathlib.Path | None, config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
 ) -> None:
-    """Writes the files, and an index of several; a tensor at a time is on the host.
+    """Write the files of weights, and an index if there are several.
+
+    The host holds one tensor at a time, or a small stack of layers.
 
     Args:
-      folder: an empty one; None only takes part in gathering what several processes hold.
+      folder: an empty folder; None writes nothing, and only helps the first process to gather.
       config: the sizes of the model.
       params: the parameters by their path.
-      max_bytes: of one file.
+      max_bytes: the largest size of a file.
     """
     plan = _plan_files(config, params, max_bytes)
     gather = _Gatherer(params)
@@ -54,7 +56,7 @@ def save(
 
 @dataclasses.dataclass(frozen=True)
 class _Written:
-    """A tensor that is to be written: `name` is the released files' name for it."""
+    """A tensor to write; `name` is its name in the released files."""
 
     name: str
     entry: table.Entry
@@ -70,7 +72,7 @@ class _Written:
 def _plan_files(
     config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
 ) -> list[list[_Written]]:
-    """Which tensors go to which file: in the order of the table, as many as fit."""
+    """Assign the tensors to files: in the order of the table, as many in a file as fit."""
     files: list[list[_Written]] = [[]]
     size = 0
     for entry in table.entries(config):
@@ -82,12 +84,12 @@ def _plan_files(
                 size = 0
             files[-1].append(one)
             size += one.nbytes
-    # The wide types first, so that each lies at a multiple of its own width.
+    # The widest types come first, so that each tensor begins at a multiple of its type's width.
     return [sorted(file, key=lambda one: -one.dtype.itemsize) for file in files]
 
 
 def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers wants to see that
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires it
     begin = 0
     for one in tensors:
         header[one.name] = {
@@ -102,7 +104,7 @@ def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
 
 
 class _Gatherer:
-    """Layers of parameters on the host of the first process; a small stack comes at once."""
+    """Layers of parameters, brought to the first process's host; a small stack as a whole."""
 
     def __init__(self, params: dict[str, jax.Array]):
         self._params = params

@@ -1,6 +1,6 @@
-"""Files of a checkpoint's folder: on a disk, or at a URL, of which ranges of bytes are read.
+"""Files of a checkpoint's folder, on a disk or at a URL, read by ranges of bytes.
 
-gs://, s3://, http:// and https:// go through tensorstore, which needs nothing else installed and
+gs://, s3://, http:// and https:// go through tensorstore. It needs no other installation, and
 finds credentials where the clouds' own tools keep them. No file of weights is ever copied whole.
 """
 
@@ -24,28 +24,30 @@ from rrft_jax.errors import UserError
 
 Path = str | os.PathLike
 
-POINTER = b"version https://git-lfs"  # how git-lfs begins what it leaves in a file's place
+POINTER = b"version https://git-lfs"  # the beginning of the pointer that stands for a file
 
-_RANGE = 2**23  # bytes of a request; several are under way at a time
-_REQUESTS = 8
+_RANGE = 2**23  # bytes of a request
+_REQUESTS = 8  # at the same time
 _SCHEMES = ("gs", "s3", "http", "https")
-# Patient with a server that is busy, but not for the minutes that are tensorstore's own limit.
+# Wait for a busy server, but not for minutes, as tensorstore does by default.
 _RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
 
 
 def is_url(path: Path) -> bool:
+    """Say whether a path is a URL."""
     return "://" in str(path)
 
 
 def join(folder: Path, name: str) -> str:
+    """Return the path or URL of a file in a folder."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
 class File:
-    """One file, open to be read in ranges. Safe to share by threads.
+    """One file, open to be read in ranges. Threads can share it.
 
     Raises:
-      FileNotFoundError: it isn't there; of one at a URL the first read says so.
+      FileNotFoundError: the file isn't there; for a URL the first read raises it.
     """
 
     def __init__(self, folder: Path, name: str):
@@ -59,29 +61,29 @@ class File:
 
     @property
     def size(self) -> int | None:
-        """Bytes of a file on a disk; None of one at a URL."""
+        """The size in bytes of a file on a disk; None for a URL."""
         return None if self.remote else os.fstat(self._descriptor).st_size
 
     def read(self, begin: int, end: int) -> bytes:
-        """Bytes of a range.
+        """Return the bytes from `begin` to before `end`.
 
         Raises:
-          EOFError: the file ends before.
+          EOFError: the file ends before `end`.
         """
         out = np.empty(end - begin, np.uint8)
         self.read_into(out, begin)
         return out.tobytes()
 
     def read_into(self, out: np.ndarray, begin: int) -> None:
-        """Fills an array, contiguous and of bytes, with those from `begin` on.
+        """Fill a contiguous array of bytes with the file's bytes from `begin` on.
 
         Raises:
-          EOFError: the file ends before.
+          EOFError: the file ends before the array is full.
         """
         if self.remote:
             return self._request_into(out, begin)
         done = 0
-        while done < len(out):  # one call gives 2 GiB at most
+        while done < len(out):  # one call reads 2 GiB at most
             count = os.preadv(self._descriptor, [out[done:]], begin + done)
             if not count:
                 raise EOFError(f"{self.path} ends at byte {begin + done}")
@@ -103,7 +105,7 @@ class File:
 
 
 def read(folder: Path, name: str) -> bytes | None:
-    """All of a small file; None where there is none."""
+    """Return the whole content of a small file; None if there is no such file."""
     try:
         if is_url(folder):
             return _value(join(folder, name), _store(str(folder)).read(name))
@@ -113,10 +115,14 @@ def read(folder: Path, name: str) -> bytes | None:
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:
-    """What a JSON file holds.
+    """Parse a JSON object.
+
+    Args:
+      content: the content of a file.
+      where: the file's name, for the error.
 
     Raises:
-      UserError: it isn't an object; `where` says which file.
+      UserError: the content isn't a JSON object.
     """
     try:
         value = json.loads(content)
@@ -128,7 +134,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def pointer(content: bytes) -> str:
-    """What is wrong with a file that begins as `POINTER`, and what to do."""
+    """Return the error text for a file that is a git-lfs pointer: its problem and the remedy."""
     size = re.search(rb"^size (\d+)$", content, re.MULTILINE)
     return (
         "a pointer of git-lfs in the place of the file"
@@ -139,7 +145,7 @@ def pointer(content: bytes) -> str:
 
 @functools.cache
 def copied(folder: str, names: Sequence[str]) -> pathlib.Path:
-    """A folder on the disk, for as long as the process lives, with these files of one at a URL."""
+    """Copy some files of a folder at a URL to a temporary folder, deleted with the process."""
     local = pathlib.Path(tempfile.mkdtemp(prefix="rrft_jax-"))
     atexit.register(shutil.rmtree, local, ignore_errors=True)
     for name in names:
@@ -167,7 +173,7 @@ def _store(folder: str) -> tensorstore.KvStore:
 def _value(path: str, future: tensorstore.Future) -> bytes:
     try:
         result = future.result()
-    except Exception as error:  # of any kind, by what went wrong where
+    except Exception as error:  # tensorstore raises many types, depending on the driver
         if "OUT_OF_RANGE" in str(error):
             raise EOFError(f"{path}: {_reason(error)}") from None
         raise UserError(

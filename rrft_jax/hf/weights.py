@@ -1,8 +1,8 @@
 """Weights in safetensors files, read by slices onto their devices.
 
-What can be wrong with the files is found from their headers, before a weight is read. A process
-reads what its own devices hold: of a file on a disk exactly that, of one at a URL the rows that it
-is part of. Host memory holds a few tensors, and no stack of layers above a fixed size.
+The headers of the files are checked before a weight is read. A process reads only the slices that
+its own devices hold; from a URL it reads the whole rows of these slices. Host memory holds a few
+tensors, and no stack of layers above a fixed size.
 """
 
 import collections
@@ -28,24 +28,24 @@ from rrft_jax.parallel import sharding
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-# Weights in files of another name or kind, not what a trainer leaves beside them.
+# Weights in files of another name or kind. Other files that a trainer leaves must not match.
 _OTHERS = re.compile(
     r"(?:\w+_)?(?:model|consolidated).*\.(?:safetensors|bin|pt|pth|ckpt|h5|msgpack)|.*\.gguf"
 )
 
-# Layers are stacked on the host up to this size; larger stacks are filled on their devices, layer
-# by layer, which takes a compiled program each.
+# Stacks of layers up to this many bytes are made on the host. A larger stack is filled on its
+# devices, layer by layer, which takes one compiled program per stack.
 STACK = 2**28
-_AHEAD, _THREADS = 2**26, 4  # bytes that are read before they are needed; reads at a time
-_HEADER = 10**8  # bytes; no reader of safetensors takes a longer one
+_AHEAD, _THREADS = 2**26, 4  # bytes read ahead of need; reads at the same time
+_HEADER = 10**8  # bytes; no reader of safetensors accepts a longer header
 
 Index = tuple[slice, ...]
-Ranges = tuple[tuple[int, int], ...]  # (begin, end) each, in order and apart
+Ranges = tuple[tuple[int, int], ...]  # (begin, end) each, in order, without overlap
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `name` is its file's name for it, `dtype` safetensors' for its type."""
+    """The place of a tensor in a file; `name` is its name there, `dtype` safetensors' type name."""
 
     file: storage.File
     name: str
@@ -55,22 +55,30 @@ class Tensor:
 
 
 class Weights:
-    """The files of a folder, checked against the table, not yet read.
+    """The files of weights of a folder, checked against the parameter table, but not yet read.
 
     Raises:
-      UserError: a file or a weight is missing, too much, or not what it should be.
+      UserError: a file or a weight is missing, unknown, or not as the config describes it.
     """
 
     def __init__(self, folder: storage.Path, config: VLMConfig):
         self.config = config
-        self.found: dict[str, Tensor] = {}  # by today's name
+        self.found: dict[str, Tensor] = {}  # by the table's name
         for file in _open(folder):
             for tensor in _header(file)[0]:
                 self.found[table.import_name(tensor.name, config)] = tensor
         self._check(folder)
 
     def load(self, dtype: Any, mesh: jax.sharding.Mesh | None) -> dict[str, jax.Array]:
-        """All parameters by their path, in this dtype (None: the files'), laid out on the mesh."""
+        """Read all parameters, and return them by their path, laid out on the mesh.
+
+        Args:
+          dtype: their dtype; None keeps that of the files.
+          mesh: the mesh; None puts all parameters on the first device.
+
+        Raises:
+          UserError: a file ends too early, or a weight holds NaN or infinity.
+        """
         entries = table.entries(self.config)
         wanted = {entry.path: _own(entry, self.config, mesh) for entry in entries}
         reads = _ahead(
@@ -118,7 +126,10 @@ class Weights:
                 )
 
     def _check_tied_head(self, head: Tensor) -> None:
-        """Some writers repeat the embedding as the head of a tied model: harmless if equal."""
+        """Check that the head of a tied model equals the embedding.
+
+        Some writers repeat the embedding as the head, which is harmless if the two are equal.
+        """
         embedding = self.found[table.hf_name(table.EMBEDDING, self.config)]
         same = (head.shape, head.dtype) == (embedding.shape, embedding.dtype)
         rows = head.shape[0]
@@ -134,12 +145,12 @@ class Weights:
 
 
 def file_sizes(folder: storage.Path) -> dict[str, int]:
-    """The names of a folder's files of weights, and how many bytes each has."""
+    """Return the size in bytes of each of a folder's files of weights, by its name."""
     return {file.path.rpartition("/")[2]: _header(file)[1] for file in _open(folder)}
 
 
 def _open(folder: storage.Path) -> Iterator[storage.File]:
-    """The files of weights: one, or those that the index names."""
+    """Open the files of weights: the single one, or all that the index names."""
     for name in _file_names(folder):
         try:
             yield storage.File(folder, name)
@@ -178,7 +189,10 @@ def _missing(path: str) -> UserError:
 
 
 def _header(file: storage.File) -> tuple[list[Tensor], int]:
-    """The tensors of a file, and its size: an integer, that many bytes of JSON, then the data."""
+    """Read the header of a file; return its tensors and the file's size in bytes.
+
+    A file holds the length of its header (8 bytes), the header (JSON), and the data.
+    """
     try:
         start = file.read(0, 8)
         if storage.POINTER.startswith(start):
@@ -197,7 +211,7 @@ def _header(file: storage.File) -> tuple[list[Tensor], int]:
             size = max(size, 8 + length + end)
         if file.size not in (None, size):
             raise _torn(file, f"it has {file.size:,} bytes, but its header promises {size:,}")
-        file.read(size - 1, size)  # it has an end
+        file.read(size - 1, size)  # raises EOFError if the file is cut off
     except FileNotFoundError:
         raise _missing(file.path) from None
     except UserError:
@@ -220,7 +234,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 def _own(entry: table.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) -> list[Index]:
-    """The parts of one layer, in our shape, that lie on devices of this process."""
+    """Return the slices of one layer, in the table's shape, on the devices of this process."""
     shape = table.shape(entry, config)[entry.stacked :]
     if mesh is None:
         return [tuple(slice(0, size) for size in shape)]
@@ -233,7 +247,10 @@ def _own(entry: table.Entry, config: VLMConfig, mesh: jax.sharding.Mesh | None) 
 
 
 def _file_ranges(entry: table.Entry, own: Iterable[Index]) -> tuple[Ranges, Ranges | None]:
-    """Of one layer in its file's shape: rows, and columns (those of ours, of a linear map)."""
+    """Return the rows and columns of one layer's slices in the file's shape.
+
+    The file of a linear map holds the transposed matrix. Columns are None for a vector.
+    """
     rows, columns = (
         _joined((index[axis].start, index[axis].stop) for index in own)
         for axis in ((0, -1) if entry.transform == "same" else (-1, 0))
@@ -251,18 +268,18 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
-    """A tensor of which these rows and columns (None: all) are read; the rest is undefined.
+    """Read these rows and columns (None: all) of a tensor; the other values are undefined.
 
-    What is undefined takes no memory where it is whole pages.
+    Whole pages of undefined values take no memory.
 
     Raises:
-      UserError: the file ends before, or holds numbers there that aren't finite.
+      UserError: the file ends too early, or a value that was read isn't finite.
     """
     dtype = jnp.dtype(DTYPES[tensor.dtype])
     width = math.prod(tensor.shape[1:]) * dtype.itemsize
     array = np.empty((tensor.shape[0], width), np.uint8)
     pieces = [(begin * dtype.itemsize, end * dtype.itemsize) for begin, end in columns or ()]
-    # A request takes longer than the rest of a row does.
+    # At a URL one request for a whole row is faster than several for parts of it.
     whole = tensor.file.remote or columns is None or pieces == [(0, width)]
     try:
         for begin, end in rows:
@@ -287,13 +304,13 @@ def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    """Looks at some rows at a time: what NumPy makes of them takes memory."""
+    """Say whether all values are finite; checks few rows at a time, for NumPy copies them."""
     some = max(1, 2**22 // max(1, values.shape[1]))
     return all(np.isfinite(values[i : i + some]).all() for i in range(0, len(values), some))
 
 
 def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator[np.ndarray]:
-    """What `_read` gives for each, in order, read some time before it is asked for."""
+    """Yield the result of `_read` for each request, in order; threads read ahead of need."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         waiting: collections.deque = collections.deque()
         for request in requests:
@@ -313,7 +330,7 @@ def _place(
     own: Iterable[Index],
     mesh: jax.sharding.Mesh | None,
 ) -> jax.Array:
-    """An array of ours on its devices, from its layers as they come."""
+    """Make one parameter on its devices from an iterator over its layers."""
     shape, axes = table.shape(entry, config), table.axes(entry)
     if not entry.stacked:
         return _put(next(layers), shape, dtype, axes, mesh)
@@ -328,7 +345,7 @@ def _place(
     for i, layer in enumerate(layers):
         one = _put(layer, shape[1:], dtype, axes[1:], mesh)
         stack = _filled(where)(stack, one, np.int32(i))
-        stack.block_until_ready()  # or more layers would be on their way than there is memory for
+        stack.block_until_ready()  # otherwise layers in flight could use up the memory
     return stack
 
 

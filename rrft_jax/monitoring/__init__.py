@@ -1,4 +1,4 @@
-"""What a run tells: numbers to JSON lines, progress to the console."""
+"""The output of a run: numbers as JSON lines, progress on the console."""
 
 from rrft_jax.monitoring.metrics import MetricsWriter
 from rrft_jax.monitoring.progress import Progress, say

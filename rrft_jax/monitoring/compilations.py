@@ -1,6 +1,6 @@
-"""How often XLA compiled, so that a shape that changes from step to step shows in the numbers.
+"""A count of XLA's compilations, which reveals a shape that changes from step to step.
 
-Not imported with the package: this module imports JAX, which reads its environment once.
+The package does not import this module, because it imports JAX, which reads its environment once.
 """
 
 import collections
@@ -13,7 +13,7 @@ _listening = False
 
 
 def listen() -> None:
-    """From now on compilations are counted; a second call changes nothing."""
+    """Count compilations from now on; a second call changes nothing."""
     global _listening
     if not _listening:
         jax.monitoring.register_event_duration_secs_listener(_note)
@@ -21,7 +21,11 @@ def listen() -> None:
 
 
 def total(program: str = "") -> int:
-    """Compilations in this process since `listen`, of programs with `program` in their name."""
+    """Return the number of compilations in this process since `listen`.
+
+    Args:
+      program: a part of the programs' names; "" counts all programs.
+    """
     return sum(count for name, count in _counts.items() if program in name)
 
 

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks between two steps, instead of a crash.
+"""Ctrl-C and SIGTERM as a flag that a loop reads between two steps, instead of a crash.
 
-Python runs a handler only when its main thread comes back from C++, where it may compile or wait
-for other processes for minutes. So a thread is told of each signal too, by the wakeup descriptor.
+Python runs a signal handler only when its main thread returns from C++. There the main thread may
+compile, or wait for other processes, for minutes. So a second thread learns of each signal too,
+through the wakeup descriptor.
 """
 
 import contextlib
@@ -12,17 +13,17 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_noted = 0  # the number of a signal that came
-_at_once = ""  # what the process does now, where a first signal ends it
+_noted = 0  # the number of the signal that came; 0: none
+_at_once = ""  # the present action, if a first signal ends the process now; "": it does not
 _watching = False
 
 
 class Interrupted(Exception):
-    """Raised by a loop that was asked to stop, once everything is saved."""
+    """The end of a loop that was asked to stop, raised once everything is saved."""
 
 
 def listen() -> None:
-    """From now on the first signal is only noted; a second one ends the program at once."""
+    """From now on, only note the first signal; let a second one end the program at once."""
     global _watching
     if not _watching:
         _watching = True
@@ -35,17 +36,19 @@ def listen() -> None:
 
 
 def requested() -> bool:
+    """Say whether a signal has asked the run to stop."""
     return bool(_noted)
 
 
 @contextlib.contextmanager
 def at_once(doing: str) -> Iterator[None]:
-    """Within, a first signal ends the process too, with exit code 128 + its number.
+    """Let a first signal end the process within the block, with exit code 128 + its number.
 
-    For times when there's nothing to save. One that came before ends it at the beginning.
+    Use this while there is nothing to save. A signal that came before ends the process at the
+    beginning of the block.
 
     Args:
-      doing: for the line that says so, such as "waiting for the other processes".
+      doing: the action inside the block, for the message: "waiting for the other processes".
     """
     global _at_once
     _at_once = doing
@@ -64,7 +67,7 @@ def _note(number: int, frame) -> None:
 
 
 def _watch(reading: int) -> None:
-    """Reads the numbers of signals as they come, wherever the main thread is."""
+    """Read the numbers of signals as they come, whatever the main thread does."""
     global _noted
     seen = set()
     while byte := os.read(reading, 1):
@@ -79,12 +82,12 @@ def _watch(reading: int) -> None:
 def _end(number: int) -> NoReturn:
     name = signal.Signals(number).name
     why = f"{name} while {_at_once}" if _at_once else f"{name} again, before a step could be saved"
-    os.write(2, f"stopped: {why}\n".encode())  # no lock: the main thread may print and wait
+    os.write(2, f"stopped: {why}\n".encode())  # `print` could wait for the main thread's lock
     os._exit(128 + number)
 
 
 def _forget() -> None:
-    """Has a forked process keep its own signals to itself."""
+    """Stop a forked process from reporting its signals to the parent."""
     if _watching:
         signal.set_wakeup_fd(-1)
 

@@ -1,4 +1,4 @@
-"""JSON lines, one object a step, that survive a run's end at any moment and its resumption."""
+"""A file of JSON lines, one object per step, that survives a crash and a resumed run."""
 
 import json
 import math
@@ -11,14 +11,19 @@ from rrft_jax import json_files
 
 
 class MetricsWriter:
-    """Appends lines to a file; each is complete on disk before the next step begins.
+    """A writer of JSON lines; each line is complete on disk before the next step begins.
 
     writer = MetricsWriter(workdir / "metrics.jsonl")
     writer.write("sft", 1, {"loss": 2.3})  # {"stage": "sft", "step": 1, "loss": 2.3}
     """
 
     def __init__(self, path: str | os.PathLike, writes: bool = True):
-        """Opens the file, made if missing; where another process `writes` it, nothing is done."""
+        """Open the file; make it if missing.
+
+        Args:
+          path: the file.
+          writes: False in a process that must not write, because another one writes the file.
+        """
         self._path, self._writes = Path(path), writes
         if not writes:
             return
@@ -27,7 +32,7 @@ class MetricsWriter:
         self._keep(lambda line: True)
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers may be NumPy's or JAX's; what JSON has no word for (NaN, inf) becomes null."""
+        """Append the values of a step, NumPy's and JAX's too; NaN and inf become null."""
         if not self._writes:
             return
         line = json.dumps(
@@ -37,18 +42,18 @@ class MetricsWriter:
             file.write(line + "\n")
 
     def values(self, stage: str, name: str) -> list[float]:
-        """What a stage's steps wrote under a name, in their order, without null."""
+        """Return the values that a stage's steps wrote under a name, in order, without null."""
         lines = filter(None, map(_read, self._path.read_bytes().splitlines(keepends=True)))
         written = [line.get(name) for line in lines if line["stage"] == stage]
         return [value for value in written if value is not None]
 
     def truncate_after(self, stage: str, step: int) -> None:
-        """Drops a stage's lines past the step from which it goes on, for they'll come again."""
+        """Drop a stage's lines after the step from which it resumes; the run writes them again."""
         if self._writes:
             self._keep(lambda line: line["stage"] != stage or line["step"] <= step)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Rewrites the file with the wanted lines; one that a crash tore goes too."""
+        """Rewrite the file with the wanted lines; drop a line that a crash has torn."""
         lines = self._path.read_bytes().splitlines(keepends=True)
         kept = [line for line in lines if (value := _read(line)) is not None and wanted(value)]
         if kept == lines:
@@ -57,13 +62,13 @@ class MetricsWriter:
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
-    """The object of a whole line; None for a torn one."""
+    """Return the object of a whole line; None for a torn one."""
     value = json_files.read_object(line) if line.endswith(b"\n") else {}
     return value if {"stage", "step"} <= value.keys() else None
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
+    """Return the value in the types of JSON."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

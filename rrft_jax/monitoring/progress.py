@@ -1,4 +1,4 @@
-"""The console: a bar with the time left on a terminal, a line now and then in a log."""
+"""The console: on a terminal a bar with the time left, in a log a line from time to time."""
 
 import sys
 import time
@@ -12,13 +12,13 @@ _silent = False
 
 
 def silence() -> None:
-    """From now on this process says nothing by itself: another one of the run speaks for all."""
+    """Print nothing from now on: another process of the run prints for all."""
     global _silent
     _silent = True
 
 
 class Progress:
-    """Progress of a stage from step `start` (where a resumed one goes on) to `total`.
+    """The progress of a stage from step `start` to `total`; a resumed stage starts above 0.
 
     with Progress("sft", total=100) as progress:
         progress.update(1, {"loss": 2.3})
@@ -38,7 +38,7 @@ class Progress:
             )
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """`step` steps are done; the values (numbers or text) stand beside them."""
+        """Show that `step` steps are done, and the values (numbers or text) beside them."""
         if self._silent:
             return
         shown = {name: _short(value) for name, value in (values or {}).items()}
@@ -48,7 +48,7 @@ class Progress:
             return
         now = time.monotonic()
         first, last = step == self._start + 1, step >= self._total
-        # The first line says that compilation is over.
+        # The first line tells the user that compilation is over.
         if not (first or last or now - self._said >= _SECONDS_BETWEEN_LINES):
             return
         self._said = now
@@ -68,7 +68,7 @@ class Progress:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Prints a line, above the bar if there's one: what a stage did, what was skipped."""
+    """Print a line, above the bar if there is one."""
     if _silent and stream is None:
         return
     tqdm.write(text, file=stream or sys.stderr)

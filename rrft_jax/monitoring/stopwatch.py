@@ -1,4 +1,4 @@
-"""Seconds of the parts of a step, added up by name."""
+"""The seconds of the parts of a step, added up by name."""
 
 import collections
 import contextlib
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class Stopwatch:
-    """Adds up the seconds that are spent under each name.
+    """A sum of the seconds that are spent under each name.
 
     clock = Stopwatch()
     with clock("sample"):
@@ -20,11 +20,12 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Counts the time that is spent inside the block; nothing where it raises."""
+        """Add the time that is spent inside the block; add nothing if the block raises."""
         started = time.perf_counter()
         yield
         self.seconds[f"seconds_{name}"] += time.perf_counter() - started
 
     @property
     def total(self) -> float:
+        """The sum of the seconds of all names."""
         return self.seconds.total()

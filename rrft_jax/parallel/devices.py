@@ -1,4 +1,4 @@
-"""What devices can do, as their makers state it, and the devices of slices that aren't here."""
+"""The limits of devices, as their makers state them, and the devices of absent TPU slices."""
 
 import os
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from rrft_jax.errors import UserError
 
 
 class Limits(NamedTuple):
-    """Of a JAX device, which is a chip everywhere but on TPU7x, where it's half of one.
+    """The limits of one JAX device: a chip, or half a chip on TPU7x.
 
     Attributes:
-      flops: dense bfloat16 operations a second.
-      bandwidth: bytes a second that the memory gives.
-      network: bytes a second that leave for the other devices (of a TPU: for its slice).
-      memory: bytes that a program may use: the memory without what the system keeps, as the
-        compiler for a TPU says it; None where the device itself is asked.
+      flops: the dense bfloat16 operations a second.
+      bandwidth: the memory's bytes a second.
+      network: the bytes a second that the device sends to other devices (a TPU: of its slice).
+      memory: the bytes that a program may use. For a TPU the compiler states them: the memory
+        without the system's share. None if `limits` has to ask the device.
     """
 
     flops: float
@@ -42,7 +42,7 @@ LIMITS = {  # by JAX's device kinds
 
 
 def limits(device: jax.Device) -> Limits | None:
-    """None of a device that isn't known, such as a CPU."""
+    """Return the limits of a device; None for an unknown device, such as a CPU."""
     known = LIMITS.get(device.device_kind)
     if known is None or known.memory is not None:
         return known
@@ -50,18 +50,19 @@ def limits(device: jax.Device) -> Limits | None:
 
 
 def slice_devices(topology: str) -> Sequence[jax.Device]:
-    """The devices of a TPU slice that isn't here, for `libtpu` to compile for.
+    """Return the devices of an absent TPU slice, for which `libtpu` can compile.
 
     Raises:
-      UserError: there's no `libtpu`, or it knows no such slice.
+      UserError: `libtpu` is not installed, or it does not know the slice.
     """
-    # It would ask the cloud where it is, complain, and let no second process near.
+    # Without these settings, libtpu looks for a TPU in the cloud, prints errors, and refuses a
+    # second process.
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
     try:
-        # A v4 chip's two cores are one device, as they are on every v4 that one can rent.
+        # The two cores of a v4 chip are one device, as on every v4 that can be rented.
         options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
-        if topology.endswith(":1x1"):  # a host has more of them, unless one says otherwise
+        if topology.endswith(":1x1"):  # by default libtpu expects a host with more chips
             options["chips_per_host_bounds"] = (1, 1, 1)
         return topologies.get_topology_desc(topology, "tpu", **options).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:

@@ -1,9 +1,9 @@
-"""Several processes, one a host, that run one program together: how they meet, what they tell.
+"""The processes of a run, one per host: how they meet, and how they exchange values.
 
-JAX's own runtime does the work (`jax.distributed`, multi-controller): every process runs the same
-program on its own rows, and arrays lie on the devices of all. What the hosts must know of each
-other beside that goes through `gather`: the rewards of all groups, what was left out, whether to
-stop. In one process it's all there already, and nothing is exchanged.
+JAX's own runtime does the work (`jax.distributed`, multi-controller). Every process runs the same
+program on its own rows, and arrays lie on the devices of all processes. `gather` exchanges
+everything else that the hosts must know of each other: the rewards of all groups, the skipped
+samples, a request to stop. A single process exchanges nothing.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from jaxlib import _jax
 from rrft_jax.errors import UserError
 from rrft_jax.parallel.rollcall import RollCall
 
-HEARTBEAT_SECONDS = 30  # without a sign of life from a process before the others give up
-MEETING_SECONDS = 300  # until all processes have come
+HEARTBEAT_SECONDS = 30  # of silence from one process, after which the others give up
+MEETING_SECONDS = 300  # for all processes to join
 
-# Bytes of a process that travel at once: what is short takes one exchange, and what is long never
-# takes much of a device's memory, which holds those of all processes.
+# The bytes that a process sends at once. A short value takes one exchange. A long value is cut
+# into pieces, because a device holds the pieces of all processes at the same time.
 _SHORT, _LONG = 2**12, 2**18
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
@@ -42,23 +42,22 @@ def initialize(
     process_id: int | None = None,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Joins the other processes, if there are any; before anything else is asked of JAX.
+    """Join the other processes of the run, if there are any. Call this before any other JAX call.
 
-    By itself where several tasks were started by Slurm's srun, on the hosts of a TPU slice, and in
-    the pods of an indexed job in Kubernetes; elsewhere by what the command line says. One process
-    stays alone, also on a login node, in a notebook, or on one host with a TPU.
+    The processes find each other without arguments if Slurm's srun started several tasks, on the
+    hosts of a TPU slice, and in the pods of an indexed Kubernetes job. Elsewhere the command line
+    names them. One process stays alone, also on a login node, in a notebook, or on a single host
+    with a TPU. If a process does not join within MEETING_SECONDS, the others exit with an error.
 
     Args:
-      coordinator: HOST:PORT of the first process; None goes by what the machines say.
-      num_processes: how many there are; 1 is alone, whatever the machines say.
-      process_id: which of them this is, from 0 on.
-      heartbeat_seconds: when a process gives no sign of life for so long, all others end with an
-        error.
-
-    Where they don't come in MEETING_SECONDS, the process ends.
+      coordinator: HOST:PORT of the first process; None finds it from the environment.
+      num_processes: the number of processes; 1 is a run of one, whatever the environment says.
+      process_id: the number of this process, from 0 on.
+      heartbeat_seconds: the seconds of silence from one process after which all others end with
+        an error.
 
     Raises:
-      UserError: the others weren't found, or another process has come with this one's number.
+      UserError: the other processes were not found, or another process has the same number.
     """
     if (num_processes or _found()) == 1:
         return
@@ -79,7 +78,7 @@ def initialize(
     if coordinator:
         _meet_as(_address_towards(coordinator))
         roll = RollCall(coordinator, num_processes, process_id)
-    # It would take SIGTERM for itself, which `interrupts` listens to.
+    # JAX's preemption service would catch SIGTERM, which `interrupts` handles.
     jax.config.update("jax_enable_preemption_service", False)
     alarm = threading.Timer(MEETING_SECONDS, _leave_alone, [roll])
     alarm.daemon = True
@@ -97,14 +96,14 @@ def initialize(
 
 
 def is_host0() -> bool:
-    """Whether this process writes the files that all share, and speaks."""
+    """Say whether this process is the first one, which writes the shared files and prints."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """What every process gives, in the order of the processes; all must call it.
+    """Return the values of all processes, in the order of the processes; all must call this.
 
-    The values can be pickled; they only ever come from processes of the same run.
+    Values travel as pickles. Pickles are safe here: they come only from processes of the same run.
     """
     if jax.process_count() == 1:
         return [value]
@@ -119,26 +118,30 @@ def gather(value: Any) -> list[Any]:
 
 
 def gather_rows(row_ids: Sequence[int], rows: Sequence[Any]) -> list[Any]:
-    """The rows of all processes in their order, each given with its place among them.
+    """Return the rows of all processes in the order of their ids; all must call this.
 
-    Where two processes have the same row, the first one's counts: they all come to the same.
+    If several processes have a row, the first process's value is taken, so that all agree.
     """
     return merged(gather(dict(zip(map(int, row_ids), rows, strict=True))))
 
 
 def merged(parts: Sequence[Mapping[int, Any]]) -> list[Any]:
-    """Rows by their place, of several processes, in order; of two with one place the first."""
+    """Return the rows of several processes in the order of their ids; the first of equal ids."""
     rows = {place: row for part in reversed(parts) for place, row in part.items()}
     return [rows[place] for place in sorted(rows)]
 
 
 def agree(flag: bool) -> bool:
-    """Whether any process says so; all must call it."""
+    """Say whether the flag is true in any process; all must call this."""
     return any(gather(flag))
 
 
 def on_host0(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, which alone calls it; a UserError is everyone's."""
+    """Call `make` in the first process only, and return its result in all.
+
+    Raises:
+      UserError: `make` raised it; then all processes raise it.
+    """
     value = error = None
     if is_host0():
         try:
@@ -153,9 +156,9 @@ def on_host0(make: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def leaving_together() -> Iterator[None]:
-    """Around a run: at its end processes wait for each other; one that fails ends at once.
+    """Wrap a run: processes wait for each other at its end, but a failed process exits at once.
 
-    JAX would have a process that failed wait for the others, who wait for what it was to compute.
+    JAX would make a failed process wait for the others, and these wait for its results.
     """
     try:
         yield
@@ -180,7 +183,7 @@ def _abandon(error: BaseException) -> NoReturn:
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)  # no other way past the wait for the others at the interpreter's end
+    os._exit(1)  # a normal exit would wait for the other processes
 
 
 def _not_found(reason: str) -> str:
@@ -191,48 +194,48 @@ def _not_found(reason: str) -> str:
 
 
 def _leave_alone(roll: RollCall | None) -> NoReturn:
-    """Ends a process that waits in vain, before JAX would abort it with a stack of its own."""
+    """End a process whose peers did not join, before JAX aborts it with a C++ stack trace."""
     reason = f"not all of them came in {MEETING_SECONDS} s"
     if roll and roll.absent:
         reason += f": --process_id={' and '.join(map(str, roll.absent))} did not"
     print(f"error: {_not_found(reason)}", file=sys.stderr, flush=True)
-    os._exit(1)  # the thread that waits can't be woken
+    os._exit(1)  # nothing can wake the main thread, which waits in C++
 
 
 def _address_towards(coordinator: str) -> str | None:
-    """This host's own address on the way to HOST:PORT; None where there's no such way."""
+    """Return the address from which this host reaches HOST:PORT; None if it can't reach it."""
     host, _, port = coordinator.rpartition(":")
     with contextlib.suppress(OSError, ValueError):
         (family, kind, protocol, _, there), *_ = socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_DGRAM
         )
         with socket.socket(family, kind, protocol) as one:
-            one.connect(there)  # of a datagram socket: nothing is sent
+            one.connect(there)  # a datagram socket sends nothing here
             return one.getsockname()[0]
     return None
 
 
 def _meet_as(address: str | None) -> None:
-    """Has the CPU backend's collectives listen where the other hosts reach this one.
+    """Make the CPU backend's collectives listen at the address where other hosts reach this one.
 
-    They would take the address that the host's own name has, which may be the loopback's, and JAX
-    has no setting for it.
+    By default they listen at the address of the host's own name, which may be the loopback
+    address. JAX has no setting for it.
     """
     make = getattr(_jax, "make_gloo_tcp_collectives", None)
     if address and make:
-        make = getattr(make, "func", make)  # not twice
+        make = getattr(make, "func", make)  # an earlier call may have wrapped it
         _jax.make_gloo_tcp_collectives = functools.partial(make, hostname=address)
 
 
 def _exchange(data: bytes, size: int) -> list[bytes]:
-    """`size` bytes at most of each process."""
+    """Return the data of each process, at most `size` bytes, padded with zeros to `size`."""
     padded = np.frombuffer(data.ljust(size, b"\0"), np.uint8)
     return [part.tobytes() for part in np.asarray(multihost_utils.process_allgather(padded))]
 
 
 def _found() -> int:
-    """By what the machines say: 1 without other processes; 0 lets JAX find them."""
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # only a step of srun has that
+    """Look for other processes in the environment: return 1 for none, 0 to let JAX find them."""
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # only srun sets this variable
         return 0
     if "tpu" in os.environ.get("JAX_PLATFORMS", "tpu") and (hosts := _tpu_hosts()):
         return 1 if hosts == 1 else 0
@@ -241,7 +244,7 @@ def _found() -> int:
 
 
 def _tpu_hosts() -> int:
-    """Hosts of the TPU slices that this one belongs to; 0 where it has no TPU."""
+    """Return the number of hosts in this host's TPU slices; 0 if it has no TPU."""
     names = os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
     slices = os.environ.get("MEGASCALE_NUM_SLICES")
     if names is None:
@@ -256,7 +259,7 @@ def _tpu_hosts() -> int:
 
 
 def _metadata(key: str) -> str:
-    """What the cloud says of this machine; empty where there's no cloud, or it says nothing."""
+    """Return an attribute of this cloud machine; "" if there is no cloud or no such attribute."""
     request = urllib.request.Request(_METADATA + key, headers={"Metadata-Flavor": "Google"})
     try:
         with urllib.request.urlopen(request, timeout=5) as reply:
@@ -266,7 +269,10 @@ def _metadata(key: str) -> str:
 
 
 def _devices_of_a_lone_task() -> Sequence[int] | None:
-    """All GPUs of a node on which Slurm started one task: JAX would take one for each task."""
+    """Return all GPUs of a node on which Slurm started one task; else None.
+
+    JAX would take only one GPU per task.
+    """
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     if tasks.partition("(")[0] != "1":
         return None

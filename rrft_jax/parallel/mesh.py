@@ -1,4 +1,4 @@
-"""The mesh: its axes `data` and `fsdp` split the batch, `fsdp` and `tensor` the weights."""
+"""The mesh: `data` and `fsdp` split the batch; `fsdp` and `tensor` split the weights."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,16 +20,17 @@ def make_mesh(
 ) -> jax.sharding.Mesh:
     """Return a mesh over the first `data * fsdp * tensor` devices; one size may be -1, "the rest".
 
-    Neighbours on an axis are neighbours on the machine, `tensor` above all. A network connects the
-    slices of a TPU, or groups of GPUs: there `data` goes across, and `fsdp` where `data` is smaller
-    than the number of slices.
+    Neighbours on an axis are neighbours on the machine, above all those on `tensor`. TPU slices,
+    or groups of GPUs, are connected by a slower network. `data` spans this network. `fsdp` spans
+    it too if `data` is smaller than the number of slices.
 
     Args:
-      data, fsdp, tensor: the sizes.
-      devices: all processes' devices if None; others to compile a program for them.
+      data, fsdp, tensor: the sizes of the axes.
+      devices: the devices; None takes those of all processes. Devices of an absent slice give a
+        mesh to compile for.
 
     Raises:
-      UserError: the sizes ask for devices that are not there, or don't divide them.
+      UserError: the sizes ask for more devices than there are, or don't divide their number.
     """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     devices = jax.devices() if devices is None else devices
@@ -67,7 +68,7 @@ def make_mesh(
 
 
 def batch_shards(mesh: jax.sharding.Mesh) -> int:
-    """Return the number of shards of a batch, which its size must be a multiple of."""
+    """Return the number of shards of a batch; the batch size must be a multiple of it."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -81,7 +82,7 @@ def nearest(size: int, most: int, works: Callable[[int], bool]) -> str:
 def _ordered(shape: tuple[int, int, int], devices: Sequence[jax.Device], asked: str) -> np.ndarray:
     """Return the devices in the mesh's shape, ordered by their connections."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    # A TPU's torus may have to be cut along an axis: 8 x 2 on 4 x 4 chips.
+    # Some shapes cut an axis of a TPU's torus: 8 x 2 on 4 x 4 chips.
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     over_data = math.gcd(shape[0], slices)

@@ -1,8 +1,9 @@
-"""The roll call of a run's processes at HOST:PORT, before JAX's runtime has them meet there.
+"""A roll call of the processes of a run at HOST:PORT, before JAX's runtime connects them there.
 
-That runtime takes a number that is given twice for a process that was restarted: it ends the first
-one with a stack trace of C++, and a run whose processes have met as a whole. So they say their
-numbers here before: a second one is refused, and whoever comes later finds no roll call any more.
+If two processes give the same number, JAX's runtime takes the second for a restart of the first.
+It ends the first one with a C++ stack trace, or ends a whole run that has already begun. So the
+processes first tell each other their numbers here. A number that is taken is refused, and a
+process that comes later finds no roll call any more.
 """
 
 import contextlib
@@ -21,18 +22,18 @@ _PAUSE = 0.1  # seconds between two tries to reach the first process
 
 
 class RollCall:
-    """Who has come; the first process keeps it.
+    """The list of the processes that have joined; process 0 keeps it.
 
     RollCall("10.0.0.1:1234", num_processes=2, process_id=1).attend()
     """
 
     def __init__(self, coordinator: str, num_processes: int, process_id: int):
-        """Nothing is sent before `attend`.
+        """Prepare the roll call; nothing is sent before `attend`.
 
         Args:
-          coordinator: HOST:PORT of the first process, which listens there.
-          num_processes: how many there are.
-          process_id: which of them this is.
+          coordinator: HOST:PORT of process 0, which listens there.
+          num_processes: the number of processes.
+          process_id: the number of this process, from 0 on.
         """
         host, _, port = coordinator.rpartition(":")
         self._coordinator, self._address = coordinator, (host.strip("[]"), int(port))
@@ -41,10 +42,10 @@ class RollCall:
         self._present: dict[int, tuple[socket.socket, dict[str, Any]]] = {}
 
     def attend(self) -> None:
-        """Returns once all processes have come; waits without end where they don't.
+        """Return when all processes have joined; wait forever if one does not.
 
         Raises:
-          UserError: this one is not among those that are waited for.
+          UserError: process 0 refused this process, cannot listen, or has ended its roll call.
         """
         if self._own == 0:
             threading.Thread(target=self._call, args=(self._listen(),), daemon=True).start()
@@ -54,11 +55,11 @@ class RollCall:
             time.sleep(_PAUSE)
         if answer:
             raise UserError(answer)
-        while self._own and not self._reachable():  # JAX would try again only after a second
+        while self._own and not self._reachable():  # JAX would retry only once a second
             time.sleep(_PAUSE)
 
     def _say(self, line: bytes) -> str | None:
-        """What speaks against taking part, "" where nothing does; None: nobody has answered."""
+        """Send this process's line; return why it is refused ("": it isn't, None: no answer)."""
         with contextlib.suppress(OSError):
             with socket.create_connection(self._address, timeout=10) as connection:
                 connection.settimeout(None)
@@ -96,22 +97,22 @@ class RollCall:
             ) from None
 
     def _call(self, server: socket.socket) -> None:
-        """Answers all that come, until each number is there."""
+        """Answer all processes that connect, until each number is present."""
         server.settimeout(_PAUSE)
         while self.absent:
             with contextlib.suppress(TimeoutError):
                 connection, _ = server.accept()
                 connection.settimeout(None)
                 threading.Thread(target=self._hear, args=(connection,), daemon=True).start()
-        server.close()  # before anyone goes on: JAX listens there next
+        server.close()  # before the answers: JAX listens on this port next
         for connection, _ in list(self._present.values()):
             _answer(connection, "")
 
     def _hear(self, connection: socket.socket) -> None:
-        """One that has come: it's refused, or present until it leaves."""
+        """Serve one connection: refuse its process, or count it as present until it leaves."""
         with connection, contextlib.suppress(OSError):
             told = _read(connection)
-            if told is None:  # none of ours
+            if told is None:  # another program
                 return
             process_id = told["process_id"]
             with self._lock:
@@ -122,14 +123,14 @@ class RollCall:
                 _answer(connection, refused)
                 return
             with contextlib.suppress(OSError):
-                connection.recv(1)  # nothing comes but the end
+                connection.recv(1)  # returns when the process leaves; it sends nothing more
             with self._lock:
                 if self.absent:
                     del self._present[process_id]
 
     @property
     def absent(self) -> list[int]:
-        """Those that have not come yet, as far as this process knows: only the first one does."""
+        """The numbers of the processes that have not joined yet; [] except in process 0."""
         return [i for i in range(self._number) if i not in self._present] * (self._own == 0)
 
     def _refused(self, told: dict[str, Any]) -> str:
@@ -146,7 +147,7 @@ class RollCall:
 
 
 def _read(connection: socket.socket) -> dict[str, Any] | None:
-    """What a process says of itself; None where it's none of ours."""
+    """Read the line in which a process describes itself; None if it is another program."""
     try:
         told = json.loads(connection.makefile("rb").readline(_LONGEST))
         numbers = [told[name] for name in ("process_id", "num_processes", "pid")]

@@ -1,11 +1,11 @@
 """The sharding table: the logical axes of every array, and the mesh axes that split each of them.
 
-A logical axis has one letter, and an array is described by the letters of its axes: the tokens of
-prompts are "BP", their keys of all layers "LBKCP", the query projections of all layers "LDH". An
-array uses a mesh axis once, for the first of its logical axes that asks for it: "BPD" splits its
-batch over `data` and `fsdp` and leaves D whole, while "LDH" splits D over `fsdp` and the heads over
-`tensor`. A dimension that the mesh axes don't divide stays whole. Where that would cost too much,
-`models/layout.py` refuses the mesh before anything is computed.
+A logical axis has one letter, and the letters of its axes describe an array. The tokens of prompts
+are "BP", their keys of all layers "LBKCP", the query projections of all layers "LDH". An array uses
+a mesh axis once, for the first of its logical axes that asks for it. So "BPD" splits its batch over
+`data` and `fsdp` and leaves D whole, while "LDH" splits D over `fsdp` and the heads over `tensor`.
+A dimension that the mesh axes don't divide stays whole. If that costs too much, `models/layout.py`
+refuses the mesh before anything is computed.
 """
 
 import functools
@@ -20,15 +20,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 LOGICAL_AXES = {
     "B": ("data", "fsdp"),  # prompts
-    "R": ("data", "fsdp"),  # sequences that are being sampled
-    "D": ("fsdp",),  # width of the residual stream (a weight's other side)
-    "H": ("tensor",),  # heads, alone or times their size
+    "R": ("data", "fsdp"),  # sequences in the sampler
+    "D": ("fsdp",),  # width of the residual stream
+    "H": ("tensor",),  # heads, or heads x head size
     "K": ("tensor",),  # key/value heads
     "F": ("tensor",),  # width of an MLP
     "V": ("tensor",),  # vocabulary
-    "b": ("data",),  # prompts, and
-    "v": ("fsdp", "tensor"),  # vocabulary, where log-probabilities are computed
-}  # every other letter, and ".", is whole on each device
+    "b": ("data",),  # prompts, in the computation of log-probabilities
+    "v": ("fsdp", "tensor"),  # vocabulary, in the computation of log-probabilities
+}  # a dimension with another letter, or ".", is whole on each device
 
 
 def spec(mesh: Mesh, axes: str, shape: tuple[int, ...]) -> PartitionSpec:
@@ -72,12 +72,12 @@ def constrain(x: jax.Array, axes: str, mesh: Mesh | None) -> jax.Array:
 def shard(mesh: Mesh, tree: Any, axes: Any) -> Any:
     """Put host arrays on the mesh.
 
-    Each process gives its own rows of B (`local_rows`), and gets an array of all processes' rows.
+    Each process gives its own rows of B (`local_rows`) and gets an array of all processes' rows.
 
     Args:
       mesh: the mesh.
-      tree: NumPy arrays.
-      axes: a tree of the same form, of each array's logical axes.
+      tree: a tree of NumPy arrays.
+      axes: a tree of the same form, with the logical axes of each array.
     """
     return jax.tree.map(lambda own, x: _global(mesh, own, x), axes, tree)
 
@@ -89,7 +89,7 @@ def local_rows(mesh: Mesh, batch: int) -> list[int]:
 
 
 def fetch(tree: Any) -> Any:
-    """Return this process's rows of arrays whose first axis is B, on the host: undo `shard`."""
+    """Return this process's rows of arrays whose first axis is B, on the host; undoes `shard`."""
 
     def local(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable or x.is_fully_replicated:
@@ -101,13 +101,13 @@ def fetch(tree: Any) -> Any:
 
 
 def to_host0(x: jax.Array) -> np.ndarray | None:
-    """Return an array on the host of the first process, None on the others; all must call it."""
+    """Return an array on the host of the first process, None on the others; all must call this."""
     if not (x.is_fully_addressable or x.is_fully_replicated):
         x = _replicate(replicated(x.sharding.mesh))(x)
     if jax.process_index():
         return None
-    # The array would keep its host copy for as long as it lives; a second array on the same
-    # buffers doesn't.
+    # `x` would keep its host copy for as long as it lives. So make the copy from a second array
+    # on the same buffers.
     shards = [shard.data for shard in x.addressable_shards]
     return np.asarray(jax.make_array_from_single_device_arrays(x.shape, x.sharding, shards))
 
@@ -148,6 +148,6 @@ def micro_batches(tree: Any, axes: Any, number: int) -> Any:
 
 
 def join_micro_batches(x: jax.Array) -> jax.Array:
-    """Put the rows of `micro_batches` in their order again: [number,B/number,...] -> [B,...]."""
+    """Undo `micro_batches` for one array: [number,B/number,...] -> [B,...]."""
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(-1, *x.shape[2:])

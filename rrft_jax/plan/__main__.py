@@ -1,39 +1,46 @@
-"""Says what a config needs and costs on devices, before any are rented. Nothing is run.
+"""Report what a config needs and costs on devices, before any are rented. Nothing is run.
 
     python -m rrft_jax.plan --config=configs/grpo.py:model=7b --topology=v5e:4x8 [--search] [--json]
         [--prompt-tokens=1024] [--patches=2448] [--target-tokens=512] [--config.KEY=VALUE ...]
 
-The programs of the config's stages, those that a run jits, are compiled for the mesh of the config:
+The programs of the config's stages are compiled for the mesh of the config. They are the functions
+that a run jits:
 
   sft        the update of SFT
-  prefill    vision tower and prompts
-  layer      the sampler's weights gathered, a layer at a time
-  ends       those of its embedding and head
-  grow       a longer cache
+  prefill    the vision tower and the prompts
+  layer      the gathering of the sampler's weights, one layer at a time
+  ends       the gathering of its other weights: embedding and head
+  grow       the copy into a longer cache
   decode     the sampler's loop, in its longest cache, to the last token
-  reference  log-probabilities under the frozen policy
-  update     GRPO's update
+  reference  the log-probabilities under the frozen policy
+  update     the update of GRPO
 
-For a TPU slice that takes `libtpu` and no TPU: `--topology` is v4:, v5e:, v5p:, v6e: or tpu7x: and
-the chips along each axis. Without it they are compiled for the devices of this machine, GPUs
-included; for GPUs that aren't here nothing can be said.
+Compiling for a TPU slice takes `libtpu`, but no TPU. `--topology` is v4:, v5e:, v5p:, v6e: or
+tpu7x:, followed by the chips along each axis. Without it, the programs are compiled for the devices
+of this machine, GPUs included. Absent GPUs can't be compiled for.
 
-For each the report has what lies on a device at once, by kind, with what other parts of the run
-keep there meanwhile, beside what the device has; operations, bytes moved and bytes sent by
-collectives, read off the compiled program with its loops counted; and the time that the slowest of
-the three takes at the device's peak, which no run can beat. Then whether it all fits, and what to
-change first.
+The report has three parts for each program:
 
-Batches are assumed to be of one size: prompts of `--prompt-tokens` with a picture of
-`data.max_pixels` (or `--patches` in all), targets of `--target-tokens`, and completions that are
-all as long as they may be.
+  memory     the bytes on a device by kind, with those that other parts of the run keep there
+             meanwhile, and the memory of the device
+  cost       operations, bytes moved, and bytes sent by collectives, read off the compiled program
+             with its loops counted
+  time       the seconds that the slowest of these three costs takes at the device's peak; no run
+             is faster
 
-`--search` looks among meshes and dtypes of Adam's moments and of the reference for what fits, a
-row a device at a time, and prints what it tried: what fits, the fastest first, then what doesn't
-and by how much. It compiles no more than `--tries` of them, and none that can't fit by its weights
-and caches alone.
+The verdict follows: does everything fit, and which setting to change first for more room.
 
-The exit code is 0 where it fits, or that isn't known, and 1 where it doesn't or something is wrong.
+All batches are assumed to have one size: prompts of `--prompt-tokens` with a picture of
+`data.max_pixels` (or `--patches` in all), targets of `--target-tokens`, and completions of the
+greatest length.
+
+`--search` looks for settings that fit, with one row per device at a time. It tries meshes, and
+dtypes of the weights, of Adam's moments and of the reference. It prints the settings that fit, the
+fastest first, then the others with the bytes that they lack. It compiles at most `--tries`
+candidates, and none whose weights and caches alone are too large.
+
+The exit code is 0 if the config fits or the memory isn't known, and 1 if it doesn't fit or the
+command fails.
 """
 
 import argparse
@@ -57,7 +64,7 @@ from rrft_jax.settings import Config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     command.quieten()
     try:
         config, args = read(sys.argv[1:] if argv is None else argv)
@@ -74,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
-    """The config, and what else the command line says."""
+    """Return the config, and the other arguments of the command line."""
     parser = command.Parser(
         prog="python -m rrft_jax.plan",
         description=__doc__,
@@ -93,7 +100,11 @@ def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
 
 
 def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Plan]]:
-    """What was changed and the plan of it: one of the config as it is, or those of the search."""
+    """Return (changes, plan) pairs: one without changes, or with --search one per candidate.
+
+    Raises:
+      UserError: the config has no stage, the devices aren't known, or nothing can fit.
+    """
     if not config.stages:
         raise UserError("--config.stages=: expected a stage of training, sft or grpo")
     sizes, found = model_sizes(config), find_devices(args.topology)
@@ -113,10 +124,10 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Pla
 
 
 def find_devices(topology: str | None) -> Sequence[jax.Device]:
-    """Those of a TPU slice, or of this machine.
+    """Return the devices of a TPU slice, or those of this machine for None.
 
     Raises:
-      UserError: no such slice.
+      UserError: there is no such slice.
     """
     if topology is None:
         return jax.devices()
@@ -132,21 +143,21 @@ GPUS = ("gpu", "a100", "h100", "h200", "b200", "l4", "a10", "v100", "t4", "rtx")
 
 
 def model_sizes(config: Config) -> VLMConfig:
-    """Of the config's model; a released one needn't be here."""
+    """Return the sizes of the config's model; a released model needn't be on the disk."""
     if config.model.name in RELEASED and not config.model.path:
         return RELEASED[config.model.name]
     return read_config(model_folder(config.model))[0]
 
 
 def picture_patches(config: Config, sizes: VLMConfig) -> int:
-    """Of a picture of as many pixels as the config allows."""
+    """Return the number of patches of the largest picture that the config allows."""
     vision = sizes.vision
     visual = config.data.max_pixels // (vision.patch_size * vision.merge_size) ** 2
     return visual * vision.merge_size**2
 
 
 def _say(text: str) -> None:
-    """Beside the result, which goes to stdout alone."""
+    """Print to stderr: stdout is for the result alone."""
     print(text, file=sys.stderr, flush=True)
 
 

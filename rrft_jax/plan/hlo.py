@@ -1,14 +1,14 @@
-"""What a compiled program does, read off its optimised HLO: operations, bytes, collectives.
+"""The cost of a compiled program, read off its optimised HLO: operations, bytes, collectives.
 
-XLA's own analysis counts the body of a loop once. Here a loop counts as often as its condition lets
-it run, and of a conditional the branch that the caller names, or the dearest. All numbers are those
-of one device.
+XLA's own analysis counts the body of a loop once. This one counts it as often as the loop's
+condition lets it run. In a conditional, the branch that the caller names counts, or the dearest
+one. All numbers are those of one device.
 
-  operations   of matrix products and of splash attention's kernels (the blocks that they visit)
-  bytes        read from and written to the device's main memory by each instruction; of a slice of
-               a buffer the slice counts, of what XLA keeps in a TPU's vector memory nothing
-  collectives  by kind: bytes that arrive (all-gather: the result; otherwise the operands) and bytes
-               that the device has to send
+  operations   in matrix products, and in the blocks that splash attention's kernels visit
+  bytes        read from and written to the device's main memory by each instruction; a slice of a
+               buffer counts as the slice; data in a TPU's vector memory does not count
+  collectives  by kind: the bytes that arrive (all-gather: the result; otherwise the operands) and
+               the bytes that the device has to send
 """
 
 import collections
@@ -23,14 +23,15 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 
 @dataclasses.dataclass
 class Cost:
-    """Of a program or a part of it, on one device.
+    """The cost of a program or a part of it, on one device.
 
     Attributes:
-      flops: floating-point operations.
-      bytes: of main memory that are read or written.
-      collectives: bytes by kind.
-      sent: bytes that leave for other devices.
-      unknown_loops: how many loops are counted once, because their conditions don't say more.
+      flops: the floating-point operations.
+      bytes: the bytes that are read from or written to main memory.
+      collectives: the bytes that arrive by collectives, by kind.
+      sent: the bytes that are sent to other devices.
+      unknown_loops: the number of loops that are counted once, because their conditions don't
+        state a limit.
     """
 
     flops: float = 0.0
@@ -49,6 +50,7 @@ class Cost:
         )
 
     def times(self, n: int) -> "Cost":
+        """Return the cost of `n` runs."""
         many = collections.Counter({kind: n * size for kind, size in self.collectives.items()})
         return Cost(n * self.flops, n * self.bytes, many, n * self.sent, self.unknown_loops)
 
@@ -69,23 +71,24 @@ Computation = dict[str, Instruction]
 
 
 def cost(text: str, branch: int | None = None) -> Cost:
-    """Of a module as `jax.stages.Compiled.as_text()` gives it.
+    """Return the cost of a module.
 
     Args:
-      text: the module.
-      branch: the one that every `jax.lax.switch` takes; None: the one that costs most, as it is
-        where there are fewer.
+      text: the module, as `jax.stages.Compiled.as_text()` gives it.
+      branch: the branch that every `jax.lax.switch` takes. The dearest branch counts for None, and
+        in a conditional with fewer branches.
     """
     return _Module(text, branch).cost
 
 
 class _Module:
-    """Computations by name, and what each costs."""
+    """The computations of a module by name, with the cost of each."""
 
     def __init__(self, text: str, branch: int | None = None):
         self.computations, self.entry = _parse(text)
         self.branch = branch
-        # A collective that goes on beside other work stands in each fusion that it passes through.
+        # An asynchronous collective appears in every fusion during which it runs. Only the
+        # computation that starts it counts.
         self.started = {
             _channel(x): name
             for name, computation in self.computations.items()
@@ -93,7 +96,8 @@ class _Module:
             for x in computation.values()
             if _kind(x)
         }
-        # All kernels of an attention visit the same blocks, but not all have a grid of these alone.
+        # All kernels of an attention visit the same blocks, but some have a larger grid. So take
+        # the smallest grid of the kernels with equal lengths.
         self.visited: dict[tuple[int, int], int] = {}
         for computation in self.computations.values():
             for x in filter(_is_splash, computation.values()):
@@ -128,7 +132,7 @@ class _Module:
             return self.of(_called(x, "to_apply")[0])
         moved = Cost(bytes=self.bytes(x, within))
         if x.opcode == "fusion":
-            inner = self.of(_called(x, "calls")[0])  # it has no memory of its own
+            inner = self.of(_called(x, "calls")[0])  # its inner values are not in main memory
             return dataclasses.replace(inner, bytes=0.0) + moved
         if x.opcode.endswith("async-start"):
             return moved + self.of(_called(x, "calls")[0])
@@ -143,7 +147,8 @@ class _Module:
         if self.started.get(_channel(x), name) != name:
             return Cost()
         kind, n = _kind(x), _group_size(x.attributes)
-        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):  # XLA's name for one
+        # XLA's name for a reduce-scatter in a fusion.
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
         size = sum(_size(within[operand].shape) for operand in x.operands)
         share = (n - 1) / n
@@ -156,7 +161,10 @@ class _Module:
         return Cost(collectives=collections.Counter({kind: arrived}), sent=sent)
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often at most: as XLA says, or the constant that the loop's index stays below."""
+        """Return the greatest number of trips of a loop; None if it isn't known.
+
+        XLA states it, or the loop's condition compares the index with a constant.
+        """
         if known := re.search(r'known_trip_count[^}]*"n":"(\d+)"', loop.attributes):
             return int(known[1])
         computation = self.computations[_called(loop, "condition")[0]]
@@ -168,10 +176,10 @@ class _Module:
         return None
 
     def bytes(self, x: Instruction, within: Computation) -> float:
-        """Moved between main memory and the device's own, by one instruction."""
+        """Return the bytes of main memory that one instruction reads and writes."""
         if x.opcode in _FREE or x.opcode.endswith("-done"):
             return 0
-        if x.opcode.endswith("-start") and not _kind(x):  # to the other memory, or back
+        if x.opcode.endswith("-start") and not _kind(x):  # a copy to vector memory, or back
             ends = _arrays(x.shape)[:2]
             return min(map(_bytes, ends)) * sum(bool(_main(end)) for end in ends)
         shapes = [within[operand].shape for operand in x.operands if operand in within]
@@ -186,7 +194,7 @@ class _Module:
         return sum(read) + self._written(fused, x)
 
     def _read(self, fused: Computation, index: int, shape: str) -> float:
-        """Of a fusion's operand: all of it, or the slices that the fusion takes."""
+        """Return the bytes that a fusion reads of an operand: all, or the slices that it takes."""
         whole = _main_size(shape)
         if not whole:
             return 0
@@ -223,11 +231,11 @@ class _Module:
         return min(total, whole)
 
     def _under_way(self, x: Instruction) -> bool:
-        """Of a collective that goes on beside a fusion's own work."""
+        """Say whether an instruction is part of a collective that runs beside a fusion's work."""
         return bool(_kind(x)) and _channel(x) in self.started
 
     def _written(self, fused: Computation, fusion: Instruction) -> float:
-        """Of a fusion's results: all of them, or the slices that are written in place."""
+        """Return the bytes of results that a fusion writes: all, or the slices written in place."""
         [root] = (x for x in fused.values() if x.is_root)
         results = [fused[name] for name in root.operands] if root.opcode == "tuple" else [root]
         total = 0.0
@@ -251,9 +259,9 @@ _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
-    """(computations by name, the name of the entry)."""
+    """Return the computations of a module by name, and the name of its entry."""
     computations, entry, current = {}, "", {}
-    text = re.sub(r'\n(?="|\}\})', " ", text)  # an attribute of several lines
+    text = re.sub(r'\n(?="|\}\})', " ", text)  # an attribute may span several lines
     for line in text.splitlines():
         if header := _HEADER.match(line):
             current = computations.setdefault(header[2], {})
@@ -276,7 +284,7 @@ def _parse(text: str) -> tuple[dict[str, Computation], str]:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis at `start` is closed."""
+    """Return the index at which the parenthesis at `start` is closed."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == "(") - (text[i] == ")")
@@ -297,7 +305,7 @@ def _unbitcast(x: Instruction, within: Computation) -> Instruction:
 
 
 def _arrays(shape: str) -> list[tuple[str, str, str]]:
-    """(dtype, sizes, layout) of each array of a shape."""
+    """Return (dtype, sizes, layout) of each array of a shape."""
     return _ARRAY.findall(shape)
 
 
@@ -308,7 +316,7 @@ def _bytes(array: tuple[str, str, str]) -> float:
 
 
 def _main(array: tuple[str, str, str]) -> float:
-    """Its bytes, 0 if it lies in another memory than the main one."""
+    """Return the bytes of an array in main memory; 0 if it lies in another memory."""
     return 0.0 if re.search(r"S\([1-9]", array[2]) else _bytes(array)
 
 
@@ -331,7 +339,7 @@ def _channel(x: Instruction) -> str:
 
 
 def _group_size(attributes: str) -> int:
-    """How many devices take part in a collective, in each of XLA's three ways to write it."""
+    """Return the number of devices in a group of a collective; XLA writes groups in three ways."""
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(found[1])
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
@@ -357,9 +365,10 @@ def _dimensions(shape: str) -> tuple[int, ...]:
 
 
 def _convolution_flops(x: Instruction, within: Computation) -> float:
-    """On a TPU a matrix product is a convolution, whose batch axes may stand as spatial ones.
+    """Return the operations of a convolution.
 
-    There only those positions count where the window meets what isn't padding.
+    On a TPU a matrix product is a convolution, and its batch axes may appear as spatial axes. On
+    these, only the window positions outside the padding count.
     """
     left, kernel, out = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", x.attributes).groups()
     left_shape, kernel_shape = (_dimensions(within[name].shape) for name in x.operands[:2])
@@ -388,9 +397,9 @@ class _Splash(NamedTuple):
     """A call of one of splash attention's kernels.
 
     Attributes:
-      lengths: queries, keys.
-      area: pairs of query and key in the blocks of its grid.
-      flops_a_pair: of all heads.
+      lengths: the numbers of queries and of keys.
+      area: the number of (query, key) pairs in the blocks of its grid.
+      flops_a_pair: the operations per pair, for all heads together.
     """
 
     lengths: tuple[int, int]
@@ -399,12 +408,13 @@ class _Splash(NamedTuple):
 
     @classmethod
     def of(cls, x: Instruction) -> "_Splash":
+        """Read a call from its instruction."""
         operands = re.search(r"operand_layout_constraints=\{(.*?\})\}", x.attributes)[1]
         arrays = [(a[0], tuple(map(int, a[1].split(",")))) for a in _arrays(operands)]
         grid = next(sizes for dtype, sizes in arrays if dtype in ("s8", "s16", "s32"))
         queries, keys = [sizes for dtype, sizes in arrays if "f" in dtype][:2]
-        # Matrix products: scores and output; scores and the gradients of weights and queries;
-        # scores and the gradients of weights, keys and values.
+        # The matrix products of each kernel. Forward: scores, output. dq: scores, the gradients of
+        # weights and queries. dkv: scores, the gradients of weights, keys and values.
         kind, products = next(
             (kind, n) for kind, n in (("_dq", 3), ("_dkv", 4), ("", 2)) if kind in x.name
         )

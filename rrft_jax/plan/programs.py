@@ -1,4 +1,4 @@
-"""The programs of a config on a mesh, before anything is allocated: all that is there are shapes.
+"""The programs of a config on a mesh, made from shapes alone: nothing is allocated.
 
 They are the functions that a run jits, with the layouts, dtypes and donated buffers of a run.
 """
@@ -27,20 +27,20 @@ from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.loss import Minibatch, Scores
 
-STOP_TOKENS = (151643, 151645)  # of the released models; how many there are is what matters
+STOP_TOKENS = (151643, 151645)  # of the released models; only their number matters
 
 
 @dataclasses.dataclass
 class Program:
-    """One of them.
+    """One program of a run.
 
     Attributes:
-      name: what it does.
-      lower: lowers it for the mesh that its arguments lie on.
-      arguments: its arguments, by what they are: trees of shapes.
-      held: what else lies on the devices meanwhile.
-      times: how often it runs in a step.
-      branch: the one that its `jax.lax.switch` takes, where it has one.
+      name: the name of its part of a step, such as "prefill".
+      lower: a function that lowers it for the mesh of its arguments.
+      arguments: its arguments, as trees of shapes, by their role.
+      held: other arrays that lie on the devices meanwhile, as trees of shapes, by their role.
+      times: the number of times that it runs in a step.
+      branch: the branch that its `jax.lax.switch` takes, if it has one.
     """
 
     name: str
@@ -52,25 +52,30 @@ class Program:
 
     @functools.cached_property
     def lowered(self) -> jax.stages.Lowered:
+        """The lowered program."""
         return self.lower()
 
     @functools.cached_property
     def compiled(self) -> jax.stages.Compiled:
-        """Raises jax.errors.JaxRuntimeError, RESOURCE_EXHAUSTED, where it doesn't fit."""
+        """The compiled program.
+
+        Raises:
+          jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED if the program doesn't fit the device.
+        """
         return self.lowered.compile()
 
 
 def programs(
     config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh, shape: Shape
 ) -> Iterator[Program]:
-    """Those of the config's stages, in the order in which a run comes to them."""
+    """Yield the programs of the config's stages, in the order in which a run needs them."""
     model = make_model(config, sizes, mesh)
     for stage in config.stages:
         yield from {"sft": _sft, "grpo": _grpo}[stage](config, model, shape)
 
 
 def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM:
-    """The model of a run, without weights."""
+    """Return the model of a run, without weights."""
     return VLM(
         sizes,
         dtype=jnp.dtype(config.model.compute_dtype),
@@ -143,7 +148,7 @@ def sampling(
     prompt: Prompt,
     held: dict[str, Any],
 ) -> Iterator[Program]:
-    """The sampler's: prompts, weights, the loop over tokens in its longest cache, the way there."""
+    """Yield the sampler's programs: prefill, layer, ends, grow, decode (in its longest cache)."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
     lengths = sampler.cache_lengths(config.sampling.cache_chunk, length)
     draws = sampler.Draws(
@@ -201,7 +206,7 @@ def sampling(
 
 
 def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterator[Program]:
-    """The weights of the sampler's loop, layer after layer, then what isn't one."""
+    """Yield the programs that gather the sampler's weights: the layers, then all others."""
     ends, weights = dict(params["language"]), sampler_weights(model)["language"]
     layers, gathered = ends.pop("layers"), weights.pop("layers")
     index = jax.ShapeDtypeStruct((), np.int32)
@@ -221,7 +226,7 @@ def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterato
 
 
 def abstract_params(model: VLM, dtype: Any) -> dict:
-    """The parameters' shapes, and where they lie."""
+    """Return the parameters as shapes with shardings."""
     return jax.tree.map(
         lambda where, shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where),
         table.parameter_shardings(model.config, model.mesh),
@@ -230,14 +235,14 @@ def abstract_params(model: VLM, dtype: Any) -> dict:
 
 
 def abstract_state(config: Config, model: VLM, stage: str) -> states.TrainState:
-    """A stage's parameters and optimizer."""
+    """Return a stage's parameters and optimizer state as shapes with shardings."""
     optimizer = optimizers.make_optimizer(config.stage(stage), 1)
     params = abstract_params(model, config.model.dtype)
     return states.abstract(params, optimizer, config.stage(stage).freeze, model.mesh)
 
 
 def abstract_reference(config: Config, model: VLM) -> dict | None:
-    """The frozen policy of GRPO's penalty, None where there's no penalty."""
+    """Return the frozen policy of GRPO's penalty as shapes; None if there is no penalty."""
     if not config.grpo.beta:
         return None
     params = abstract_params(model, config.model.dtype)
@@ -245,7 +250,7 @@ def abstract_reference(config: Config, model: VLM) -> dict | None:
 
 
 def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
-    """A batch of prompts."""
+    """Return a batch of prompts as shapes with shardings."""
     dtypes = Prompt(
         tokens=jnp.int32,
         mask=bool,
@@ -270,7 +275,7 @@ def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
 
 
 def sampler_weights(model: VLM) -> dict:
-    """What `VLM.decoding_weights` gives: shapes, and where they lie."""
+    """Return the result of `VLM.decoding_weights` as shapes with shardings."""
 
     def gathered(letters: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         where = sharding.sharding(model.mesh, letters.replace("D", "."), shape)
@@ -288,7 +293,7 @@ def sampler_weights(model: VLM) -> dict:
 
 
 def sampler_bytes(config: Config, model: VLM, shape: Shape) -> int:
-    """On a device: the sampler's weights, and the keys and values of all that is sampled."""
+    """Return the bytes a device of the sampler's weights, and of all its keys and values."""
     text, batch, group = model.config.text, config.grpo.batch_size, config.grpo.num_generations
     sizes = {
         "L": text.depth, "B": batch, "R": batch * group, "K": text.kv_heads, "C": text.head_size,
@@ -299,7 +304,10 @@ def sampler_bytes(config: Config, model: VLM, shape: Shape) -> int:
 
 
 def kept_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> int:
-    """On a device: the inputs of all layers, which a backward pass keeps of one prompt at least."""
+    """Return the bytes a device that a backward pass keeps at least: the layers' inputs.
+
+    A device holds these inputs of at least one prompt with its completions or its target.
+    """
     text, own = model.config.text, shape.target
     if stage == "grpo":
         own = config.grpo.num_generations * config.sampling.max_new_tokens
@@ -308,7 +316,7 @@ def kept_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> int:
 
 
 def bytes_a_device(tree: Any) -> int:
-    """Of arrays, or of shapes with shardings, on one device."""
+    """Return the bytes on one device of arrays, or of shapes with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )

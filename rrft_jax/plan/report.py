@@ -1,4 +1,4 @@
-"""A config on a mesh: what its programs need and cost, and what follows from that."""
+"""The plan of a config on a mesh: the memory and cost of its programs, and the verdict."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from rrft_jax.plan import hlo
 from rrft_jax.plan.programs import Program, bytes_a_device, programs
 from rrft_jax.settings import Config
 
-STEPS = {  # of a stage: parts of a step, and the programs that take their time
+STEPS = {  # stage -> part of a step -> the programs that take the time of the part
     "sft": {"update": {"sft"}},
     "grpo": {
         "sample": {"prefill", "layer", "ends", "grow", "decode"},
@@ -28,17 +28,17 @@ STEPS = {  # of a stage: parts of a step, and the programs that take their time
 
 @dataclasses.dataclass
 class Part:
-    """One program on one device; sizes in bytes.
+    """One program on one device; all sizes are in bytes.
 
     Attributes:
-      name: of the program.
-      memory: by kind: "arguments", "outputs" (what isn't written over arguments), "aliased" (what
-        is), "temporaries"; None where the compiler found no room.
-      arguments: of which, by what they are.
-      held: what lies there meanwhile, by what it is.
-      needed: all of it together, as far as it's known.
-      cost: see `hlo.Cost`; of all the times that it runs in a step.
-      compile_seconds: how long that took here.
+      name: the name of the program.
+      memory: the sizes by kind: "arguments", "outputs" (those not written over arguments),
+        "aliased" (those written over arguments), "temporaries"; None if the compiler found no room.
+      arguments: the sizes of the arguments, by their role.
+      held: the sizes of other arrays that lie on the device meanwhile, by their role.
+      needed: the sum of all, as far as it is known.
+      cost: the cost of all its runs in a step; see `hlo.Cost`.
+      compile_seconds: the time that its compilation took here.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Part:
 
     @property
     def pieces(self) -> dict[str, float]:
-        """All that lies on the device at once, by what it is."""
+        """The sizes of everything that lies on the device at once, by its role."""
         new = {k: self.memory[k] for k in ("outputs", "temporaries")} if self.memory else {}
         return {**self.arguments, **self.held, **new}
 
     def seconds(self, limits: Limits) -> dict[str, float]:
-        """What its operations, its memory traffic and its collectives take at least, each alone."""
+        """Return the least time of its operations, memory traffic and collectives, each alone."""
         return {
             "compute": self.cost.flops / limits.flops,
             "memory": self.cost.bytes / limits.bandwidth,
@@ -66,7 +66,7 @@ class Part:
 
 @dataclasses.dataclass
 class Plan:
-    """All parts of a config on a mesh."""
+    """The programs of a config on a mesh, measured; `limits` are None if they aren't known."""
 
     config: Config
     sizes: VLMConfig
@@ -77,24 +77,25 @@ class Plan:
 
     @property
     def peak(self) -> Part:
-        """The part that needs most."""
+        """The part that needs the most memory."""
         return max(self.parts, key=lambda part: part.needed)
 
     @property
     def spare(self) -> float | None:
-        """Bytes that are left at the peak, negative where it doesn't fit; None: not known."""
+        """The bytes that are left at the peak, negative if it doesn't fit; None if not known."""
         if self.limits is None or self.limits.memory is None:
             return None
         return self.limits.memory - self.peak.needed
 
     @property
     def fits(self) -> bool | None:
+        """True if every program fits the device; None if the device's memory isn't known."""
         if any(part.memory is None for part in self.parts):
             return False
         return None if self.spare is None else self.spare >= 0
 
     def seconds(self, stage: str) -> dict[str, float]:
-        """What the parts of a step take at least: none is faster than its slowest resource."""
+        """Return the least seconds of each part of a step: those of its slowest resource."""
         least = {p.name: max(p.seconds(self.limits).values()) for p in self.parts if p.cost}
         return {
             step: sum(least[name] for name in names & least.keys())
@@ -112,19 +113,19 @@ def make_plan(
     only: tuple[str, ...] = (),
     say=lambda text: None,
 ) -> Plan:
-    """Compiles the config's programs one after the other.
+    """Compile the config's programs one after the other, and measure them.
 
     Args:
-      config: of a run.
-      sizes: of its model.
-      mesh: of devices that are here, or of a slice that isn't.
-      shape: of its batches.
-      limits: of a device; None where they aren't known.
-      only: names of programs; () compiles all.
-      say: told what is being done.
+      config: the config of a run.
+      sizes: the sizes of its model.
+      mesh: a mesh of present devices, or of an absent slice.
+      shape: the shape of its batches.
+      limits: the limits of a device; None if they aren't known.
+      only: the names of the programs to compile; () compiles all.
+      say: a function that is called with a line before each compilation.
 
     Raises:
-      UserError: a batch that the mesh can't split.
+      UserError: the mesh can't split a batch.
     """
     parts = []
     for program in programs(config, sizes, mesh, shape):
@@ -132,7 +133,7 @@ def make_plan(
             say(f"compiling {program.name}")
             parts.append(_measure(program))
             if parts[-1].memory is None:
-                break  # what it would leave, the next one begins with
+                break  # the next program needs the outputs of this one
     return Plan(config, sizes, mesh, shape, limits, parts)
 
 
@@ -162,13 +163,13 @@ def _measure(program: Program) -> Part:
 
 
 def _used(message: str) -> float:
-    """Bytes that a program would have needed, from the compiler's complaint."""
+    """Return the bytes that a program would have needed, read from the compiler's error."""
     found = re.search(r"(?:Used|required[^(]*\() ?([\d.]+)([KMGT])", message)
     return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else float("inf")
 
 
 def advice(plan: Plan) -> str:
-    """Which setting to change first for more room, from what takes most of it at the peak."""
+    """Return the setting to change first for more room: one that shrinks the largest piece."""
     config, mesh, text, peak = plan.config, plan.mesh.shape, plan.sizes.text, plan.peak
     prefix = "sft" if peak.name == "sft" else "grpo"
     stage = config.stage(prefix)
@@ -203,7 +204,7 @@ def advice(plan: Plan) -> str:
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """For JSON; sizes in bytes a device, times in seconds."""
+    """Return a plan for JSON; sizes in bytes a device, times in seconds."""
     known = plan.limits is not None
     stages = [stage for stage in plan.config.stages if known and plan.seconds(stage)]
     return {
@@ -242,7 +243,7 @@ def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
 
 
 def assumed(config: Config, shape: Shape) -> dict[str, int]:
-    """The sizes that the programs were compiled for."""
+    """Return the sizes that the programs were compiled for."""
     sizes = {"prompt_tokens": shape.prompt, "patches": shape.patches}
     if "sft" in config.stages:
         sizes |= {"sft_batch": config.sft.batch_size, "target_tokens": shape.target}
@@ -256,7 +257,7 @@ def assumed(config: Config, shape: Shape) -> dict[str, int]:
 
 
 def as_text(plan: Plan) -> str:
-    """Tables of memory and cost, and the verdict."""
+    """Return the tables of memory and cost, and the verdict."""
     sizes = assumed(plan.config, plan.shape).items()
     names = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sizes)
     shape = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items())
@@ -276,7 +277,7 @@ def as_text(plan: Plan) -> str:
 
 
 def verdict(plan: Plan) -> str:
-    """Whether it fits, what takes the room and the time, what to change first."""
+    """Return the verdict: the fit, the largest pieces, the setting to change first, the times."""
     peak = plan.peak
     pieces = sorted(peak.pieces.items(), key=lambda item: -item[1])[:3]
     most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in pieces)

@@ -1,9 +1,10 @@
-"""Looks for settings with which a config fits a slice: few compilations, the likeliest first.
+"""A search for settings with which a config fits a slice: few compilations, the likeliest first.
 
-What lies on a device whatever the compiler does is known beforehand: weights, optimizer, reference,
-gradients and the inputs of layers, the sampler's gathered weights and its caches. What that leaves
-no room for is never compiled, nor what wouldn't fit if it needed as much beyond that as others with
-weights of its dtype did.
+Some sizes are known before a compilation: those of weights, optimizer, reference, gradients, the
+inputs of layers, and the sampler's gathered weights and caches. Their sum is the least that a
+candidate needs. A candidate is not compiled if this sum is too large. It is not compiled either if
+the sum is too large together with the extra bytes that an earlier candidate needed whose weights
+had the same dtype.
 """
 
 import itertools
@@ -35,10 +36,19 @@ def search(
     tries: int,
     say: Callable[[str], None],
 ) -> Found:
-    """(what was changed, its plan) of up to `tries` candidates.
+    """Compile up to `tries` candidates, and return (changes, plan) of each.
 
-    Those that fit come first, the fastest of them before the others; then those that don't, by how
-    much they miss.
+    Candidates that fit come first, the fastest before the others. Then come the candidates that
+    don't fit, the nearest miss first.
+
+    Args:
+      config: the config of a run.
+      sizes: the sizes of its model.
+      devices: the devices of the slice.
+      shape: the shape of its batches.
+      limits: the limits of a device.
+      tries: the greatest number of candidates to compile.
+      say: a function that is called with lines on the search's progress.
 
     Raises:
       UserError: the device's memory isn't known, or no candidate can fit.
@@ -67,7 +77,7 @@ def search(
         )
     say(f"{len(possible)} of {len(bounds)} candidates may fit by their weights and caches")
     found: Found = []
-    beyond: dict[str, float] = {}  # dtype of the weights -> what was needed beyond the least
+    beyond: dict[str, float] = {}  # dtype of the weights -> bytes needed beyond the lower bound
     for changes, changed, mesh, least in possible:
         if len(found) == tries:
             say(f"there are more than were tried: --tries={tries}")
@@ -91,12 +101,12 @@ def _rank(one: tuple[dict[str, Any], report.Plan]) -> tuple[bool, float]:
 
 
 def candidates(config: Config, sizes: VLMConfig, number: int) -> Iterator[dict[str, Any]]:
-    """Settings by name, those first that change least of how a run trains and how fast it is.
+    """Yield settings by name, in order of their effect on the training and its speed, least first.
 
-    A key/value head is never split, and the batch must divide over the mesh.
+    A key/value head is never split, and the mesh must divide the batch.
     """
     stages = [config.stage(stage) for stage in config.stages]
-    references = [{}]  # where there's none
+    references = [{}]  # without a reference
     if "grpo" in config.stages and config.grpo.beta:
         kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
         references = [{"grpo.reference_dtype": kind} for kind in kinds]
@@ -121,13 +131,13 @@ def lower_bound(
     mesh: jax.sharding.Mesh,
     shape: Shape,
 ) -> int:
-    """Bytes a device that no compiler can do without."""
+    """Return the bytes a device that are needed whatever the compiler does."""
     model = programs.make_model(config, sizes, mesh)
     needed = []
     for stage in config.stages:
         state = programs.abstract_state(config, model, stage)
         held = bytes_a_device(state)
-        # A gradient is as large as what it's of.
+        # A gradient is as large as its parameter.
         trained, _ = programs.states.split(state.params, config.stage(stage).freeze)
         gradient = bytes_a_device(trained)
         if stage == "grpo":
@@ -138,17 +148,17 @@ def lower_bound(
 
 
 def total_seconds(plan: report.Plan) -> float:
-    """Of a step of each stage."""
+    """Return the least seconds of one step of every stage, in sum."""
     return sum(sum(plan.seconds(stage).values()) for stage in plan.config.stages)
 
 
 def describe(changes: dict[str, Any]) -> str:
-    """As one writes them on a command line."""
+    """Return the changes as arguments of the command line."""
     return " ".join(f"--config.{name}={value}" for name, value in changes.items())
 
 
 def as_text(found: Found) -> str:
-    """A line for each, and the report of the best."""
+    """Return the settings and verdict of each candidate, and the report of the best one."""
     best, lines = found[0][1], []
     if not best.fits:
         lines = [f"nothing that was tried fits; the nearest misses {-best.spare / GIB:.2f} GiB:"]
