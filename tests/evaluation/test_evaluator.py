@@ -13,7 +13,7 @@ from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained
 from rrft_jax.tasks.drawings import counting
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SFT, EVAL = (f"--config={CONFIGS / name}" for name in ("sft.py", "eval.py"))
 
 
