@@ -262,9 +262,9 @@ def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
     )
     unnamed = Prompt(*[0] * 2, 3, 0, model.config.vision.patch_values, 2, 0)  # the size of "."
     return jax.tree.map(
-        lambda letters, dtype, size: _array(
+        lambda axes, dtype, size: _array(
             model.mesh,
-            letters,
+            axes,
             dtype,
             {"B": batch, "P": shape.prompt, "S": shape.patches, ".": size},
         ),
@@ -277,14 +277,14 @@ def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
 def sampler_weights(model: VLM) -> dict:
     """Return the result of `VLM.decoding_weights` as shapes with shardings."""
 
-    def gathered(letters: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        where = sharding.sharding(model.mesh, letters.replace("D", "."), shape)
+    def gathered(axes: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        where = sharding.sharding(model.mesh, axes.replace("D", "."), shape)
         return jax.ShapeDtypeStruct(shape, model.dtype, sharding=where)
 
     axes = table.parameter_axes(model.config)["language"]
     shapes = table.parameter_shapes(model.config)["language"]
     layer = jax.tree.map(
-        lambda letters, shape: gathered(letters.removeprefix("L"), shape[1:]),
+        lambda axes, shape: gathered(axes.removeprefix("L"), shape[1:]),
         axes.pop("layers"),
         shapes.pop("layers"),
     )
@@ -299,7 +299,7 @@ def sampler_bytes(config: Config, model: VLM, shape: Shape) -> int:
         "L": text.depth, "B": batch, "R": batch * group, "K": text.kv_heads, "C": text.head_size,
         "P": shape.prompt, "T": config.sampling.max_new_tokens,
     }  # fmt: skip
-    caches = [_array(model.mesh, letters, model.dtype, sizes) for letters in ("LBKPC", "LRKTC")]
+    caches = [_array(model.mesh, axes, model.dtype, sizes) for axes in ("LBKPC", "LRKTC")]
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
@@ -322,7 +322,7 @@ def bytes_a_device(tree: Any) -> int:
     )
 
 
-def _array(mesh: jax.sharding.Mesh, letters: str, dtype: Any, sizes: dict[str, int]):
-    shape = tuple(sizes[letter] for letter in letters)
-    where = sharding.sharding(mesh, letters, shape)
+def _array(mesh: jax.sharding.Mesh, axes: str, dtype: Any, sizes: dict[str, int]):
+    shape = tuple(sizes[axis] for axis in axes)
+    where = sharding.sharding(mesh, axes, shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)

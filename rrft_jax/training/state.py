@@ -111,8 +111,8 @@ def abstract_copy(model: VLM, params: dict, dtype: str) -> dict:
     if dtype == "int8":
         copy = jax.eval_shape(lambda params: int8.quantise(params, own), params)
         return jax.tree.map(
-            lambda letters, x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=sharding.sharding(model.mesh, letters, x.shape)
+            lambda axes, x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding.sharding(model.mesh, axes, x.shape)
             ),
             int8.parameter_axes(model.config),
             copy,
