@@ -1,4 +1,4 @@
-"""From files and drawn scenes to batches: examples, what is asked of them, arrays."""
+"""The data pipeline: files and drawn scenes become examples, prompts, and batches of arrays."""
 
 from rrft_jax.data.batch import Batch
 from rrft_jax.data.loader import Loader, Reading, make_loader

@@ -29,7 +29,7 @@ _FIRST_VERDICT = 20
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a process reads its rows, and how it deals with samples that cannot be used."""
+    """The settings of a process's reading of rows, and of samples that cannot be used."""
 
     workers: int = 0  # processes that load rows; 0 loads them by threads of this process
     row_ids: Sequence[int] | None = None  # this process's rows of a batch; None is all of them

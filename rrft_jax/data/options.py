@@ -1,4 +1,4 @@
-"""The options of a row: written under its question, and its answer made the letter of one.
+"""The options of a row: they are written under its question, and the answer becomes a letter.
 
     {"problem": "Which?", "options": ["red", "blue"], "answer": "blue"}
 
@@ -17,7 +17,7 @@ from rrft_jax.rewards import answers
 KEYS = ("options", "choices", "option", "candidates", "answer_choices")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_CLOSES = r")\].．、:：）"  # what may stand behind a letter: "A. red", "(A) red", "A) red"
+_CLOSES = r")\].．、:：）"  # signs that may follow a letter: "A. red", "(A) red", "A) red"
 _LABELLED = re.compile(rf"[(\[（]?([A-Za-z])[{_CLOSES}]+\s*(.*)", re.DOTALL)
 _LETTER = re.compile(rf"[(\[（]?([A-Za-z])[{_CLOSES}]*")
 _LETTERS = re.compile(r"[A-Z](?:(?:,|, | and )?[A-Z])+")
@@ -26,10 +26,10 @@ _LETTERS = re.compile(r"[A-Z](?:(?:,|, | and )?[A-Z])+")
 def read_options(row: Mapping[str, Any]) -> dict[str, str]:
     """Return letter -> text of a row's options, in order; empty if it has none.
 
-    They are under one of `KEYS`, or each under its letter, {"A": "red", "B": "blue"}.
+    They are under one of `KEYS`, or each is under its letter, {"A": "red", "B": "blue"}.
 
     Raises:
-      BadSample: of another form, or of two keys that differ.
+      BadSample: the options have another form, or two keys hold different options.
     """
     given = {key: row.get(key) for key in KEYS}
     if "A" in row and "B" in row:
@@ -49,7 +49,7 @@ def with_options(question: str, options: Mapping[str, str]) -> str:
     """Return the question with a line for each option under it, unless it has them already.
 
     Raises:
-      BadSample: it has other options.
+      BadSample: the question has other options.
     """
     flat = " ".join(question.split())
     if not options or all(_holds(flat, letter, text) for letter, text in options.items()):
@@ -67,13 +67,13 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
     """Return the letter of the option that an answer means; several letters stay as they are.
 
     Args:
-      answer: a letter, an option's text, both, or its index.
-      options: as of `read_options`.
+      answer: a letter, an option's text, both, or an option's index.
+      options: letter -> text, from `read_options`.
       number: whether the answer is a number in the row's file and not a text.
-      base: of indices, 0 or 1; None: not known.
+      base: the index of the first option, 0 or 1; None if unknown.
 
     Raises:
-      BadSample: it means no option, or may mean several.
+      BadSample: the answer means no option, or may mean several.
     """
     said = _flat(answer)
     if said not in options.values():
@@ -87,7 +87,7 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
     if (both := _LABELLED.fullmatch(said)) and options.get(both[1].upper()) == both[2]:
         meant.add(both[1].upper())
     if re.fullmatch("[0-9]{1,3}", said) and (number or not meant):
-        if base is None:  # any of them, as far as one can tell
+        if base is None:  # unknown, so any option may be meant
             meant |= set(options) if int(said) <= len(options) else set()
         else:
             meant |= set(list(options)[int(said) - base :][:1]) if int(said) >= base else set()
@@ -104,9 +104,10 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
 
 
 def index_base(rows: Sequence[Any]) -> int | None:
-    """Return whether a file counts its options from 0 or from 1; None if nothing tells.
+    """Return the index of a file's first options, 0 or 1; None if it is unknown.
 
-    Only an index of 0, or one as large as the number of options, tells, and not both of them.
+    An index of 0 means 0, and an index as large as the number of options means 1. A file with
+    both tells nothing.
     """
     starts = set()
     for row in rows:
@@ -161,7 +162,7 @@ def _read(key: str, value: Any) -> dict[str, str]:
 
 
 def _holds(question: str, letter: str, text: str) -> bool:
-    """Return whether a question, its white space made single, has an option already."""
+    """Return whether a question with single spaces has an option already."""
     end = r"(?!\w)" if re.search(r"\w$", text) else ""
     option = rf"(?<![A-Za-z]){letter}[{_CLOSES}]+\s?{re.escape(text)}{end}"
     return bool(re.search(option, question))

@@ -57,7 +57,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Batching:
-    """How samples become batches: how many at a time, in which order, in how many shapes."""
+    """The settings of batches: number of samples, order, number of shapes."""
 
     batch_size: int  # samples of a batch, all processes together
     seed: int  # decides the order
@@ -98,7 +98,7 @@ class Order:
 
     @property
     def endless(self) -> bool:
-        """Whether there is always another batch."""
+        """True if there is always another batch."""
         return self.batching.epochs is None
 
     def batch(self, number: int) -> Plan | None:

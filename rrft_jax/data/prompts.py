@@ -36,7 +36,7 @@ from rrft_jax.tasks.example import Example
 from rrft_jax.tasks.wording import OF_FOUR
 
 PARADIGMS = ("ans_sft", "cot_sft", "reason_rft_zero", "reason_rft")
-ZERO_SHOT = "zero_shot"  # asked in evaluation alone: there's nothing to learn from it
+ZERO_SHOT = "zero_shot"  # for evaluation only, because it has no target to learn
 VARIANTS = ("", *dict.fromkeys(v for task in TASKS.values() for v in task.wording.variants))
 
 
@@ -55,7 +55,7 @@ _INSTRUCTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """How questions are put; the default is the task's own wording. `read_prompts` checks one."""
+    """The wording of questions, by default the task's own. `read_prompts` makes a checked one."""
 
     system: str = ""  # a system prompt; it takes the place of the instruction after the question
     variant: str = ""  # one of VARIANTS
@@ -134,18 +134,18 @@ def _kind(value: Any) -> str:
 def messages(
     example: Example, paradigm: str, prompts: Prompts = OWN
 ) -> list[dict[str, str | list[dict[str, Any]]]]:
-    """The chat that asks `example`'s question: each picture where it stands, by default in front.
+    """Return the chat that asks `example`'s question; pictures stand in place, or in front of it.
 
     Args:
       example: its pictures appear as placeholders only; the processor is handed them apart.
       paradigm: one of PARADIGMS, or ZERO_SHOT.
-      prompts: whose words; the project's own by default.
+      prompts: the wording; by default the project's own.
 
     Returns:
       The messages, in the form that chat templates of Hugging Face tokenizers take.
 
     Raises:
-      UserError: an instruction repeats a question that has pictures inside of it.
+      UserError: an instruction repeats a question that has pictures inside it.
     """
     before = after = ""
     asks = _known(paradigm, (*PARADIGMS, ZERO_SHOT), "paradigm") != "ans_sft"
@@ -168,7 +168,7 @@ def messages(
 
 
 def _content(example: Example, before: str, after: str) -> list[dict[str, Any]]:
-    """The parts of a question between two texts."""
+    """Return the parts of a question, between two texts."""
     picture = {"type": "image"}
     if not example.image_offsets:
         text = before + example.problem + after

@@ -45,7 +45,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a sample becomes a prompt and a target, and how long these may be."""
+    """The form of prompts and targets that are made from samples, and their longest lengths."""
 
     paradigm: str  # one of prompts.PARADIGMS, or prompts.ZERO_SHOT without targets
     targets: bool  # whether there are completions to learn

@@ -111,7 +111,7 @@ def build(
 class RecordSource(Sequence[Example]):
     """Some samples of one split. Threads may share it; another process opens the files again.
 
-    A slice is such a source too, and reads nothing.
+    A slice is a `RecordSource` too. Slicing reads nothing.
     """
 
     path: str

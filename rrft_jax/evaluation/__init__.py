@@ -1,6 +1,6 @@
-"""Measures a model on held-out splits; scores, compares and tabulates what it said.
+"""Evaluation on held-out splits: completions, their scores, comparisons and tables.
 
-Importing it brings no JAX along: scores are functions of text.
+Importing this package does not import JAX: scores are functions of text.
 """
 
 from rrft_jax.evaluation.scores import score

@@ -1,6 +1,7 @@
-"""Which weights of a stage were the best, as far as they were evaluated: read off `results.json`.
+"""The best evaluated step of each stage, from the rows of `results.json`.
 
-A stage that is evaluated on its way has rows "grpo@20", "grpo@40" there, and "grpo" for its end.
+A stage with evaluations between its steps has rows "grpo@20", "grpo@40" there, and "grpo" for its
+end.
 """
 
 from collections.abc import Mapping
@@ -10,16 +11,16 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def best_step(results: Results, stage: str, last: int, split: str) -> int | None:
-    """The step of the stage with the highest accuracy on a split; of several the last.
+    """Return the stage's step with the highest accuracy on a split; the last one of equals.
 
     Args:
-      results: as `results.json` holds them.
+      results: the content of `results.json`.
       stage: "sft" or "grpo".
-      last: the stage's number of steps, which its own row belongs to.
-      split: such as "id".
+      last: the stage's number of steps; the row with the stage's own name belongs to it.
+      split: the name of a split, such as "id".
 
     Returns:
-      None before the first evaluation.
+      The step, or None before the first evaluation.
     """
     found = {
         step: row[split]["accuracy"]
@@ -30,11 +31,11 @@ def best_step(results: Results, stage: str, last: int, split: str) -> int | None
 
 
 def final_rows(results: Results, best: Mapping[str, int]) -> dict[str, Mapping[str, Any]]:
-    """The rows of a run's last table: the ends of its stages, and where it was best on the way.
+    """Return the rows of a run's last table: the end of each stage, and any better step before it.
 
     Args:
-      results: as `results.json` holds them.
-      best: stage -> its best step, of the stages whose end was not the best.
+      results: the content of `results.json`.
+      best: stage -> its best step, for the stages whose last step is not their best.
     """
     rows: dict[str, Mapping[str, Any]] = {}
     for name, row in results.items():

@@ -3,9 +3,9 @@
     python -m rrft_jax.evaluation.compare runs/demo/evaluations/sft runs/demo --show=3
     python -m rrft_jax.evaluation.compare ours/predictions-id.jsonl theirs.json
 
-A run is its folder, a folder of one of its stages, or a file of predictions. Samples are matched by
-their id. A difference is of the same samples, so what is easy or hard for both cancels out: its
-interval is narrower than those of the two accuracies would suggest.
+A run is given as its folder, the folder of one of its stages, or a file of predictions. Samples are
+matched by their id. A difference compares the same samples, so samples that are easy or hard for
+both runs cancel out. Its interval is narrower than the intervals of the two accuracies suggest.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from rrft_jax.evaluation.predictions import Prediction
 from rrft_jax.evaluation.scores import paired_gain, summary
 from rrft_jax.evaluation.tables import aligned, percent
 
-_WIDTH = 1.96  # standard errors to either side that hold 95 %
+_WIDTH = 1.96  # half of a 95 % interval, in standard errors
 _PREFIX = "predictions-"
 
 Passes = Mapping[str, Sequence[Prediction]]  # sample -> its completions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rrft_jax.evaluation.compare", description=__doc__.splitlines()[0]
     )
@@ -47,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def table(runs: Mapping[str, Passes]) -> list[list[str]]:
-    """The rows of one split: the first run, and every other beside it.
+    """Return the rows of one split's table: the first run, then every other run against it.
 
     Args:
-      runs: name -> the completions of every sample, the same samples in all of them.
+      runs: name -> the completions of every sample; all runs have the same samples.
 
     Returns:
-      [name, samples, accuracy, difference to the first, only the first solves, only this solves].
+      Rows of [name, number of samples, accuracy, difference to the first run, number of samples
+      that only the first run solves, number of samples that only this run solves].
     """
     (first, theirs), *others = runs.items()
     start = _scores(theirs)
@@ -70,9 +71,9 @@ def table(runs: Mapping[str, Passes]) -> list[list[str]]:
 
 
 def differing(first: Passes, other: Passes) -> tuple[list[str], list[str]]:
-    """The samples that only the first run solves, and those that only the other does.
+    """Return the samples that only the first run solves, and those that only the other solves.
 
-    A sample is solved if at least half of its completions are right in full.
+    A sample is solved if at least half of its completions are fully right.
     """
     solved = [{name for name, passes in run.items() if _solves(passes)} for run in (first, other)]
     return [n for n in first if n in solved[0] - solved[1]], [
@@ -81,7 +82,7 @@ def differing(first: Passes, other: Passes) -> tuple[list[str], list[str]]:
 
 
 def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
-    """A table of all splits that the first run shares with another, and samples of each kind."""
+    """Return the tables of all splits that the first run shares with another, with samples."""
     cells, notes, samples = [], [], []
     for split, files in _splits(paths).items():
         read = {run: predictions.by_sample(predictions.read(file)) for run, file in files.items()}
@@ -102,9 +103,9 @@ def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
 
 
 def _splits(runs: Sequence[pathlib.Path]) -> dict[str, dict[str, pathlib.Path]]:
-    """Split -> run -> file, of the splits that the first run and another one have.
+    """Return split -> run -> file, for the splits that the first run shares with another.
 
-    Files that are given by their own paths are one split, whatever they are called.
+    Files that are given by their own paths are one split, whatever their names.
     """
     if all(run.is_file() for run in runs):
         return {_split(runs[0]): {str(run): run for run in runs}}
@@ -135,10 +136,11 @@ def _split(file: pathlib.Path) -> str:
 
 
 def _matched(split: str, runs: Mapping[str, Passes]) -> dict[str, Passes]:
-    """The samples that all runs answered, in the order of the first.
+    """Return the samples that all runs answered, in the order of the first run.
 
     Raises:
-      UserError: there are none, or one has another answer elsewhere: it is not the same data.
+      UserError: there are none, or two runs have different right answers to a sample, so that they
+        are not of the same data.
     """
     (first, theirs), *others = runs.items()
     common = [name for name in theirs if all(name in run for _, run in others)]
@@ -156,7 +158,7 @@ def _matched(split: str, runs: Mapping[str, Passes]) -> dict[str, Passes]:
 
 
 def _scores(run: Passes) -> list[float]:
-    """Of every sample, the mean over its passes."""
+    """Return every sample's mean score over its passes."""
     return [math.fsum(p.scores["default"] for p in own) / len(own) for own in run.values()]
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a model on held-out splits: completions, scores, and a file with all of them."""
+"""The evaluation of a model on held-out splits: completions, scores, a file with all of them."""
 
 import dataclasses
 import itertools
@@ -24,11 +24,11 @@ from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
 from rrft_jax.settings import Config
 
-SAMPLING_STREAM = 2  # of random keys; training draws from another
+SAMPLING_STREAM = 2  # stream of random keys; training uses another one
 
 
 def decoding(sampling: SamplingParams) -> str:
-    """How completions were drawn, for the results: "greedy", "temperature 0.1, top-k 50"."""
+    """Return the decoding in words, for the results: "greedy", "temperature 0.1, top-k 50"."""
     if sampling.temperature == 0:
         return "greedy"
     parts = [f"temperature {sampling.temperature:g}"]
@@ -39,15 +39,15 @@ def decoding(sampling: SamplingParams) -> str:
 
 @dataclasses.dataclass
 class Evaluator:
-    """Evaluates weights on every held-out split, and adds the outcome to the results.
+    """An evaluator of weights on every held-out split; it adds the outcome to the results.
 
     Attributes:
-      config: of the run.
+      config: the run's config.
       model: the model.
-      processor: of its checkpoint.
+      processor: the processor of the model's checkpoint.
       splits: the samples of each split.
-      results: of the run.
-      skipped: the file for samples that are left out.
+      results: the run's results.
+      skipped: the log of samples that are left out.
     """
 
     config: Config
@@ -58,18 +58,18 @@ class Evaluator:
     skipped: SkippedLog
 
     def __post_init__(self):
-        # One a split for the whole run, so that its samples are measured once.
+        # One loader per split for the whole run, so that its samples are measured once.
         self._loaders: dict[str, Loader] = {}
 
     def evaluate(self, name: str, params: dict) -> None:
-        """Evaluates every split that the results lack under this name.
+        """Evaluate every split that the results lack under this name.
 
         Args:
-          name: of the weights: "start", a stage, or "grpo@20" for a step of it.
-          params: those weights.
+          name: the name of the weights: "start", a stage, or "grpo@20" for a step of a stage.
+          params: the weights.
 
         Raises:
-          Interrupted: a signal came; the next call goes on from here.
+          Interrupted: a signal came; the next call continues from here.
           UserError: a log-probability is not a finite number.
         """
         config = self.config.eval
@@ -84,7 +84,7 @@ class Evaluator:
     def _evaluate(
         self, name: str, split: str, suffix: str, sampling: SamplingParams, params: dict
     ) -> None:
-        """Evaluates one split, decoded in one way."""
+        """Evaluate one split with one way of decoding."""
         loader, row = self._loader(split), split + suffix
         beginning = loader.get_state()
         file = self.results.predictions(name, row)
@@ -103,7 +103,7 @@ class Evaluator:
         )
 
     def close(self) -> None:
-        """Ends the reading of all splits."""
+        """Stop reading the splits."""
         for loader in self._loaders.values():
             loader.close()
 
@@ -130,12 +130,13 @@ class Evaluator:
         params: dict,
         file: pathlib.Path,
     ) -> None:
-        """Completes every sample and writes `file`, JSON lines, one a completion.
+        """Complete every sample and write `file`: JSON lines, one per completion.
 
-        Every process scores its own, and the first one writes. The batches that are done stand in
-        `FILE.partial`. A later call goes on behind them, to the same rows, because a draw depends
-        on the seed and the sample's place in the loader's order alone. The batches before are only
-        read again: a loader counts the samples that it leaves out as it goes.
+        Every process scores its own completions, and the first process writes. Finished batches are
+        kept in `FILE.partial`. After an interruption the next call continues after them. It comes
+        to the same rows, because a draw depends only on the seed and on the sample's place in the
+        loader's order. It reads the finished batches again, so that the loader counts the samples
+        that it leaves out, but does not sample them again.
         """
         passes = self.config.eval.passes
         partial = Partial(file, passes) if distributed.is_host0() else None
@@ -171,7 +172,7 @@ class Evaluator:
     def _sample(
         self, prompt: Prompt, number: int, sampling: SamplingParams, params: dict
     ) -> Rollouts:
-        """The completions of batch `number`, from 0."""
+        """Sample the completions of a batch; `number` counts the batches from 0."""
         config = GenerationConfig(
             num_generations=self.config.eval.passes,
             max_new_tokens=self.config.eval.max_new_tokens,
@@ -193,7 +194,7 @@ def _check_finite(rows: list[dict], name: str) -> None:
 
 
 def _rows(processor: Processor, batch: Batch, rollouts: Rollouts) -> Iterator[list[dict]]:
-    """The rows of each sample of a batch, one a completion."""
+    """Yield the rows of each sample of a batch, one per completion."""
     for b, example, prompt_text in zip(batch.rows, batch.examples, batch.prompt_texts):
         group = jax.tree.map(lambda x: x[b], rollouts)  # noqa: B023
         yield [_row(processor, example, prompt_text, group, g) for g in range(len(group.tokens))]
@@ -202,7 +203,7 @@ def _rows(processor: Processor, batch: Batch, rollouts: Rollouts) -> Iterator[li
 def _row(
     processor: Processor, example: Example, prompt_text: str, group: Rollouts, g: int
 ) -> dict[str, Any]:
-    """The row of completion `g` of a sample's, whose arrays are [G,T]."""
+    """Return the row of a sample's completion `g`; the arrays of `group` are [G,T]."""
     mask = group.mask[g]
     tokens = group.tokens[g][mask].tolist()
     text = processor.decode(tokens)

@@ -1,4 +1,4 @@
-"""The paper's accuracies as cells of a table of results; the numbers stand with each task."""
+"""The paper's accuracies as cells of a table of results; each task's record has its numbers."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ NOTE = f"In brackets are the parts {' and '.join(_PARTS)} of the paper's split."
 
 
 def cells(model: str, task: str, splits: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what the paper reports, as cells of a table of results.
+    """Return the accuracies that the paper reports, as cells of a table of results.
 
     Args:
-      model: "2b" or "7b"; the paper reports nothing of any other.
-      task: the task of the splits that don't name theirs.
-      splits: as `results.json` names them, "id" or "TASK/id".
+      model: "2b" or "7b"; the paper reports no other model.
+      task: the task of the splits that don't name a task.
+      splits: the splits by their names in `results.json`, "id" or "TASK/id".
 
     Returns:
-      Row ("paper: Reason-RFT") -> split -> accuracy in percent. Where the paper reports parts of a
-      split, the cell is their mean, with the parts in brackets behind it. Splits that the paper
+      Row ("paper: Reason-RFT") -> split -> accuracy in percent. If the paper reports the parts of a
+      split, the cell is their mean, followed by the parts in brackets. Splits that the paper
       doesn't have are left out, and so are rows without any split.
     """
     found: dict[str, dict[str, str]] = {}

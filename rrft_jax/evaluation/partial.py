@@ -1,4 +1,4 @@
-"""The rows of an evaluation that is under way, on disk batch by batch, and taken up again."""
+"""The rows of an unfinished evaluation, on disk batch by batch, so that it can be resumed."""
 
 import json
 import os
@@ -10,27 +10,27 @@ from rrft_jax import json_files
 
 
 class Partial:
-    """A file of predictions that grows; beside the finished one until it is that one.
+    """A growing file of predictions, `FILE.partial`; `finish` renames it to `FILE`.
 
     partial = Partial(pathlib.Path("predictions-id.jsonl"), passes=1)
-    rows = partial.take(["a", "b"])  # None: they're not there yet
+    rows = partial.take(["a", "b"])  # None if the file doesn't have them yet
     partial.append([{"id": "a"}, {"id": "b"}])
     partial.finish()
     """
 
     def __init__(self, file: pathlib.Path, passes: int):
-        """Reads what an interrupted evaluation left; `passes` rows belong to each sample."""
+        """Read the rows of an interrupted evaluation; each sample has `passes` rows."""
         self._file, self._passes = file, passes
         self._path = file.with_name(file.name + ".partial")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
-        # Behind the last line end there's nothing, or a line that a crash tore.
+        # After the last line end there is nothing, or a line that a crash has cut off.
         self._left = self._path.read_bytes().split(b"\n")[:-1]
-        self._size = 0  # bytes of the rows that were taken or appended
-        self.begun = len(self._left) // passes  # samples that are there, at most
+        self._size = 0  # bytes of the rows that were taken or appended so far
+        self.begun = len(self._left) // passes  # the most samples that can be taken
 
     def take(self, ids: Sequence[str]) -> list[dict[str, Any]] | None:
-        """The next rows, if they are those of these samples; else None, and no row is left."""
+        """Return the next rows if they belong to these samples; else None, and drop the rest."""
         count = len(ids) * self._passes
         lines = self._left[:count]
         rows = [json_files.read_object(line) for line in lines]
@@ -44,7 +44,7 @@ class Partial:
         return rows
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes rows behind those that were taken or appended; whatever else was there goes."""
+        """Write rows after the rows that were taken or appended; delete all other rows."""
         os.truncate(self._path, self._size)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         with self._path.open("ab") as out:
@@ -52,6 +52,6 @@ class Partial:
         self._size += len(text)
 
     def finish(self) -> None:
-        """All rows are there: the file takes its own name."""
+        """Rename the complete file to its final name."""
         os.truncate(self._path, self._size)
         self._path.replace(self._file)

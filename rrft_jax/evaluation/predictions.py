@@ -1,12 +1,12 @@
-"""Files of predictions, a completion a row: read, scored, averaged over passes, split into parts.
+"""Files of predictions, one completion per row: reading, scores, means over passes, parts.
 
-An evaluation writes JSON lines, and Reason-RFT's own code a JSON list:
+An evaluation writes JSON lines. Reason-RFT's own code writes a JSON list:
 
     {"id": "7", "task": TASK, "answer": "3", "completion": "<think>...", "score": 1.0}
 
     [{"pred": "<think>...", "solution": "<answer> 3 </answer>", "level": 2}]
 
-Both are read alike. Rows of one sample that differ in their "pass" are its several completions.
+Both forms are read alike. Rows of one sample with different values of "pass" are its completions.
 """
 
 import collections
@@ -23,9 +23,9 @@ from rrft_jax.json_files import is_number, unique_ids
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.tasks import TASKS
 
-# How a completion is scored, and what a row calls the result.
+# Mode of scoring -> the key of the score in a row.
 MODES = {"default": "score", "reference": "score_reference"}
-_GROUPS = ("level", "type")  # what the rows of a data set may be grouped by
+_GROUPS = ("level", "type")  # keys by which the rows of a data set may be grouped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Prediction:
     """One completion of one sample.
 
     Attributes:
-      id: of the sample; its completions share it.
+      id: the id of the sample, shared by its completions.
       task: one of TASKS.
-      problem: the question, empty where the file has none.
-      answer: the right one, without tags.
+      problem: the question; empty if the file has none.
+      answer: the right answer, without tags.
       completion: the model's text.
-      parts: of the split that the sample belongs to, such as "choice" or "level 2".
-      scores: mode -> score, as far as they are known.
-      row: as it stands in the file.
+      parts: the parts of the split that the sample belongs to, such as "choice" or "level 2".
+      scores: mode -> score, for the modes that have been scored.
+      row: the row in the file.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Prediction:
     row: Mapping[str, Any]
 
     def scored(self, modes: Sequence[str] = tuple(MODES)) -> "Prediction":
-        """With these modes' scores computed anew, and written into the row."""
+        """Return the prediction with the scores of these modes computed anew, also in its row."""
         scores = score_all(self.task, self.completion, self.answer, modes)
         named = {MODES[mode]: value for mode, value in scores.items()}
         row = {**self.row, "task": self.task, **named}
@@ -63,20 +63,20 @@ class Prediction:
 def score_all(
     task: str, completion: str, answer: str, modes: Sequence[str] = tuple(MODES)
 ) -> dict[str, float]:
-    """Mode -> score of one completion."""
+    """Return mode -> score of one completion."""
     return {mode: score(task, completion, answer, mode=mode) for mode in modes}
 
 
 def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
-    """The rows of a file of predictions.
+    """Return the rows of a file of predictions.
 
     Args:
-      file: JSON lines, or a JSON list.
-      task: of the rows that don't name theirs; "" tells it from the answers.
+      file: the file, JSON lines or a JSON list.
+      task: the task of the rows that don't name a task; "" guesses it from the answers.
 
     Raises:
-      UserError: it can't be read, is malformed, has no rows, or a row lacks what a score needs;
-        says where.
+      UserError: the file can't be read, is malformed or has no rows, or a row lacks a value that
+        scores need. The message says where.
     """
     rows = _rows(file)
     if not rows:
@@ -107,7 +107,7 @@ def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
 def by_sample(
     predictions: Sequence[Prediction], mode: str = "default"
 ) -> dict[str, list[Prediction]]:
-    """Sample -> its completions, in the order of the file; all have a score of that mode."""
+    """Return sample -> its completions in file order; all must have a score of the mode."""
     samples: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         if mode not in prediction.scores:
@@ -117,7 +117,7 @@ def by_sample(
 
 
 def sample_scores(predictions: Sequence[Prediction], mode: str = "default") -> dict[str, float]:
-    """Sample -> its mean score over its passes: with one pass each, the score."""
+    """Return sample -> the mean score over its passes."""
     return {
         name: math.fsum(p.scores[mode] for p in passes) / len(passes)
         for name, passes in by_sample(predictions, mode).items()
@@ -125,7 +125,7 @@ def sample_scores(predictions: Sequence[Prediction], mode: str = "default") -> d
 
 
 def by_part(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    """Part of the split -> its predictions. A sample may belong to none or to several."""
+    """Return part of the split -> its predictions. A sample may have no part, or several."""
     parts: dict[str, list[Prediction]] = collections.defaultdict(list)
     for prediction in predictions:
         for name in prediction.parts:
@@ -134,10 +134,10 @@ def by_part(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
 
 
 def entry(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """A split's entry in `results.json`.
+    """Return a split's entry in `results.json`.
 
-    Accuracies are pass@1: a sample's score is the mean over its completions. A standard error is
-    that of the mean over samples, which also holds the noise of the draws.
+    Accuracies are pass@1: a sample's score is the mean over its completions. The standard error is
+    that of the mean over samples, which includes the noise of the draws.
     """
     found = summary(list(sample_scores(predictions).values()))
     reference = summary(list(sample_scores(predictions, "reference").values()))
@@ -153,7 +153,7 @@ def entry(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def _rows(file: pathlib.Path) -> list[tuple[str, dict[str, Any]]]:
-    """(where it stands, row) of every row; objects all of them."""
+    """Return (its place for messages, row) for every row; all rows are JSON objects."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -187,7 +187,7 @@ def _parse(text: str, file: pathlib.Path, first_line: int) -> Any:
 
 
 def _fields(row: dict[str, Any], where: str) -> tuple[str, str]:
-    """(answer, completion) of a row."""
+    """Return (answer, completion) of a row."""
     answer = _first(row, "answer", "solution")
     if answer is None:
         raise UserError(f"{where}: no answer; expected a text as 'answer' or 'solution'")
@@ -198,7 +198,7 @@ def _fields(row: dict[str, Any], where: str) -> tuple[str, str]:
 
 
 def _first(row: dict[str, Any], *keys: str) -> str | None:
-    """The first of the keys' values that is a text or a number."""
+    """Return the first value of the keys that is a text or a number."""
     values = (row.get(key) for key in keys)
     return next((str(v) for v in values if isinstance(v, str) or is_number(v)), None)
 
@@ -230,9 +230,9 @@ def _parts(row: dict[str, Any], task: str, answer: str) -> tuple[str, ...]:
 
 
 def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The samples' ids; where one is there already, its row's place in the file tells them apart.
+    """Return the ids of the samples; a repeated id gets the place of its row in the file.
 
-    A further pass follows the first one of its sample, and has its name.
+    A further pass follows the first pass of its sample and has the same id.
     """
     ids = [str(i) if row.get("id") in (None, "") else str(row["id"]) for i, row in enumerate(rows)]
     is_further = [

@@ -1,4 +1,4 @@
-"""The end of a run on the console: its table, what each stage gained, whether rewards rose."""
+"""The report at the end of a run: its table, the gain of each stage, the trend of rewards."""
 
 import itertools
 import pathlib
@@ -15,11 +15,11 @@ def report(
     rewards: Sequence[float],
     workdir: pathlib.Path,
 ) -> None:
-    """Prints the results, and writes the table to `table.md`.
+    """Print the results, and write the table to `table.md`.
 
     Args:
-      config: of the run.
-      results: of all its evaluations.
+      config: the run's config.
+      results: the results of all its evaluations.
       rewards: the mean reward of each step of GRPO.
       workdir: the run's folder.
     """
@@ -31,18 +31,18 @@ def report(
 
 
 def table(config: Config, results: Results, better: Mapping[str, int]) -> str:
-    """The results in Markdown, beside the paper's where it has any."""
+    """Return the results in Markdown, with the paper's results if it has any."""
     rows = best.final_rows(results.rows, better)
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))
     reported = {}
-    if config.data.path or config.data.source:  # the paper has nothing on drawn pictures
+    if config.data.path or config.data.source:  # the paper has no results on drawn pictures
         reported = paper.cells(config.model.name, config.task, splits)
     parts = [tables.results_table(rows, reported), tables.parts_table(rows)]
     return "\n\n".join(filter(None, parts))
 
 
 def gains(results: Results, stages: Sequence[str]) -> list[str]:
-    """The gain of each stage over the one before, on the same samples; a line a split."""
+    """Return the gain of each stage over the one before, on the same samples, a line per split."""
     lines = []
     for before, after in itertools.pairwise(("start", *stages)):
         for split in results.rows.get(after, {}):
@@ -57,7 +57,7 @@ def gains(results: Results, stages: Sequence[str]) -> list[str]:
 
 
 def trend(rewards: Sequence[float]) -> list[str]:
-    """Whether the samples of GRPO became better on its way; no line where the steps are too few."""
+    """Return a line that says how rewards changed during GRPO; no line if steps are too few."""
     if len(rewards) < scores.TREND_VALUES:
         return []
     first, last, error, steps = scores.trend(rewards)

@@ -3,8 +3,9 @@
     python -m rrft_jax.evaluation.rescore runs/demo/predictions-id.jsonl
     python -m rrft_jax.evaluation.rescore results.json --task=TASK --out=rows.jsonl
 
-Prints 100 x the mean score of each file and of its parts, with the standard error: by our rules,
-and by those of the public code ("reference"), which its published numbers follow.
+It prints 100 x the mean score of each file and of its parts, with the standard error: by this
+project's rules, and by the rules of the public code ("reference"), which its published numbers
+follow.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from rrft_jax.tasks import TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rrft_jax.evaluation.rescore", description=__doc__.splitlines()[0]
     )
@@ -48,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(name: str, rows: Sequence[Prediction], modes: Sequence[str]) -> str:
-    """What is printed of a file: a line about it, and a Markdown table of its scores.
+    """Return the printed text about a file: one line, and a Markdown table of its scores.
 
     Args:
-      name: of the file.
-      rows: its predictions, scored.
-      modes: those to show, a column each.
+      name: the name of the file.
+      rows: its predictions, with scores.
+      modes: the modes to show, one column each.
     """
     samples = len(predictions.sample_scores(rows, modes[0]))
     tasks = ", ".join(dict.fromkeys(row.task for row in rows))
@@ -67,8 +68,8 @@ def report(name: str, rows: Sequence[Prediction], modes: Sequence[str]) -> str:
 
 
 def _write(file: pathlib.Path, rows: Sequence[Prediction]) -> None:
-    """Write the rows; the file may be the one that was read."""
-    lines = (json.dumps(row.row) + "\n" for row in rows)  # ASCII: a text may be no Unicode
+    """Write the rows; the file may be the file that was read."""
+    lines = (json.dumps(row.row) + "\n" for row in rows)  # ASCII: texts may be invalid Unicode
     json_files.replace(file, "".join(lines).encode())
 
 

@@ -1,6 +1,6 @@
 """`results.json` of a run: the outcome of its evaluations, and the best step of each stage.
 
-A stage that is evaluated on its way has rows "grpo@20", "grpo@40" there, and "grpo" for its end.
+A stage with evaluations between its steps has rows "grpo@20", "grpo@40", and "grpo" for its end.
 """
 
 import json
@@ -16,40 +16,40 @@ from rrft_jax.workdir import write_json
 
 
 class Results:
-    """The results of a run, as `results.json` holds them after each change.
+    """The results of a run. Every change is written to `results.json` at once.
 
-    The first process alone reads and writes the file: a disk that machines share may show another
-    one an older state of it.
+    Only the first process reads and writes the file, because a shared disk may show other machines
+    an older state.
 
     Attributes:
       rows: {name: {split: entry}}, and under "skipped" the samples that training left out.
-      steps: of each stage, in order.
-      deciding: the split that decides which step is the best; "" where nothing is evaluated.
+      steps: the number of steps of each stage, in order.
+      deciding: the split that decides which step is the best; "" if nothing is evaluated.
     """
 
     def __init__(self, workdir: pathlib.Path, steps: Mapping[str, int], deciding: str):
-        """Reads the results that an earlier run of the same config has left.
+        """Read the results that an earlier run of the same config has left.
 
         Args:
           workdir: the run's folder.
-          steps: of each stage, in order.
-          deciding: a split.
+          steps: the number of steps of each stage, in order.
+          deciding: the split that decides which step is the best.
         """
         self._workdir, self._file, self.steps = workdir, workdir / "results.json", dict(steps)
         self.deciding = deciding
         self.rows: dict[str, Any] = distributed.on_host0(self._read)
 
     def has(self, name: str, split: str) -> bool:
-        """Whether a split was evaluated under a name."""
+        """Return whether a split was evaluated under a name."""
         return split in self.rows.get(name, {})
 
     def add(self, name: str, split: str, entry: Mapping[str, Any]) -> None:
-        """Adds the outcome of an evaluation."""
+        """Add the outcome of an evaluation."""
         self.rows.setdefault(name, {})[split] = entry
         self._write()
 
     def note_skipped(self, stage: str, loader: Loader) -> None:
-        """Adds the samples that a stage of training has left out, counted by cause."""
+        """Add the samples that a stage of training has left out, counted by cause."""
         if not loader.skipped:
             return
         seen = loader.used + loader.skipped.total()
@@ -63,9 +63,9 @@ class Results:
         )
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Drops the evaluations of a stage past the step from which it goes on: they come again.
+        """Drop the evaluations of a stage after the step that it continues from.
 
-        There are some where a damaged checkpoint was left out.
+        There are such evaluations if a damaged checkpoint was left out. They will be made again.
         """
         last = self.steps[stage]
         begun = [folder.name for folder in self._workdir.glob(f"evaluations/{stage}@*")]
@@ -75,7 +75,7 @@ class Results:
                 continue
             if self.rows.get(name):
                 say(f"{stage}: the evaluation {name} is done again")
-                self.rows[name] = {}  # it keeps its place
+                self.rows[name] = {}  # keeps its place in the order of rows
                 self._write()
             if distributed.is_host0():
                 whole = self.predictions(name, "*")
@@ -83,22 +83,22 @@ class Results:
                     file.unlink()
 
     def best_step(self, stage: str) -> int | None:
-        """The step of a stage with the best evaluation so far; None before the first."""
+        """Return the step of a stage with the best evaluation so far; None before the first."""
         return best.best_step(self.rows, stage, self.steps[stage], self.deciding)
 
     def better_steps(self) -> dict[str, int]:
-        """Stage -> its best step, of the stages whose last step is not their best."""
+        """Return stage -> its best step, for the stages whose last step is not their best."""
         steps = {stage: self.best_step(stage) for stage in self.steps}
         return {stage: n for stage, n in steps.items() if n is not None and n < self.steps[stage]}
 
     def predictions(self, name: str, split: str) -> pathlib.Path:
-        """The file of an evaluation: the last stage's is in the run's folder itself."""
+        """Return the file of an evaluation; the last stage's file is in the run's folder itself."""
         last = list(self.steps)[-1] if self.steps else "start"
         folder = self._workdir if name == last else self._workdir / "evaluations" / name
         return folder / f"predictions-{split.replace('/', '-')}.jsonl"
 
     def scores(self, name: str, split: str) -> dict[str, float]:
-        """Sample -> its score in an evaluation."""
+        """Return sample -> its score in an evaluation."""
         return predictions.sample_scores(predictions.read(self.predictions(name, split)))
 
     def _read(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How right a completion is, and what a split's scores say, with their uncertainty."""
+"""Scores of completions, and statistics of a split's scores with their uncertainty."""
 
 import math
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from rrft_jax.rewards.format import extract_answer
 def score(task: str, completion: str, answer: str, *, mode: str = "default") -> float:
     """Score a completion between 0 and 1, by the form of the task's answers.
 
-    The score is kinder than the accuracy reward: the value may stand among other words, with tags
-    or without. `mode="reference"` scores as Reason-RFT's public evaluation does.
+    The score accepts more than the accuracy reward: the value may stand among other words, with
+    tags or without. `mode="reference"` scores as Reason-RFT's public evaluation does.
 
     Raises:
       UserError: the mode or the task does not exist.
@@ -28,29 +28,29 @@ def score(task: str, completion: str, answer: str, *, mode: str = "default") -> 
 
 
 def summary(scores: Sequence[float]) -> dict[str, Any]:
-    """A split's entry in `results.json`; accuracy and standard error are fractions of 1."""
+    """Return a split's entry in `results.json`; accuracy and standard error are fractions of 1."""
     mean, error = _mean_and_error(scores)
     return {"accuracy": mean, "samples": len(scores), "standard_error": error}
 
 
 def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
-    """The mean gain on the same samples in the same order, and its standard error.
+    """Return the mean gain on the same samples in the same order, and its standard error.
 
-    Samples that are easy or hard for both cancel out, so the error is smaller than that of the
-    difference of two accuracies.
+    Samples that are easy or hard for both cancel out. So the error is smaller than that of the
+    difference of two independent accuracies.
     """
     return _mean_and_error([b - a for a, b in zip(before, after, strict=True)])
 
 
-TREND_VALUES = 8  # at least: one at an end would have no spread to tell an error from
+TREND_VALUES = 8  # the fewest: with one value at an end, its spread would be unknown
 
 
 def trend(values: Sequence[float]) -> tuple[float, float, float, int]:
-    """How a series, one value a step, ends compared with how it begins.
+    """Compare the end of a series, one value per step, with its beginning.
 
     Returns:
-      (mean of the first steps, mean of the last ones, standard error of their difference by the
-      spread between steps, how many steps are at each end: a quarter of all).
+      (mean of the first steps, mean of the last steps, standard error of their difference from the
+      spread between steps, number of steps at each end: a quarter of all).
 
     Raises:
       ValueError: fewer than TREND_VALUES.
@@ -63,7 +63,7 @@ def trend(values: Sequence[float]) -> tuple[float, float, float, int]:
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """For scores of 0 and 1 the error is sqrt(p (1 - p) / n)."""
+    """Return mean and standard error; for scores of 0 and 1 the latter is sqrt(p (1 - p) / n)."""
     if not values:
         raise ValueError("no scores")
     mean = math.fsum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Results as tables that read well on a console and in Markdown."""
+"""Tables of results that are readable on a console and in Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,16 +9,16 @@ Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 def results_table(results: Results, reported: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """`{stage: {split: {"accuracy", "standard_error", "samples", "decoding"}}}` -> Markdown.
+    """Return Markdown for {stage: {split: {"accuracy", "standard_error", "samples", "decoding"}}}.
 
-    One row a stage, one column a split, in the order in which they appear; accuracy in percent
-    with its standard error. Below it, how each split was decoded and on how many samples. What
-    training skipped, in `results.json` too, is no row.
+    The table has one row per stage and one column per split, in their order in `results`. A cell is
+    the accuracy in percent with its standard error. Notes below the table give each split's
+    decoding and number of samples. The "skipped" entry of `results.json` is no row.
 
     Args:
-      results: as `results.json` holds them.
-      reported: the paper's rows, as `paper.cells` gives them. With any, each stage has a second row
-        scored as the paper's numbers were, by the public code's own rules.
+      results: the content of `results.json`.
+      reported: the paper's rows, from `paper.cells`. If there are any, each stage has a second row,
+        scored by the public code's own rules, as the paper's numbers were.
     """
     results = {stage: row for stage, row in results.items() if stage != "skipped"}
     splits = list(dict.fromkeys(split for row in results.values() for split in row))
@@ -30,7 +30,7 @@ def results_table(results: Results, reported: Mapping[str, Mapping[str, str]] | 
                 split: percent(entry, "_reference") for split, entry in row.items()
             }
     rows |= reported or {}
-    notes: dict[str, list[str]] = {}  # what is said of a split -> the splits that it's said of
+    notes: dict[str, list[str]] = {}  # note -> the splits that it applies to
     for split in splits:
         entries = [row[split] for row in results.values() if split in row]
         notes.setdefault(" / ".join(dict.fromkeys(map(_note, entries))), []).append(split)
@@ -42,7 +42,7 @@ def results_table(results: Results, reported: Mapping[str, Mapping[str, str]] | 
 
 
 def parts_table(results: Results) -> str:
-    """The parts of the splits, one row a stage and split; empty where no split has parts."""
+    """Return a table of the splits' parts, a row per stage and split; empty without any parts."""
     rows = {
         f"{stage}, {split}": {name: percent(part) for name, part in entry["parts"].items()}
         for stage, row in results.items()
@@ -55,12 +55,12 @@ def parts_table(results: Results) -> str:
 
 
 def percent(entry: Mapping[str, Any], suffix: str = "") -> str:
-    """An entry's accuracy with its standard error, "50.0 ± 1.2"."""
+    """Return an entry's accuracy with its standard error, such as "50.0 ± 1.2"."""
     return f"{100 * entry['accuracy' + suffix]:.1f} ± {100 * entry['standard_error' + suffix]:.1f}"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a Markdown table, its head first; all but `left` columns stand to the right."""
+    """Return the lines of a Markdown table, head first; right-align all but the `left` columns."""
     widths = [max(3, *map(len, column)) for column in zip(*rows)]
     lines = []
     for cells in rows:

@@ -100,8 +100,8 @@ class Entry:
     """One array of ours.
 
     Attributes:
-      path: where it stands in the tree of parameters.
-      name: its Hugging Face name, with `{layer}` where there is one array per layer.
+      path: its path in the tree of parameters.
+      name: its Hugging Face name, with `{layer}` if there is one array per layer.
       sizes: the name of each axis's size (`models/table.py: _sizes`), without the axis of layers.
       axes: the logical axes for `parallel/sharding.py`, without the axis of layers.
       transform: from Hugging Face's array to ours: "same", "transpose", or "patches" (flatten a
@@ -116,7 +116,7 @@ class Entry:
 
     @property
     def stacked(self) -> bool:
-        """Whether the array holds all layers of its tower."""
+        """True if the array holds all layers of its tower."""
         return "{layer}" in self.name
 
 
@@ -125,9 +125,9 @@ class Table:
     """The parameters of a family.
 
     Attributes:
-      entries: all of them, with names as transformers' modules have them today.
-      released: (prefix of today's names, prefix in the released files) pairs; reading accepts both
-        and writing uses the released names, which every reader knows.
+      entries: all entries, with the names of today's transformers modules.
+      released: (prefix of today's names, prefix in the released files) pairs. Reading accepts both.
+        Writing uses the released names, which every reader knows.
     """
 
     entries: tuple[Entry, ...]

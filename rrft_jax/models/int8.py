@@ -36,14 +36,14 @@ def parameter_axes(config: VLMConfig) -> dict:
 
 
 def _is_matrix(path: str, rank: int) -> bool:
-    """Whether a parameter is a stack [L,in,out] of the layers' matrices."""
+    """Return whether a parameter is a stack [L,in,out] of the layers' matrices."""
     return path.endswith("/kernel") and rank == 3
 
 
 def _quantise(kernel: Array) -> dict:
     kernel = kernel.astype(jnp.float32)
     scale = jnp.max(jnp.abs(kernel), axis=1, keepdims=True) / LARGEST
-    scale = jnp.where(scale == 0, 1.0, scale)  # of an output that is always zero
+    scale = jnp.where(scale == 0, 1.0, scale)  # an output that is always zero
     return {"int8": jnp.round(kernel / scale).astype(jnp.int8), "scale": scale}
 
 

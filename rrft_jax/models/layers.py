@@ -1,9 +1,9 @@
 """Linear maps, MLPs, norms and the embedding, whose parameters' gradients are float32 sums.
 
 Every token reads a parameter, so its gradient is a sum over all tokens. bfloat16 has eight bits:
-256 + 1 is 256 there, and a long sum stands still. So a parameter is widened to float32 first and
-rounded to the compute dtype at its use: its gradient is widened before it is added up. Computation
-in float32 is the usual one.
+256 + 1 is 256 there, and a long sum stops growing. So a parameter is first widened to float32, then
+rounded to the compute dtype at its use. Then its gradient is widened before it is summed. In
+float32 nothing differs from the usual computation.
 
 MLPs and norms are the parts that `VLMConfig` chooses from.
 """
@@ -113,7 +113,7 @@ _rows.defvjp(_rows_forward, _rows_backward)
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation (https://arxiv.org/abs/1607.06450), whose variance is the exact one."""
+    """Layer normalisation (https://arxiv.org/abs/1607.06450) with the exact variance."""
 
     use_fast_variance: bool = False
 
@@ -154,9 +154,10 @@ def rounded(parameter: Array, dtype: Any) -> Array:
 
 
 def _held(x: Array) -> Array:
-    """`widened`, for a gradient that is a sum: XLA on TPUs makes sums in what they are cast to.
+    """Return `widened`, and keep XLA on TPUs from computing the sum in the narrower dtype.
 
-    To round it first, which changes nothing else, keeps it from that.
+    XLA on TPUs sums in the dtype that a sum is cast to. Rounding the sum first, which changes
+    nothing else, prevents this.
     """
     own = jnp.finfo(x.dtype)
     return x if own.bits >= 32 else jax.lax.reduce_precision(widened(x), own.nexp, own.nmant)
@@ -164,7 +165,7 @@ def _held(x: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _rounded(x: Array, bits: tuple[int, int]) -> Array:
-    return jax.lax.reduce_precision(x, *bits)  # a cast there and back may be optimised away
+    return jax.lax.reduce_precision(x, *bits)  # XLA may optimise away a cast there and back
 
 
 @_rounded.defjvp
@@ -177,7 +178,7 @@ def product(
 ) -> Float[Array, "*N O"]:
     """Return x times the kernel rounded to x's dtype, as an array of `dtype`.
 
-    The kernel's gradient is a sum in float32, over the tokens of all devices too, rounded nowhere.
+    The kernel's gradient is a float32 sum over the tokens of all devices, never rounded.
     """
     kernel = widened(kernel)
     if x.dtype == kernel.dtype:

@@ -1,11 +1,11 @@
-"""The layout of a model on a mesh: refused where a size doesn't divide, described in a few lines.
+"""The layout of a model on a mesh: a check that sizes divide, and a description in a few lines.
 
     mesh: data 2 x fsdp 2 x tensor 2, 8 devices, 1 process
       B  batch                    data x fsdp  1/4 of its rows
       D  widths of the residuals  fsdp         128, 96 -> 64, 48
       K  key/value heads          tensor       2 -> 1
 
-Axes have the letters of `parallel/sharding.py`. Parameters, optimizer and reference lie alike.
+Axes have the letters of `parallel/sharding.py`. Parameters, optimizer and reference share a layout.
 """
 
 import math
@@ -31,9 +31,9 @@ _NAMES = {
 def check(config: VLMConfig, mesh: jax.sharding.Mesh) -> None:
     """Refuse a mesh that the model's sizes don't divide over.
 
-    Two sizes may stay whole. The vocabulary rarely is a multiple of a power of two, and a whole one
-    costs only memory. Fewer key/value heads than devices are repeated on several devices, because
-    the query heads that share them are on several devices too.
+    Two sizes may stay whole. The vocabulary is rarely a multiple of a power of two, and a whole
+    vocabulary costs only memory. If there are fewer key/value heads than devices, they are repeated
+    on several devices, because the query heads that share them are on several devices too.
 
     Raises:
       UserError: a size doesn't divide; the error names the first, and the nearest that work.

@@ -1,10 +1,10 @@
-"""Weights of layers that are stored in another form, and made whole when their layer runs.
+"""Weights of layers that are stored in another form, and dequantized when their layer runs.
 
   {"int8", "scale"}      eight bits and a scale for each output (`int8.py`)
-  {"value", "gradient"}  the weights that are computed with, and a float32 array that nothing reads:
-                         it receives the gradient of the whole (`cast`)
+  {"value", "gradient"}  the weights of the computation, and a float32 array that nothing reads: it
+                         receives the gradient of the weights (`cast`)
 
-They are made whole inside the scan over layers, so that at most one layer is whole at a time.
+They are dequantized inside the scan over layers, so that at most one layer is whole at a time.
 """
 
 from typing import Any, TypeVar

@@ -21,10 +21,10 @@ class Prompt:
     tokens: Int[Array, "B P"]
     mask: Bool[Array, "B P"]  # False on padding
     positions: Int[Array, "axes=3 B P"]  # time, row, column (M-RoPE)
-    next_position: Int[Array, " B"]  # of the first completion token, on all axes
+    next_position: Int[Array, " B"]  # position of the first completion token, on all axes
     patches: Float[Array, "B S values"]  # normalised pixels; 2x2 blocks are contiguous
-    patch_rows_cols: Int[Array, "B S 2"]  # where the patch lies in its picture
-    patch_image: Int[Array, "B S"]  # which of the row's pictures; -1 pads
+    patch_rows_cols: Int[Array, "B S 2"]  # row and column of the patch in its picture
+    patch_image: Int[Array, "B S"]  # index of the row's picture; -1 is padding
 
 
 AXES = Prompt(  # the logical axes of each array, for `parallel/sharding.py`

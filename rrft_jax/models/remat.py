@@ -1,4 +1,4 @@
-"""Rematerialisation by name: what a layer keeps for its backward pass."""
+"""Rematerialisation by name: the results that a layer keeps for its backward pass."""
 
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ Layer = TypeVar("Layer", bound=type[nn.Module])
 
 
 def rematerialised(layer: Layer, policy: str) -> Layer:
-    """The layer class with the named policy.
+    """Return the layer class with the named policy.
 
     Raises:
       UserError: no policy has that name.
@@ -25,5 +25,5 @@ def rematerialised(layer: Layer, policy: str) -> Layer:
         raise UserError(f"model.remat: {policy!r} is not one of {', '.join(POLICIES)}")
     if policy == "none":
         return layer
-    # Inside a scan the loop itself keeps XLA from merging the two computations.
+    # Inside a scan the loop itself keeps XLA from merging the forward pass with its repetition.
     return nn.remat(layer, policy=POLICIES[policy], prevent_cse=False)

@@ -31,7 +31,7 @@ def text_angles(
 ) -> Float[Array, "*N {head_size//2}"]:
     """Return the angles of text tokens from their positions: time, row and column."""
     frequencies = theta ** -(np.arange(0, head_size, 2, dtype=np.float32) / head_size)
-    axis = np.repeat(np.arange(3), sections)  # which position turns which frequency
+    axis = np.repeat(np.arange(3), sections)  # the axis whose position turns each frequency
     per_frequency = jnp.moveaxis(positions, 0, -1)[..., axis].astype(jnp.float32)
     return per_frequency * frequencies
 

@@ -22,7 +22,7 @@ def linear(path: str, name: str, sizes: str, axes: str, bias: bool = True) -> tu
     kernel = Entry(f"{path}/kernel", f"{name}.weight", names, axes, "transpose")
     if not bias:
         return (kernel,)
-    # A bias is split as the outputs that it is added to, but stays whole on the residual stream.
+    # A bias is split like the outputs that it is added to, but stays whole on the residual stream.
     over = axes[1] if axes[1] != "D" else "."
     return kernel, Entry(f"{path}/bias", f"{name}.bias", names[1:], over)
 
@@ -121,7 +121,7 @@ def parameter_shardings(config: VLMConfig, mesh: jax.sharding.Mesh) -> dict:
 
 
 def unflatten(flat: dict) -> dict:
-    """{"vision/merger/norm/scale": x} -> {"vision": {"merger": {"norm": {"scale": x}}}}."""
+    """Nest a flat dict: {"vision/norm/scale": x} -> {"vision": {"norm": {"scale": x}}}."""
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

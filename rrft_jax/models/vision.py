@@ -1,4 +1,4 @@
-"""The vision tower: patches of a row of pictures -> visual tokens for the decoder."""
+"""The vision tower: from the patches of a row of pictures to visual tokens for the decoder."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class VisionBlock(nn.Module):
 
 
 class Merger(nn.Module):
-    """Four neighbouring patches -> one visual token."""
+    """A layer that merges a square of neighbouring patches into one visual token."""
 
     config: VisionConfig
     dtype: Any

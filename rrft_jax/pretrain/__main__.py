@@ -1,4 +1,4 @@
-"""Trains the base: its tower learns to see, the model to tell, to answer and to look back."""
+"""The training of the base: the tower learns to see, the model to tell, answer and look back."""
 
 import itertools
 import pathlib
@@ -35,26 +35,26 @@ START = flags.DEFINE_string("start", None, "folder of a base to go on with")
 TAUGHT = flags.DEFINE_list("phases", None, "some of the phases, in order; the default is all")
 SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
 
-LEARNING_RATE = {"muon": 3e-3, "adam": 1e-3}  # of matrices; of embeddings, biases and norms
+LEARNING_RATE = {"muon": 3e-3, "adam": 1e-3}  # muon: matrices; adam: embeddings, biases, norms
 WARM_UP = 50
-# Steps. First the vision tower alone learns the words of what it sees, which costs little; then the
-# whole model learns to talk about that, and to answer; then the decoder alone learns to look back
-# in a text, and at last all that together.
+# Steps of each phase. First the vision tower alone learns the words of the things that it sees,
+# which costs little. Then the whole model learns to talk about them, and to answer. Then the
+# decoder alone learns to look back in a text. The last phase has all of these together.
 PHASES = {"see": 1200, "perceive": 2150, "answer": 2450, "recall": 2850, "review": 1900}
-# Of each task: its lessons a step in each phase, and the tokens of its longest text.
+# Task -> its lessons per step in each phase, and the tokens of its longest text.
 SIZES = {
     counting.NAME: ({"see": 16, "perceive": 10, "answer": 8, "review": 6}, 76),
     structure.NAME: ({"see": 24, "perceive": 10, "answer": 10, "review": 7}, 104),
     transformation.NAME: ({"see": 10, "perceive": 10, "answer": 10, "review": 7}, 152),
     "recall": ({"recall": 24, "review": 12}, 128),
 }
-# What rests: at first the layers of the decoder, which learn nothing from words.
+# Frozen parameters of each phase. At first the decoder's layers, which learn nothing from words.
 FREEZE = {"see": "language/(?!embed).*", "recall": "vision/.*"}
 ROTATION = 16  # features between the slots of a visual token's words
 
 
 def corpus(seed: int, samples: int = 300) -> Iterator[str]:
-    """What the vocabulary is made from: the texts of the base, and those of its later training."""
+    """Return the texts that the vocabulary is made from: the base's and its later training's."""
     for index in range(samples):
         for number, (task, lesson) in enumerate(LESSONS.items()):
             for phase in ("see", "perceive", "answer"):
@@ -71,7 +71,7 @@ def corpus(seed: int, samples: int = 300) -> Iterator[str]:
 class Batch:
     """Conversations about pictures, and the tokens `words` [B,N,slots] that visual tokens name.
 
-    A word of -1 is not asked for.
+    A word of -1 has no loss.
     """
 
     texts: sft.SFTBatch
@@ -82,7 +82,7 @@ AXES = {task: Batch(texts=sft.AXES, words="BN.") for task in SIZES}
 
 
 def loss(model: VLM, params: dict, batches: dict[str, Batch], phase: str):
-    """Cross-entropy of the words that visual tokens name and, once these are seen, of the texts."""
+    """Return the cross-entropy of the words of visual tokens and, after phase "see", of texts."""
     total, metrics = 0.0, {}
     for task, batch in batches.items():
         if phase != "see":
@@ -105,7 +105,7 @@ def loss(model: VLM, params: dict, batches: dict[str, Batch], phase: str):
 
 
 def make_step(model: VLM, optimizer: optax.GradientTransformation, phase: str, layout):
-    """The jitted step: (state, batches of all tasks) -> (state, metrics)."""
+    """Return the jitted step: (state, batches of all tasks) -> (state, metrics)."""
     freeze = FREEZE.get(phase, "")
 
     def step(state: states.TrainState, batches: dict[str, Batch]):
@@ -121,7 +121,10 @@ def make_step(model: VLM, optimizer: optax.GradientTransformation, phase: str, l
 
 
 def batches(processor: Processor, task: str, seed: int, phase: str):
-    """A grain iterator of a task's `Batch`es: a lesson a row, its conversations as the group."""
+    """Return a grain iterator of a task's `Batch`es.
+
+    A row is one lesson; its conversations are the group.
+    """
     lessons, length = SIZES[task][0][phase], SIZES[task][1]
     rows = PHASES[phase] * lessons
     stream = [seed, STREAM, 10 + list(SIZES).index(task), list(PHASES).index(phase)]
@@ -151,9 +154,9 @@ def batches(processor: Processor, task: str, seed: int, phase: str):
 
 
 def row(processor: Processor, lesson: Lesson, length: int) -> Batch:
-    """A lesson as unbatched arrays, its texts `length` tokens long or as near as questions allow.
+    """Return a lesson as unbatched arrays; its texts have `length` tokens or nearly so many.
 
-    Up to its pictures the prompt is shared; the questions come with each text, unweighted.
+    The shared prompt ends with the pictures. Each text holds its own questions, without loss.
     """
 
     def plain(text: str) -> list[int]:
@@ -193,7 +196,7 @@ def row(processor: Processor, lesson: Lesson, length: int) -> Batch:
 def text_row(
     processor: Processor, rng: np.random.Generator, length: int, phase: str, progress: float
 ):
-    """A row of `recall`, as unbatched arrays; what is repeated comes before what is looked up."""
+    """Return a row of `recall` as unbatched arrays; repetitions come before lists to look up in."""
     words = np.arange(len(SPECIAL), VOCABULARY)
     lists = 0.0 if phase == "recall" and progress < 0.4 else 0.75
     tokens, mask = recall.row(
@@ -204,14 +207,14 @@ def text_row(
 
 
 def make_optimizer(params: dict[str, jax.Array], steps: int) -> optax.GradientTransformation:
-    """Muon for the layers' matrices, AdamW for the rest.
+    """Return the optimizer: Muon for the layers' matrices, AdamW for the rest.
 
-    See https://kellerjordan.github.io/posts/muon/. In a model of this size it needs far fewer steps
-    than AdamW alone to look things up.
+    See https://kellerjordan.github.io/posts/muon/. With Muon a model of this size learns to look
+    things up in far fewer steps than with AdamW alone.
 
     Args:
-      params: those that are trained, {path: array}; matrices of layers are stacked.
-      steps: after a warm-up the learning rates fall to nearly nothing in so many.
+      params: the trained parameters, {path: array}; matrices of layers are stacked.
+      steps: the number of steps; after a warm-up the learning rates fall to nearly 0 at the end.
     """
 
     def falling(peak: float) -> optax.Schedule:
@@ -237,12 +240,12 @@ def make_optimizer(params: dict[str, jax.Array], steps: int) -> optax.GradientTr
 
 
 def train(model: VLM, params: dict, processor: Processor, phase: str) -> dict:
-    """One phase; `params` are consumed, those after it are returned."""
+    """Train for one phase; consume `params`, and return the parameters after it."""
     mesh, steps = meshes.make_mesh(), PHASES[phase]
     whole = sharding.replicated(mesh)
     trained, _ = states.split(params, FREEZE.get(phase, ""))
     optimizer = make_optimizer(trained, steps)
-    # From nothing but arrays that live on every device, so that the state does too.
+    # Start from arrays that are on every device, so that the state is there too.
     first = states.TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

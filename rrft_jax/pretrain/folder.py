@@ -1,10 +1,10 @@
 """The folder that a tiny Qwen2-VL starts from: config.json, tokenizer and preprocessor files.
 
-Every word that the lessons and the tasks use often is one token; anything else is spelt in bytes.
+Every word that the lessons and the tasks use often is one token. Other words are spelt in bytes.
 
 The files have the layout of the released checkpoints, with all sizes at the top of `config.json`.
-Today's transformers reads that, and so do releases 4.49 and 4.57, and vLLM; what today's writes is
-read wrongly by those.
+Today's transformers, its releases 4.49 and 4.57, and vLLM read this layout. The layout that today's
+transformers writes is read wrongly by these releases and by vLLM.
 """
 
 import collections
@@ -18,7 +18,7 @@ from rrft_jax.models import families
 from rrft_jax.models.config import VLMConfig
 
 VOCABULARY = 576
-LENGTH = 4096  # tokens that a text may have
+LENGTH = 4096  # the most tokens of a text
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -29,8 +29,9 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# What a word is: as Qwen2's tokenizer splits (words, digits, punctuation with what follows it, line
-# breaks), but for cells, calls, quotes in a list, signs between numbers, options, names of points.
+# The pattern of a word. It splits like Qwen2's tokenizer (words, digits, punctuation with the text
+# after it, line breaks), except for cells, calls, quotes in a list, signs between numbers, options
+# and names of points.
 WORDS = (
     r" ?[a-d][1-4]|change_[a-z]+\(|', '|, '| [-+*/=] | ?\([A-D]\) ?"
     r"| (?=[A-Z](?![a-z]))|[A-Z](?![a-z])"
@@ -56,14 +57,14 @@ TOKENIZER = {
     "model_max_length": LENGTH,
     "pad_token": "<|endoftext|>",
     "padding_side": "left",
-    # Not Qwen2Tokenizer: transformers 5 builds that one from the vocabulary and the merges, with a
-    # way to split words of its own, whatever tokenizer.json says.
+    # Not Qwen2Tokenizer, because transformers 5 builds it from the vocabulary and the merges,
+    # and splits words in its own way, whatever tokenizer.json says.
     "tokenizer_class": "PreTrainedTokenizerFast",
 }
 
 
 def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
-    """Writes all files but the weights; returns the config. Words come from `corpus`."""
+    """Write all files except the weights; return the config. Words come from `corpus`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     split = pre_tokenizers.Sequence(
@@ -76,11 +77,11 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
         word for text in corpus for word, _ in split.pre_tokenize_str(text) if len(word) > 1
     )
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # By frequency, and by name where that is the same: the ids don't depend on the order of texts.
+    # By frequency, then by name, so that the ids don't depend on the order of texts.
     words = sorted(counts, key=lambda word: (-counts[word], word))
     words = words[: VOCABULARY - len(SPECIAL) - len(letters)]
     tokens = {token: index for index, token in enumerate([*SPECIAL, *letters, *words])}
-    # A word of the vocabulary is taken whole; there are no merges that would build it up.
+    # A word of the vocabulary is taken whole, because there are no merges that would build it up.
     tokenizer = Tokenizer(models.BPE(tokens, [], ignore_merges=True))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
@@ -97,7 +98,7 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
         },
         "preprocessor_config.json": PREPROCESSOR,
         "tokenizer_config.json": TOKENIZER,
-        "chat_template.json": {"chat_template": CHAT_TEMPLATE},  # where processors look for it
+        "chat_template.json": {"chat_template": CHAT_TEMPLATE},  # the file that processors read
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
@@ -105,7 +106,7 @@ def write_folder(folder: pathlib.Path, corpus: Iterable[str]) -> VLMConfig:
 
 
 def _config(ids: Mapping[str, int]) -> dict[str, Any]:
-    """The content of `config.json`, with the keys of the released Qwen2-VL-2B-Instruct."""
+    """Return the content of `config.json`, with the keys of the released Qwen2-VL-2B-Instruct."""
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
         "attention_dropout": 0.0,

@@ -1,8 +1,9 @@
-"""What the base is taught: several short conversations about each picture, and words for its parts.
+"""The lessons of the base: short conversations about each picture, and words for its parts.
 
-The conversations are the group of completions of `score`, as they share their pictures. Beside
-them, each visual token is asked for the words of what it shows, through the embedding of the words:
-without that, a model of this size takes thousands of steps to find that the picture matters.
+The conversations are the group of completions of `score`, because they share their pictures.
+Besides, each visual token must name the words of the thing that it shows, through the embedding of
+the words. Without that, a model of this size takes thousands of steps to find that the picture
+matters.
 """
 
 import dataclasses
@@ -16,16 +17,17 @@ from rrft_jax.tasks.drawings import arithmetic, counting, figures, structure, tr
 from rrft_jax.tasks.drawings.render import Camera
 
 TOKENS = 4  # visual tokens on a side of a picture
-STREAM = 7  # of random numbers: no split of a drawn task draws from it
+STREAM = 7  # stream of random numbers; no split of a drawn task uses it
 
 Conversation = list[tuple[str, str]]  # questions and answers
 
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """`words[n]` are what visual token n shows, one for each of the task's SLOTS, or nothing.
+    """A picture lesson: its conversations, and the words of its visual tokens.
 
-    `ask` makes up one more short question each time; conversations go on with those while there's
+    `words[n]` are the words of visual token n, one for each of the task's SLOTS, or none. Each call
+    of `ask` makes up one more short question. Conversations continue with these while there is
     room.
     """
 
@@ -35,20 +37,20 @@ class Lesson:
     ask: Callable[[], tuple[str, str]]
 
 
-# A visual token names its words from as many turned versions of itself: where the order of words
-# matters, as in a number, each has a slot of its own.
+# A visual token names its words from rotated versions of itself, one version per slot. If the order
+# of words matters, as in a number, each word has its own slot.
 SLOTS = {
-    counting.NAME: (0, 0, 0, 0),  # a cell, and size, colour and shape of what stands there
+    counting.NAME: (0, 0, 0, 0),  # a cell, and size, colour and shape of the thing in it
     structure.NAME: (0, 1, 2, 3, 4),  # the name of a point, the signs of a number
     transformation.NAME: (0, 0, 0, 0, 0),
 }
 
 
 def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
-    """Scenes of every shape and colour: captions, numbering, counts, sums, looks at one cell.
+    """Draw a scene of any shapes and colours: captions, numbering, counts, sums, single cells.
 
-    Numbering of what does *not* fit comes late: with both kinds from the start, neither is learnt,
-    for on average an object that fits is then numbered as often as not.
+    Numbering of the objects that do *not* fit comes late. With both kinds from the start, neither
+    is learnt, because a fitting object is then numbered as often as not.
     """
     scene = counting.draw_scene(rng, _counting_vocabulary(rng, phase), TINY_SIZE)
     placed = dict(scene.placed)
@@ -65,7 +67,7 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
         return f"How many {about.plural} are there?", str(sum(map(about.covers, scene.things)))
 
     def look() -> tuple[str, str]:
-        """What stands in a cell, which is empty now and then."""
+        """Ask about one cell, which is sometimes empty."""
         cell = counting.cell_name(rng.integers(counting.GRID**2))
         if rng.random() < 0.7:
             cell = pick(rng, scene.cells)
@@ -80,11 +82,11 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
 
     if phase in ("see", "perceive"):
         texts = [[caption], [number()] if rng.random() < 0.4 else [ask()]]
-    else:  # several questions about one picture: only the question tells their answers apart
+    else:  # several questions about one picture, so the answers depend on the question
         inverse = 0.5 if phase == "review" or progress > 0.4 else 0.0
         last = caption if rng.random() < 0.25 else ask()
         texts = [*([number(inverse)] for _ in range(3)), [last]]
-    # An empty cell has nothing to name but itself.
+    # An empty cell has only its own name.
     words = []
     for cell in map(counting.cell_name, range(counting.GRID**2)):
         shown = f"{cell} {placed[cell]}".split() if cell in placed else [cell] * 4
@@ -93,10 +95,10 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
 
 
 def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocabulary:
-    """Every colour and shape to see them; three of each, mostly, to tell what fits and what not.
+    """Return all colours and shapes to learn to see, mostly three of each to learn what fits.
 
-    With ten colours few objects have the one that is asked for, and a model that says "no" to all
-    of them stays at that for a thousand steps.
+    With ten colours few objects have the colour of the question. A model then says "no" to all
+    objects, and does so for a thousand steps.
     """
     if phase in ("see", "perceive") or rng.random() > 0.8:
         return counting.EVERYTHING
@@ -108,9 +110,9 @@ def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocab
 
 
 def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
-    """Figures of every kind: what is written where, sums, options; sometimes the question itself.
+    """Draw a figure of any kind: labels and their places, sums, options, sometimes the question.
 
-    First come mostly cards, to learn to read from.
+    At first most lessons are cards, to learn to read.
     """
     if rng.random() < {"see": 0.9 - 0.4 * progress, "perceive": 0.3}.get(phase, 0):
         return _card(rng)
@@ -148,7 +150,7 @@ def structure_lesson(rng: np.random.Generator, phase: str, progress: float) -> L
 
 
 def _card(rng: np.random.Generator) -> Lesson:
-    """A card full of numbers and names in the letters of the figures: 16 to read, not 3."""
+    """Draw a card of numbers and names in the figures' letters: 16 texts to read, not 3."""
     side, labels, shown = TINY_SIZE / TOKENS, [], {}
     for place in range(TOKENS**2):
         if rng.random() < 0.1:
@@ -159,7 +161,7 @@ def _card(rng: np.random.Generator) -> Lesson:
         text = pick(rng, (number, number, name))
         corner = complex(place % TOKENS, place // TOKENS)
         centre = (corner + complex(*rng.uniform(0.02, 0.98, 2))) * side
-        edge = 5 + 3.0 * len(text)  # such that nothing is written over the margin
+        edge = 5 + 3.0 * len(text)  # keeps texts inside the margin
         centre = complex(
             min(max(centre.real, edge), TINY_SIZE - edge), min(max(centre.imag, 6), 106)
         )
@@ -182,7 +184,7 @@ def _card(rng: np.random.Generator) -> Lesson:
 
 
 def _written(labels: list[figures.Label]) -> list[tuple[str | None, ...]]:
-    """For each visual token, the name and the number that are written there."""
+    """Return for each visual token the name and the number that are written there."""
     words: list[list[str | None]] = [[None] * 5 for _ in range(TOKENS**2)]
     side = TINY_SIZE / TOKENS
     for label in labels:
@@ -196,7 +198,7 @@ def _written(labels: list[figures.Label]) -> list[tuple[str | None, ...]]:
 
 
 def random_sum(rng: np.random.Generator) -> tuple[str, str]:
-    """One operation of a puzzle's working, and what it gives."""
+    """Return one operation of a puzzle's working, and its result."""
     while True:
         puzzle = pick(rng, structure.IN_DOMAIN + structure.SHIFTED)(rng, *"ABCDEFGH")
         if "angle" in puzzle.working or ":" in puzzle.working:
@@ -207,7 +209,7 @@ def random_sum(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def transformation_lesson(rng: np.random.Generator, phase: str, progress: float) -> Lesson:
-    """Two pictures: what stands where, what became of what; sometimes the question itself."""
+    """Draw two pictures: places of objects, their changes, sometimes the question itself."""
     initial, steps, final = transformation.draw_story(rng)
     cameras = "center", pick(rng, tuple(transformation.CAMERAS))
     scenes = {"first": initial, "second": final}
@@ -238,7 +240,7 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
         return f"From {initial[which]} to {final[which]}?", f"{text}."
 
     def objects() -> Conversation:
-        """Some objects by their numbers in the list: where they were, what they are now."""
+        """Ask for some objects by their numbers in the list: their old places, their new looks."""
         turns = []
         for number in map(int, rng.permutation(len(initial))[:3]):
             where = f"Where is object {number}?", f"{initial[number]}."
@@ -292,5 +294,5 @@ def _xy(point: complex) -> tuple[float, float]:
 
 
 def pick(rng: np.random.Generator, choices):
-    """One of these, each as likely."""
+    """Return one of the choices, each equally likely."""
     return choices[rng.integers(len(choices))]

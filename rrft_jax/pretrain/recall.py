@@ -1,9 +1,9 @@
-"""Rows of text alone that teach to look back: to copy what stands there, find it, compare it.
+"""Rows of text alone that teach to look back in a text: to copy, to find, to compare.
 
-Without that a question's options and lists of objects can't be used. A small model finds out how
-only from text in which most tokens can be known from what came before: some hundred steps of random
-words that are repeated, as for induction heads (https://arxiv.org/abs/2209.11895). Lists that are
-looked up in come after, and sums, of which written ones need nothing to be seen.
+Without that skill a model can't use a question's options and lists of objects. A small model learns
+it only from text in which most tokens follow from earlier tokens: some hundred steps of repeated
+random words, as for induction heads (https://arxiv.org/abs/2209.11895). After these come lists to
+look up in, and written sums, which need no picture.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ Piece = tuple[str, bool]  # a text, and whether it carries loss
 
 
 def row(rng: np.random.Generator, encode: Callable, words: np.ndarray, length: int, lists: float):
-    """`length` tokens, and a mask of those that carry loss.
+    """Return `length` tokens, and a mask of the tokens that carry loss.
 
     Args:
-      rng: decides on everything.
+      rng: the source of all random choices.
       encode: text -> tokens.
-      words: tokens that random sequences are made of.
-      length: tokens.
+      words: the tokens that random sequences are made of.
+      length: the number of tokens.
       lists: the share of rows with lists to look up in, and sums; the others are repetitions.
     """
     if rng.random() >= lists:
@@ -40,16 +40,18 @@ def row(rng: np.random.Generator, encode: Callable, words: np.ndarray, length: i
 
 
 def _repeated(rng, words: np.ndarray, length: int):
-    """A random sequence, over and over; its second time is known once it has begun."""
+    """Return a repeated random sequence; from its second time on it is predictable."""
     period = int(rng.integers(4, length // 2))
-    pool = rng.choice(words, int(rng.integers(4, 200)))  # few words: one alone doesn't tell where
+    pool = rng.choice(words, int(rng.integers(4, 200)))  # few, so that one word repeats
     tokens = np.resize(rng.choice(pool, period), length)
     return tokens, np.arange(length) > period
 
 
 def _pairs(rng, words: np.ndarray, length: int):
-    """Names with a value each, listed in another order every time; values are known from the
-    second list on."""
+    """Return lists of names with values, each list in another order.
+
+    The values are predictable from the second list on.
+    """
     number = int(rng.integers(3, 9))
     names = rng.choice(words, number, replace=False)
     values = [rng.choice(words, int(rng.integers(1, 4))) for _ in names]
@@ -63,10 +65,10 @@ def _pairs(rng, words: np.ndarray, length: int):
 
 
 def _options(rng) -> list[Piece]:
-    """A question's options, then which of them some values are, or what some options say."""
+    """Return a question's options, then the letters of some values, or the values of letters."""
     step = pick(rng, (0.5, 1, 1, 5))
     start = step * rng.integers(1, 30)
-    close = start + step * np.arange(8)  # as options are: one digit often tells them apart
+    close = start + step * np.arange(8)  # like real options, which often differ in one digit
     values = [f"{v:g}" for v in rng.choice(close, 4, replace=False)]
     marked = [f"({letter}) {value}" for letter, value in zip(structure.OPTIONS, values)]
     pieces = [(f" Choices: {' '.join(marked)}.", False)]
@@ -84,7 +86,7 @@ def _options(rng) -> list[Piece]:
 
 
 def _objects(rng) -> list[Piece]:
-    """A list of objects, then what some of them look like, in the order of captions."""
+    """Return a list of objects, then the looks of some of them, in the order of captions."""
     initial, _, _ = transformation.draw_story(rng)
     pieces = [(f" {transformation.attributes(initial)}", False)]
     for i in rng.integers(len(initial), size=rng.integers(4, 9)):
@@ -94,7 +96,7 @@ def _objects(rng) -> list[Piece]:
 
 
 def _changes(rng) -> list[Piece]:
-    """Objects before and after, and what is new about them."""
+    """Return objects before and after a change, and their changes."""
     initial, steps, final = transformation.draw_story(rng)
     pieces = []
     for i, (before, after) in enumerate(zip(initial, final)):

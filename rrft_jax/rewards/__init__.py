@@ -5,13 +5,13 @@
 A reward is a function of a group's completions and the example that they answer, anything with an
 `answer`. Text from a model is hostile: no reward raises or hangs because of it (`guard.py`).
 
-A reward of your own is any function that a dotted path leads to, with the same signature:
+Your own reward is any function with the same signature, named by its dotted path:
 
     def short(completions, example, *, mode="default", step=None, limit=40):
         return [float(len(text) < limit) for text in completions]
 
-Its name is then `mypackage.rewards.short`, and `limit` is an option. It runs behind the guard: a
-completion that it fails on is worth 0 (`own.py`).
+Its name is then `mypackage.rewards.short`, and `limit` is an option. It runs behind the guard. If
+it fails on a completion, that completion gets 0 (`own.py`).
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from rrft_jax.rewards import accuracy, format, guard, own, reference, style, tra
 from rrft_jax.rewards.worker import Failure
 
 MODES = ("default", "reference")
-_GIVEN = ("mode", "step", "lengths")  # what a caller hands over; all other keywords are options
+_GIVEN = ("mode", "step", "lengths")  # keywords from the caller; all other keywords are options
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reward:
-    """A function of a group or of one completion, and the public code's if that differs."""
+    """A function of a group or of one completion, and the public code's form if it differs."""
 
     function: Callable
     public: Callable | None = None
@@ -83,19 +83,19 @@ class Term:
 
 
 class Scores(NamedTuple):
-    """A value for each completion, 0 where the reward failed; and the failures, in no order."""
+    """The value of each completion, 0 if the reward failed on it; and the failures, unordered."""
 
     values: list[float]
     failures: list[Failure]
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the project's own rewards; other functions have a dotted path."""
+    """Return the names of the project's own rewards; other rewards are named by a dotted path."""
     return tuple(_REWARDS)
 
 
 def score(name: str, completions: Sequence[str], example: Any, **given) -> list[float]:
-    """Return the values of `scores`, which takes the same arguments."""
+    """Return only the values of `scores`, for the same arguments."""
     return scores(name, completions, example, **given).values
 
 
@@ -116,15 +116,16 @@ def scores(
       completions: the texts.
       example: anything with an `answer`.
       mode: "default", or "reference" for the values of Reason-RFT's public code.
-      step: of the training, for rewards that begin late.
-      lengths: tokens of each completion, for rewards of lengths; words and signs without it.
+      step: the training step, for rewards that begin late.
+      lengths: the tokens of each completion, for rewards of lengths; without it they count words
+        and signs.
       options: the reward's own keywords.
 
     Returns:
-      One number a completion. Where a call took too long or broke, it's 0 and counts as a failure.
+      One number per completion. If a call took too long or broke, it is 0 and counts as a failure.
 
     Raises:
-      UserError: there's no reward of that name, mode, or option.
+      UserError: the reward, the mode or the option does not exist.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
@@ -151,12 +152,12 @@ def failures() -> int:
 
 
 def read_terms(rewards: Mapping[str, Any], where: str = "rewards") -> list[Term]:
-    """Read a config's rewards: each name's weight, or a mapping of its `weight` and options.
+    """Read a config's rewards: name -> weight, or name -> a mapping of `weight` and options.
 
         {"accuracy": 1.0, "length": {"weight": 0.5, "start": 100}, "mypackage.rewards.iou": 2}
 
     Raises:
-      UserError: a name, option or weight makes no sense; begins with `where`.
+      UserError: a name, option or weight is invalid; the message begins with `where`.
     """
     terms = []
     for name, value in dict(rewards).items():
@@ -192,7 +193,7 @@ def _find(name: str) -> Callable:
         function = worker.find(name) if "." in name else None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"reward {name!r}: {error}; {expected}") from None
-    except Exception as error:  # a module runs when it's imported
+    except Exception as error:  # an import runs the module, which may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"reward {name!r}: its module can't be imported: {reason}") from error
     if not callable(function):

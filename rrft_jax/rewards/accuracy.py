@@ -1,6 +1,6 @@
-"""Is the answer right? Equal as `answers` reads it, as a set of calls, or for math-verify.
+"""Rewards for right answers: equal by `answers`, as sets of calls, or by math-verify.
 
-The evaluation of a split scores with the same comparisons, so they're public here.
+The evaluation of a split uses the same comparisons, so they are public here.
 """
 
 import math
@@ -12,16 +12,17 @@ from rrft_jax.rewards import answers, guard, worker
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import are_calls, parse_calls
 
-# Relative errors that `math_rewards` takes for right and for wrong; exact, as the numbers are.
+# `math_rewards` gives 1 up to the first relative error and 0 from the second on. Exact fractions,
+# because the values are exact too.
 _NEAR, _FAR = Fraction(1, 20), Fraction(1, 5)
 
 
 def rewards(completions: Sequence[str], example: Any) -> list[float]:
     """Give 1 to each completion whose answer is the example's, else 0.
 
-    Inside the tags there's to be the answer and nothing else. Without tags the whole completion is
-    the answer, and only then is one looked for in prose. The comparison is the same. Sequences of
-    calls are equal as sets. A solution may stand inside tags, too.
+    Inside the tags there must be the answer and nothing else. Without tags the whole completion is
+    the answer, and only then an answer is searched in prose. The comparison is the same. Sequences
+    of calls are equal if they are equal as sets. The solution may have tags too.
     """
     solution = extract_answer(example.answer)[0]
     if are_calls(solution):
@@ -32,10 +33,10 @@ def rewards(completions: Sequence[str], example: Any) -> list[float]:
 
 
 def math_rewards(completions: Sequence[str], example: Any) -> list[float]:
-    """Reward as `rewards` does, but give a near miss between two numbers a part.
+    """Reward as `rewards` does, but give a part of the reward to a number that is nearly right.
 
-    1 up to a relative error of 5 %, 0 from 20 % on, half a period of a cosine between them. What is
-    relative to a solution of 0 has no limit: 0 itself is right, everything else is wrong.
+    The reward is 1 up to a relative error of 5 %, 0 from 20 % on, and half a period of a cosine
+    between them. If the solution is 0 there is no relative error: 0 is right, all else is wrong.
     """
     solution = answers.read(extract_answer(example.answer)[0])
     if solution.value is None or not solution.value.number:
@@ -62,10 +63,11 @@ def choice_reward(completion: str, example: Any) -> float:
 def equal(given: Sequence[tuple[str, bool]], solution: str) -> list[bool]:
     """Return whether each answer is the solution, by `answers.same`, or else by math-verify.
 
-    math-verify runs behind the guard: what takes too long or breaks it is counted there.
+    math-verify runs behind the guard, which counts answers that take too long or break it.
 
     Args:
-      given: (text, whether it's the answer and nothing else); in another, one is looked for.
+      given: (text, True if it must be the answer and nothing else); otherwise an answer is searched
+        in the text.
       solution: the right answer, without tags.
     """
     wanted = answers.read(solution)

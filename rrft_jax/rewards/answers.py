@@ -1,10 +1,10 @@
-r"""When two answers are the same: as text, as an option's letter, or as a value with its unit.
+r"""The comparison of two answers: as text, as an option's letter, or as a value with its unit.
 
     same(r"$60^\circ$", "60") is True;  same("5 or 6", "5") is False;  same(r"\sin x", "1") is None
 
-What holds, both ways round:
+These rules are symmetric:
 * Spelling doesn't matter: dollars, `\boxed`, `\text`, full width, other minus signs, spaces, `**`.
-  Nor do capitals of words: `yes` is `Yes`.
+  Capitals of words don't matter either: `yes` is `Yes`.
 * `B`, `(B)`, `B.`, `B: 12`, `B、12`, `Option B` and `b` are one option. An option is no number.
 * `AC`, `A, C`, `A and C` are the same options. Their order counts.
 * `≥ 5` is neither 5 nor `≤ 5`.
@@ -24,10 +24,10 @@ from rrft_jax.rewards import expression
 from rrft_jax.rewards.expression import Beyond
 from rrft_jax.rewards.value import Malformed, Sequence, Value, constant
 
-_LONGEST = 2 * expression.LONGEST  # characters of an answer, dollars and all
-_END_OF_TEXT = 2000  # characters that an answer is looked for in, where it stands in prose
+_LONGEST = 2 * expression.LONGEST  # characters of an answer, dollars included
+_END_OF_TEXT = 2000  # characters at the end of prose in which an answer is searched
 
-# Before NFKC, which makes 52 of 5² and 11/2 of 1½.
+# Resolved before NFKC, which would turn 5² into 52 and 1½ into 11/2.
 _RAISED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SIGNS = str.maketrans(
@@ -65,7 +65,8 @@ _PERCENT = re.compile(r"\\?%|\bper[ -]cent\b", re.IGNORECASE)
 
 _NUMBER = re.compile(r"[+-]?\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 
-# B, b, (B), B., B), B: 12; more than the letter only behind a sign that ends it; no other option.
+# B, b, (B), B., B), B: 12. A text may follow the letter only after a sign that ends it. It must not
+# begin with another option.
 _FURTHER_OPTION = re.compile(
     r"[(\[][A-Z][)\]]|(?:\b(?:or|and)\s|[,/&、;]|(?<=[.:)\]、]))\s*[A-Z](?:[.:)\]、]|$)"
 )
@@ -77,14 +78,14 @@ _CALLED = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?|选项|选|答案[是为]?:?) ?(?!$)",
     re.IGNORECASE,
 )
-# AC, but not CA, which is a name; A, C and A and C and (A)(C).
+# AC, but not CA, which is a name; also "A, C", "A and C" and "(A)(C)".
 _COMPACT = re.compile(r"(?=[A-H]{2})A?B?C?D?E?F?G?H?")
 _LETTER = r"[(\[]?[A-Z][)\].]?"
 _SEVERAL = re.compile(
     rf"[(\[]?{_LETTER}(?:(?:\s?[,;&、]\s?|,?\sand\s|\s|(?<=[)\]])(?=[(\[])){_LETTER})+[)\]]?"
 )
 
-# What stands between two sides, and may stand in front of one: \ge 5.
+# Relations between two sides. One may also stand in front of a single side: \ge 5.
 _RELATION = re.compile(r"\\(?:leq?|geq?|lt|gt|neq?|in|notin)(?![A-Za-z])|[<>]=?")
 _SPELT = {r"\leq": r"\le", "<=": r"\le", r"\geq": r"\ge", ">=": r"\ge", r"\lt": "<", r"\gt": ">"}
 _SPELT |= {r"\neq": r"\ne"}
@@ -105,7 +106,7 @@ _UNITS = {
     for names in _NAMES_OF_UNITS.strip().replace("\n", "|").split("|")
     for name in names.split()
 }
-# Also "5 Meters" and "5 CM"; but a megagram is no milligram.
+# Capitals may differ, as in "5 Meters" and "5 CM". Exception: a megagram is no milligram.
 _UNITS |= {
     spelt: unit
     for name, unit in _UNITS.items()
@@ -121,7 +122,7 @@ _BEHIND = re.compile(
     r"(?:\s?\^\s?\{?([23])\}?)?"
 )
 _ENDS_IN_UNIT = re.compile(rf"(?<![A-Za-z\\])\s?{_BEHIND.pattern}$")
-# What stands in prose: a formula in dollars, or signs of mathematics that no word touches.
+# Formulas in prose: in dollars, or signs of mathematics that touch no word.
 _ATOM = (
     r"\\(?:text|mathrm)\{[^{}]{0,99}\}|\\[A-Za-z]+|\\[{}%,;!$]|[.,](?=\d)"
     r"|[-+*/^_=<>{}()\[\]!|%°√π×÷·−²³\d]|(?<=[\d^_{}+*/=-])[A-Za-z](?![A-Za-z])"
@@ -146,9 +147,10 @@ _NAMED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What an answer says. `value` is None where it's no expression that is known here.
+    """The meaning of an answer. `value` is None if the text is no expression that is known here.
 
-    `may_be_more`: it's one of those that only math-verify knows. `option`: its letter, or several.
+    `may_be_more` is True for an expression that only math-verify knows. `option` is the letter of
+    an option, or several letters.
     """
 
     text: str
@@ -157,11 +159,11 @@ class Reading:
     value: Value | Sequence | None = None
     unit: str | None = None
     may_be_more: bool = False
-    relation: str | None = None  # in front, as in `≥ 5`; empty for one further on
+    relation: str | None = None  # the sign in front, as in `≥ 5`; "" if it stands further on
 
 
 def plain(text: str) -> str:
-    """A text without what adds no meaning, in ASCII as far as it goes."""
+    """Return a text without the parts that add no meaning, in ASCII if possible."""
     text = _RAISED.sub(lambda match: f"^{{{match[0]}}}", text)
     text = _VULGAR.sub(lambda match: f" {match[0]}", text)
     text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS)
@@ -174,14 +176,14 @@ def plain(text: str) -> str:
 
 
 def read(text: str) -> Reading:
-    """What the whole text says, if it's one answer and nothing else."""
+    """Read the whole text, if it is one answer and nothing else."""
     text = text.strip()
-    if _NUMBER.fullmatch(text):  # the most frequent ones, at once
+    if _NUMBER.fullmatch(text):  # a shortcut for the most frequent answers
         return Reading(text, value=constant(Fraction(text)))
     return _read(text) if len(text) <= _LONGEST else Reading(text)
 
 
-@functools.lru_cache(1024)  # the answers of a group are few
+@functools.lru_cache(1024)  # a group has few different answers
 def _read(text: str) -> Reading:
     text = plain(text)
     if option := _option(text):
@@ -207,7 +209,7 @@ def _read(text: str) -> Reading:
 
 
 def _option(text: str) -> str | None:
-    """The letter of an option, or those of several."""
+    """Return the letter of an option, or the letters of several options."""
     called = _CALLED.match(text)
     text = text[called.end() :] if called else text
     if _SEVERAL.fullmatch(text) or _COMPACT.fullmatch(text):
@@ -219,7 +221,7 @@ def _option(text: str) -> str | None:
 
 
 def same(a: Reading, b: Reading) -> bool | None:
-    """Return whether two answers are equal; None where only math-verify can tell. Symmetric."""
+    """Return whether two answers are equal; None if only math-verify can tell. Symmetric."""
     if _squeezed(a.text) == _squeezed(b.text):
         return bool(a.text)
     if a.option or b.option:
@@ -244,7 +246,10 @@ def same(a: Reading, b: Reading) -> bool | None:
 
 
 def pairs(a: Reading, b: Reading) -> list[tuple[Value | Sequence, Value | Sequence]]:
-    """The values to compare: where one alone has a percent sign, a hundredth of it, too."""
+    """Return the pairs of values to compare.
+
+    If only one value has a percent sign, there are two pairs: with it, and with a hundredth of it.
+    """
     found = [(a.value, b.value)]
     if "pct" in (a.unit, b.unit) and a.unit != b.unit:
         hundredth = [_hundredth(x) if x.unit == "pct" else x.value for x in (a, b)]
@@ -253,14 +258,14 @@ def pairs(a: Reading, b: Reading) -> list[tuple[Value | Sequence, Value | Sequen
 
 
 def is_prose(reading: Reading) -> bool:
-    """Return whether it says nothing as a whole, so that an answer may still stand in it."""
+    """Return whether the whole text is no answer, so that an answer may still stand inside it."""
     return reading.option is None and reading.value is None and not reading.may_be_more
 
 
 def found_in(text: str) -> str | None:
-    r"""The answer that stands in prose: in the last `\boxed`, behind `answer is`, or at the end.
+    r"""Return the answer in prose: in the last `\boxed`, after `answer is`, or at the end.
 
-    None where there's none, or where the last two are alternatives, as in `5 or 6`.
+    Return None if there is no answer, or if the last two are alternatives, as in `5 or 6`.
     """
     text = text[-_END_OF_TEXT:]
     box = text.rfind(r"\boxed{")
@@ -285,7 +290,7 @@ def found_in(text: str) -> str | None:
 
 
 def comparable(a: Reading, b: Reading) -> bool:
-    """Return whether both are real numbers, and of no two units or names."""
+    """Return whether both are real numbers, without different units or names."""
     values = [x.value.number if x.value is not None else None for x in (a, b)]
     return None not in values and _agree(a.name, b.name) and _agree(a.unit, b.unit)
 
@@ -295,7 +300,7 @@ def _agree(a: str | None, b: str | None) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Without the spaces that part no two words or numbers, and of words without capitals."""
+    """Remove spaces that don't separate two words or numbers, and capitals of words."""
     text = re.sub(r"(?<![\w,.])\s|\s(?![\w,.])", "", text)
     return text.casefold() if _ARE_WORDS.fullmatch(text) else text
 
@@ -314,13 +319,13 @@ def _is_constant(value: Value | Sequence) -> bool:
 
 
 def _is_formula(text: str) -> bool:
-    """Return whether there are no words in it, but for those of mathematics."""
+    """Return whether the text has no words except those of mathematics."""
     words = _LETTERS.findall(_COMMAND.sub(" ", text))
     return all(len(word) == 1 or word in {*expression.FUNCTIONS, "deg", "pct"} for word in words)
 
 
 def _unwrapped(text: str) -> str:
-    """Without braces around all of it."""
+    """Remove braces around the whole text."""
     text = text.strip()
     while text.startswith("{") and text.endswith("}") and _closing(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
@@ -328,7 +333,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the brace that opens at `start` is closed, or -1."""
+    """Return the index that closes the brace at `start`, or -1."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -338,7 +343,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _measured(text: str) -> tuple[Value | Sequence, str | None] | None:
-    """Value and unit of a text; None if it has none."""
+    """Return (value, unit or None) of a text; None if the text has no value."""
     for sign, unit in _CURRENCY.items():
         if text.startswith(sign) or text.endswith(sign):
             found = _value(text.removeprefix(sign).removesuffix(sign).strip())
@@ -365,7 +370,7 @@ def _value(text: str) -> Value | Sequence | None:
 
 
 def _unit(match: re.Match) -> str | None:
-    """Its canonical name; None for `units`, which say nothing."""
+    """Return the unit's canonical name; None for `units`, which has no meaning."""
     before, name, *powers, below, b1, b2, b3, per, outer = match.groups()
     power = next(filter(None, (before, *powers, outer)), "1").removesuffix(".")
     unit = _UNITS[name] + _EXPONENTS.get(power, power).replace("1", "")

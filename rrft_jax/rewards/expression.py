@@ -1,10 +1,11 @@
-r"""The value of a whole text as one mathematical expression: exact, and in the same form if equal.
+r"""The exact value of a text that is one mathematical expression; equal values have one form.
 
     read(r"\frac{\sqrt{12}}{2}") == read(r"\sqrt 3")
 
-It takes LaTeX with or without dollars, and what people type instead.
+It reads LaTeX with or without dollars, and the plain forms that people type instead.
 
-Text from a model is hostile: the reading is linear in its length, and what grows is refused.
+Text from a model is hostile. So reading takes time linear in its length, and values that would grow
+without bound are refused.
 """
 
 import re
@@ -25,7 +26,7 @@ from rrft_jax.rewards.value import (
 )
 
 LONGEST = 200  # characters of an expression
-_DEEPEST = 30  # brackets in brackets
+_DEEPEST = 30  # levels of nested brackets
 
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?", re.ASCII)
 _DECIMAL = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,2}(?!\w))?", re.ASCII)
@@ -44,7 +45,7 @@ _GREEK = frozenset(
 _FRACTIONS = frozenset(["frac", "dfrac", "tfrac", "cfrac"])
 _TIMES = frozenset(["times", "cdot", "ast"])
 FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log ln lg exp max min".split())
-# What math-verify knows. It passes over other commands, so that `\not 5` would be 5.
+# The commands that math-verify knows. It ignores other commands, so for it `\not 5` would be 5.
 _BEYOND = FUNCTIONS | frozenset(
     "le leq ge geq lt gt ne neq in notin cup cap setminus emptyset infty pm mp binom sum prod int "
     "lim sinh cosh tanh lfloor rfloor lceil rceil bmod mathbb".split()
@@ -57,14 +58,14 @@ class Beyond(ValueError):
 
 
 def read(text: str) -> Value | Sequence:
-    """The value of the whole text; its Unicode is resolved, and dollars and units are off.
+    """Return the value of the whole text, which must be without dollars, units and odd Unicode.
 
-    A comma groups thousands where all of a number is grouped well, `12,345`, but not in brackets;
-    else it stands between two values. It's never a decimal point.
+    A comma groups thousands if the whole number is grouped well, `12,345`, and is not in brackets.
+    Otherwise it separates two values. It's never a decimal point.
 
     Raises:
-      Malformed: it isn't one expression.
-      Beyond: it has a function, a relation, or another thing that isn't known here.
+      Malformed: the text isn't one expression.
+      Beyond: the text has a function, a relation, or another part that isn't known here.
     """
     if len(text) > LONGEST:
         raise Malformed("too long")
@@ -76,7 +77,7 @@ def read(text: str) -> Value | Sequence:
 
 
 class _Reader:
-    """A place in a text; each method reads what it's called after, from there on."""
+    """A place in a text. Each method reads the part that it is named after, from this place on."""
 
     def __init__(self, text: str):
         self.text, self.place, self.depth, self.brackets = text, 0, 0, 0
@@ -126,7 +127,7 @@ class _Reader:
                 return total
 
     def factor(self, first: bool = False, tight: bool = False) -> Value | Sequence:
-        """With what is raised to it. `tight`: right behind a digit, as `xy` in `2xy`."""
+        """Read a factor with its exponent. `tight` means right after a digit, as `xy` in `2xy`."""
         if first and (sign := self.take("+-")):
             return times(self.factor(first=True), MINUS if sign == "-" else constant(1))
         value = self.base(tight)
@@ -199,7 +200,7 @@ class _Reader:
         return value
 
     def argument(self) -> Value | Sequence:
-        """A group in braces, or one sign, as LaTeX takes it: `12` are two of them."""
+        """Read a group in braces or, as LaTeX does, one sign: `12` is two arguments."""
         here = self.peek()
         if here == "{":
             return self.group()
@@ -243,7 +244,7 @@ class _Reader:
             degree = self.sum()
             if not self.take("]"):
                 self.fail()
-        # LaTeX takes one sign, but nobody who types \sqrt12 or √221 means the root of its first.
+        # LaTeX takes one sign, but \sqrt12 and √221 mean the root of the whole number.
         here = self.peek()
         inner = self.base() if here.isdigit() or here == "(" else self.nested(argument)
         return power(inner, power(degree, MINUS))
@@ -262,7 +263,7 @@ class _Reader:
         return Sequence("{}", values)
 
     def letters(self, match: re.Match, tight: bool) -> Value | Sequence:
-        """A name: of one letter behind a digit, as in `2xy`, else of up to three, as in `AB`."""
+        """Read a name: one letter after a digit, as in `2xy`, else up to three, as in `AB`."""
         word = match[0]
         self.place = match.end()
         if word == "pi":

@@ -6,15 +6,15 @@ from typing import Any
 
 _BLOCKS = ("think", "answer")
 _CAPTION_BLOCKS = ("summary", "caption", *_BLOCKS)
-# Every tag that a completion may be read by.
+# All tags of a completion.
 TAGS = tuple(f"<{end}{block}>" for block in _CAPTION_BLOCKS for end in ("", "/"))
 
 
 def reward(completion: str, example: Any = None, *, empty_thought: bool = False) -> float:
     """Give 1 if the whole text is one `<think>` block and one `<answer>` block, in that order.
 
-    White space may stand between the blocks and after them, and neither may be empty. Where a
-    model is to choose whether it thinks, `empty_thought` accepts that it doesn't.
+    White space may stand between the blocks and after them, and neither block may be empty. If a
+    model may choose not to think, `empty_thought` also accepts an empty thought.
     """
     del example  # the layout is the same for all
     return _laid_out(completion, _BLOCKS, may_be_empty=("think",) if empty_thought else ())
@@ -27,7 +27,7 @@ def caption_reward(completion: str, example: Any = None) -> float:
 
 
 def tags_reward(completion: str, example: Any = None) -> float:
-    """Give a quarter for each of the four tags that stands once, behind those before it."""
+    """Give a quarter for each of the four tags that stands once, and after the tags before it."""
     del example
     place, found = -1, 0
     for tag in _tags(_BLOCKS):
@@ -47,7 +47,7 @@ def extract_answer(completion: str) -> tuple[str, bool]:
 
 
 def _laid_out(completion: str, blocks: Sequence[str], may_be_empty: Sequence[str] = ()) -> float:
-    # Every tag once: so each `.*` has one place to end at, and the match takes linear time.
+    # Each tag must stand once, so each `.*` has one place to end, and the match takes linear time.
     if any(completion.count(tag) != 1 for tag in _tags(blocks)):
         return 0.0
     layout = r"\s*".join(f"<{block}>(.*)</{block}>" for block in blocks)

@@ -1,12 +1,13 @@
-"""Runs functions on hostile text in worker processes: with a time limit, and nothing gets out.
+"""Worker processes that run functions on hostile text, with a time limit and without exceptions.
 
     call("package.module.function", [(text, "4"), (other, "4")]) -> [True, None]
 
-A call that raises, hangs, dies or eats memory gives None and is counted (`failures`); its worker is
-replaced. `run` says how it failed, and counts nothing. Nothing else can end a long multiplication
-or a regular expression inside C code, neither a thread nor a signal.
+A call that raises, hangs, dies or uses too much memory gives None and is counted (`failures`). Its
+worker is replaced. `run` returns the reason of a failure and counts nothing. Processes are needed,
+because neither a thread nor a signal can end a long multiplication or a regular expression inside
+C code.
 
-What needs no guard is written to take linear time, and runs at once where it's called.
+Functions that take linear time need no guard, and run where they are called.
 """
 
 import atexit
@@ -27,10 +28,10 @@ from typing import Any
 from rrft_jax.rewards import worker
 from rrft_jax.rewards.worker import Failure
 
-SECONDS = 2.0  # that a completion may take, unless `limit` says otherwise
-_START = 60.0  # and that a worker may take to start and import what it's to call
+SECONDS = 2.0  # time limit of a completion, unless `limit` sets another
+_START = 60.0  # time limit in seconds for a worker to start and import the function
 _MOST_WORKERS = 4
-_LONGEST_TEXT = 200  # characters that are kept of a completion that failed
+_LONGEST_TEXT = 200  # characters kept of a failed completion
 
 _lock = threading.RLock()
 _idle: list["_Worker"] = []
@@ -40,12 +41,12 @@ _seconds = contextvars.ContextVar("seconds", default=SECONDS)
 
 
 class _Worker:
-    """A process of its own, at the other end of a socket."""
+    """A worker process at the other end of a socket."""
 
     def __init__(self):
         ours, theirs = socket.socketpair()
         with theirs:
-            # A fresh interpreter: a fork would share locks with JAX's threads, and spawning by
+            # A fresh interpreter, because a fork would share locks with JAX's threads. Spawning by
             # multiprocessing would run the user's script again.
             program = f"from {worker.__name__} import main; main({theirs.fileno()})"
             self._process = subprocess.Popen(
@@ -56,9 +57,9 @@ class _Worker:
                 env=os.environ
                 | {
                     "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                    "JAX_PLATFORMS": "cpu",  # the accelerators are taken
+                    "JAX_PLATFORMS": "cpu",  # the run holds the accelerators
                 },
-                start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+                start_new_session=True,  # Ctrl-C must reach only the run
             )
         self.connection = connection.Connection(ours.detach())
 
@@ -68,7 +69,7 @@ class _Worker:
         self.connection.send((sys.path, function, arguments, seconds))
 
     def read(self) -> worker.Answer | None:
-        """What has become of the call, if that's known by now; "gone" where the worker is, too."""
+        """Return the outcome of the call, None if unknown yet; "gone" if the worker died too."""
         try:
             answer = self.connection.recv()
         except (EOFError, OSError):
@@ -81,14 +82,14 @@ class _Worker:
         return None if self._late else answer
 
     def _end(self) -> Failure:
-        """Why the process of the call is no more."""
+        """Return the reason why the process of the call ended."""
         if self._late:
             return Failure(f"took longer than its time limit, {self._seconds:g} s", timed_out=True)
         return Failure("its process died: it crashed, or was killed for its memory")
 
     def end(self) -> worker.Answer | None:
-        """Ends the call, for its time is up; what has become of it is still to be read."""
-        if self._late or not self._running:  # it can't even start
+        """End a call whose time is up; `read` returns its outcome later."""
+        if self._late or not self._running:  # the process couldn't start or end in time
             return worker.Answer("gone", Failure(f"couldn't start within {_START:g} s"))
         self._late, self.deadline = True, time.monotonic() + _START
         with contextlib.suppress(ProcessLookupError):
@@ -113,9 +114,9 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def call(function: str, arguments: Sequence[tuple]) -> list[Any]:
-    """The results of `run`, each about the text that its arguments begin with.
+    """Return the results of `run`; each call is about the text that its arguments begin with.
 
-    None for a call that failed, and is counted.
+    A failed call gives None and is counted.
     """
     results = run(function, arguments)
     for place, result in enumerate(results):
@@ -126,12 +127,13 @@ def call(function: str, arguments: Sequence[tuple]) -> list[Any]:
 
 
 def run(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> list[Any]:
-    """Calls a function, named by its dotted path, with each tuple of arguments.
+    """Call a function, named by its dotted path, with each tuple of arguments.
 
     Args:
-      function: what a fresh interpreter can import; its result and arguments can be pickled.
-      arguments: one tuple a call. The calls are shared out among a few processes.
-      completions: that one call is about, each of which has its time.
+      function: a dotted path that a fresh interpreter can import; the function's arguments and
+        result must be picklable.
+      arguments: one tuple per call. A few processes share the calls.
+      completions: the number of completions of one call; its time limit grows with it.
 
     Returns:
       The results in order; a `Failure` for a call that failed.
@@ -150,7 +152,7 @@ def run(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> l
                     try:
                         one.start(waiting[-1], function, arguments[waiting[-1]], time_given)
                         waiting.pop()
-                    except OSError:  # it died while it was idle: the call isn't to blame
+                    except OSError:  # it died while it was idle, not because of this call
                         busy.remove(one)
                         one.close()
                 rest = min(one.deadline for one in busy) - time.monotonic()
@@ -176,26 +178,26 @@ def run(function: str, arguments: Sequence[tuple], *, completions: int = 1) -> l
 
 
 def count(failure: Failure) -> None:
-    """Counts one completion that a reward failed on."""
+    """Count one completion that a reward failed on."""
     global _failures
     _failures += 1
     _recent.append(failure._replace(text=failure.text[:_LONGEST_TEXT]))
 
 
 def failures() -> int:
-    """How many completions have failed so far, in this process."""
+    """Return the number of completions that have failed so far, in this process."""
     return _failures
 
 
 def recent(number: int) -> list[Failure]:
-    """The last ones that were counted, as far as they are known."""
+    """Return the last counted failures, at most `number` of them."""
     return list(_recent)[-number:] if number else []
 
 
 def _forget() -> None:
-    """The workers of a forked process's parent are not its own: two can't talk to one of them."""
+    """Forget the parent's workers in a forked process: two processes can't share a worker."""
     global _lock
-    _lock = threading.RLock()  # the parent's may be held by a thread that isn't here
+    _lock = threading.RLock()  # a thread that isn't here may hold the parent's lock
     _idle.clear()
 
 
@@ -204,7 +206,7 @@ os.register_at_fork(after_in_child=_forget)
 
 @atexit.register
 def close() -> None:
-    """Ends the workers; the next call starts new ones."""
+    """End the workers; the next call starts new ones."""
     with _lock:
         while _idle:
             _idle.pop().close()

@@ -1,8 +1,8 @@
-"""math-verify, asked about text from a model. Only the guard's worker processes import this.
+"""Calls of math-verify on text from a model. Only the guard's worker processes import this.
 
-It runs for minutes on a short tower of powers or an expanded product, and its own time limits hold
-neither in a thread nor inside one long multiplication: so they're off, and a worker that takes too
-long is ended from outside.
+math-verify can run for minutes on a short tower of powers or an expanded product. Its own time
+limits work neither in a thread nor inside one long multiplication. So they are off, and the guard
+ends a worker that takes too long.
 """
 
 import logging
@@ -16,21 +16,22 @@ from rrft_jax.rewards.expression import FUNCTIONS
 
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]+")
 
-# Its warning that the time limits are off; and its own use of SymPy.
+# These silence math-verify's warnings about switched-off time limits and about its use of SymPy.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=SymPyDeprecationWarning)
 
 
 def same(a: str, b: str) -> bool:
-    """Return whether two formulas without dollars are equal, whichever of them is the solution."""
+    """Return whether two formulas without dollars are equal; the order does not matter."""
     first, second = map(_parse_formula, (a, b))
     return _verify(first, second) and _verify(second, first)
 
 
 def agree(answer: str, solution: str) -> bool:
-    """Return whether the answer holds the solution's value, as the public implementation asks.
+    """Return whether the answer has the solution's value, by the public code's call.
 
-    It hands over the two the other way round, and commands without dollar signs are words.
+    The public code passes the two in the opposite order, and reads commands without dollar signs as
+    words.
     """
     return _verify(_parse(answer), _parse(solution))
 
@@ -51,4 +52,4 @@ def _verify(wanted: list, found: list) -> bool:
     return bool(math_verify.verify(wanted, found, timeout_seconds=None, raise_on_error=True))
 
 
-same("\\frac{1}{2}", "0.5")  # loads the grammar, which must not be on the first text's time
+same("\\frac{1}{2}", "0.5")  # loads the grammar before the first time limit begins

@@ -1,7 +1,8 @@
-"""A user's reward: called for a group, and checked; a completion that it fails on is found.
+"""Calls of a user's reward, with checks of its result and a search for the failing completions.
 
-It's called behind the guard for a whole group, for it may compare completions. Where that fails,
-each completion is tried alone; those that fail are worth 0, and the others are a group again.
+The guard calls the reward for a whole group, because it may compare completions. If that fails,
+each completion is tried alone. Completions that fail get 0, and the others are called again as a
+group.
 """
 
 import contextlib
@@ -22,12 +23,12 @@ _LONGEST_SHOWN = 60
 
 
 def check(name: str, function: Callable) -> None:
-    """Refuses what can't give a value for each completion, whatever it's called with.
+    """Refuse a function that can never return a value for each completion.
 
     Raises:
       UserError: the function is async, or a generator.
     """
-    called = type(function).__call__  # of an object that can be called
+    called = type(function).__call__  # for a callable object
     if any(map(inspect.iscoroutinefunction, (function, called))):
         raise UserError(
             f"reward {name!r} is async, and nothing would wait for it: write `def`, not "
@@ -41,13 +42,13 @@ def check(name: str, function: Callable) -> None:
 def call(
     name: str, completions: Sequence[str], example: Any, given: Mapping[str, Any]
 ) -> list[float | Failure]:
-    """The reward's value of each completion, or how it failed on that one.
+    """Return the reward's value of each completion, or its failure on that completion.
 
     Args:
-      name: its dotted path.
-      completions: of one group.
-      example: what they answer.
-      given: its keywords; of them `lengths` has one value a completion.
+      name: the dotted path of the reward.
+      completions: the completions of one group.
+      example: the example that they answer.
+      given: the keywords of the call; `lengths`, if given, has one value per completion.
     """
     completions, example = list(completions), _portable(example)
 
@@ -72,7 +73,7 @@ def call(
     others = [i for i in everyone if not isinstance(alone[i], Failure)]
     if not others:
         return alone if found.timed_out else [found] * len(everyone)
-    rest: list[float | Failure] | Failure = found  # it fails on the group, and on no completion
+    rest: list[float | Failure] | Failure = found  # fails on the group, but on no completion
     if len(others) < len(everyone):
         (rest,) = run([others])
     if isinstance(rest, Failure):
@@ -85,10 +86,10 @@ def call(
 def values(
     name: str, completions: Sequence[str], example: Any, given: Mapping[str, Any]
 ) -> list[float | Failure]:
-    """What a worker does: calls the reward for a group, and checks what it returns.
+    """Call the reward for a group and check its result; this runs in a worker.
 
     Raises:
-      worker.Wrong: it isn't one value for each completion.
+      worker.Wrong: the result isn't one value for each completion.
     """
     size = len(completions)  # before the call, which may change the list
     returned = worker.find(name)(completions, example, **given)
@@ -104,7 +105,7 @@ def values(
 
 
 def _kind(returned: Any, size: int) -> str:
-    """What is wrong with a whole result, in words; nothing if it's one value a completion."""
+    """Return the fault of a result, in words; empty if it has one value per completion."""
     if inspect.isawaitable(returned):
         with contextlib.suppress(AttributeError):
             returned.close()
@@ -139,7 +140,7 @@ def _shown(value: Any) -> str:
 
 
 def _portable(example: Any) -> Any:
-    """The example, or its attributes alone where no other process can know its class."""
+    """Return the example, or only its attributes if other processes can't import its class."""
     kind = type(example)
     if kind.__module__ != "__main__" and "<locals>" not in kind.__qualname__:
         return example

@@ -1,12 +1,14 @@
 """The values of Reason-RFT's public code, defects included, so that published numbers compare.
 
-What differs from the rewards themselves, in short: a correct answer to a solution of 0 gets
-nothing, `nan` scores NaN, `4.0` isn't `4`; a trailing line break breaks the format, further tags
-don't; quoted object ids and values in double quotes aren't read; steps of a numbered list count
-once; the evaluation of transformations reads an answer only where it stands on one line.
+The values differ from the project's own rewards in these points:
+* A correct answer to a solution of 0 gets nothing, `nan` scores NaN, `4.0` isn't `4`.
+* A trailing line break breaks the format; further tags don't.
+* Quoted object ids and values in double quotes aren't read.
+* Steps of a numbered list count once.
+* The evaluation of transformations reads an answer only if it stands on one line.
 
-Two things can't be had again: the order of a hash set, by which the public code matches calls that
-fit in part (here it is that of the text), and what math-verify comes to after seconds.
+Two things can't be reproduced. The public code matches partly right calls in the order of a hash
+set; here the order is that of the text. Results that math-verify finds only after seconds are lost.
 """
 
 import math
@@ -18,43 +20,43 @@ from rrft_jax.rewards import guard, worker
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import PARTIAL, credit, distinct
 
-# All possessive or anchored, so that hostile text is read in linear time; they match what the
-# public code's expressions match.
+# All are possessive or anchored, so that hostile text is read in linear time. They match the same
+# texts as the public code's expressions.
 _CALL = re.compile(r"(?<!\w)(\w++)\((\w++),\s*+'?(\w++)'?\)")
 _PLAIN = re.compile(r"-?\d{1,9}(\.\d{1,9})?", re.ASCII)
 _STEP = re.compile(r"Step \d+:|\A\d+\.|\n[-*]|First,|Second,|Next,|Finally,")
 
 
 def format_reward(completion: str, example: Any = None) -> float:
-    """1 if it begins with `<think>`, ends with `</answer>`, and between them one ends, one begins.
+    """Give 1 for `<think>` at the start, then `</think>`, `<answer>`, and `</answer>` at the end.
 
-    Whatever else stands there, tags included.
+    Anything else may stand between them, tags included.
     """
     del example
     return _runs_through(completion, ("think", "answer"))
 
 
 def caption_format_reward(completion: str, example: Any = None) -> float:
-    """The same for `<summary>`, `<caption>`, `<think>` and `<answer>`."""
+    """Reward as `format_reward` does, for `<summary>`, `<caption>`, `<think>` and `<answer>`."""
     del example
     return _runs_through(completion, ("summary", "caption", "think", "answer"))
 
 
 def accuracies(completions: Sequence[str], example: Any) -> list[float]:
-    """1 if equal as text; else, only without tags, what math-verify says of the whole text."""
+    """Give 1 for equal texts; else, only without tags, let math-verify judge the whole text."""
     values = [float(_answer(text) == _answer(example.answer)) for text in completions]
     return _or_verified(values, completions, example.answer)
 
 
 def math_accuracies(completions: Sequence[str], example: Any) -> list[float]:
-    """Numbers by their relative error, whatever Python takes for a number; else as `accuracies`."""
+    """Reward Python's numbers by their relative error, and other answers as `accuracies` does."""
     solution = _answer(example.answer)
     values = [_nearness(_answer(text), solution) for text in completions]
     return _or_verified(values, completions, example.answer)
 
 
 def transformation(completion: str, example: Any, worth: Sequence[float]) -> float:
-    """The credit of the calls, times the share of them that are distinct."""
+    """Return the credit of the calls, times the share of distinct calls."""
     answers, solutions = _CALL.findall(_answer(completion)), _CALL.findall(example.answer)
     if not answers or not solutions:
         return 0.0
@@ -63,13 +65,13 @@ def transformation(completion: str, example: Any, worth: Sequence[float]) -> flo
 
 
 def steps_reward(completion: str, example: Any = None) -> float:
-    """As the default, but a numbered list counts only where the text begins with it."""
+    """Reward as the default does, but count a numbered list only if the text begins with it."""
     del example
     return min(1.0, sum(1 for _ in _STEP.finditer(completion)) / 3)
 
 
 def right_lengthwise(completions: Sequence[str], solution: str) -> list[bool]:
-    """Which completions the length reward takes for right."""
+    """Return which completions the length reward counts as right."""
     values = [float(_is_same(_answer(text), _answer(solution))) for text in completions]
     return [value == 1 for value in _or_verified(values, completions, solution)]
 
@@ -91,9 +93,9 @@ def value_score(completion: str, answer: str) -> float:
 
 
 def agree(answers: Sequence[str], solution: str) -> list[bool]:
-    """Return whether math-verify finds the solution's value in each answer; no where it can't.
+    """Return whether math-verify finds the solution's value in each answer; False if it fails.
 
-    It runs behind the guard: what takes too long or breaks it is counted there.
+    It runs behind the guard, which counts answers that take too long or break it.
     """
     found = [False] * len(answers)
     asked = [i for i, text in enumerate(answers) if not _plainly_differ(text, solution)]
@@ -104,9 +106,9 @@ def agree(answers: Sequence[str], solution: str) -> list[bool]:
 
 
 def _plainly_differ(answer: str, solution: str) -> bool:
-    """Return whether nothing needs parsing: a text is empty, or two numbers or letters differ.
+    """Return whether the two differ without parsing: one is empty, or numbers or letters differ.
 
-    What it says is what math-verify would, to which numbers are equal up to six digits.
+    math-verify would say the same; for it numbers are equal if they agree in six digits.
     """
     answer, solution = answer.strip(), solution.strip()
     if not answer or not solution:
@@ -169,7 +171,7 @@ def _is_same(answer: str, solution: str) -> bool:
 
 
 def _or_verified(values: list[float], completions: Sequence[str], solution: str) -> list[float]:
-    """Where a value is 0 and there are no tags, whether math-verify finds the solution."""
+    """Return the values, but let math-verify judge completions with value 0 and without tags."""
     asked = [
         i
         for i, (value, text) in enumerate(zip(values, completions))

@@ -1,4 +1,4 @@
-"""How a completion is written, whatever it says: in steps, at length, over and over."""
+"""Rewards for the style of a completion, whatever it says: steps, length, repetition."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _PIECE = re.compile(r"\w+|[^\w\s]")
 
 
 def steps_reward(completion: str, example: Any = None) -> float:
-    """Marks of steps in the text, 1 from three on: `Step 1:`, lists, `First,`, `Next,`, ..."""
+    """Give a third per mark of a step, at most 1: `Step 1:`, lists, `First,`, `Next,`, ..."""
     del example
     return min(1.0, sum(1 for _ in _STEP.finditer(completion)) / ENOUGH_STEPS)
 
@@ -30,18 +30,19 @@ def length_rewards(
     scale: float = 0.05,
     start: int = 800,
 ) -> list[float]:
-    """Short right answers are worth most, within a group (Kimi 1.5, arXiv 2501.12599).
+    """Reward short right answers most, within a group (Kimi 1.5, arXiv 2501.12599).
 
-    With l = 0.5 - (length - shortest) / (longest - shortest): l where the answer is right, else
-    min(0, l); times `scale`. All are 0 where all lengths are equal, and before step `start`.
+    With l = 0.5 - (length - shortest) / (longest - shortest), the reward is `scale` times l for a
+    right answer, else `scale` times min(0, l). All rewards are 0 if all lengths are equal, and
+    before step `start`.
 
     Args:
-      completions: of one group.
-      example: what they answer.
+      completions: the completions of one group.
+      example: the example that they answer.
       mode: "reference" counts characters.
-      step: of the training; None: past the start.
-      lengths: tokens of each; without them, words and signs count.
-      scale: the largest reward is half of it.
+      step: the training step; None counts as a step past `start`.
+      lengths: the tokens of each completion; without them, words and signs count.
+      scale: twice the largest reward.
       start: the first step that is rewarded.
     """
     if mode == "reference":
@@ -58,12 +59,12 @@ def length_rewards(
 
 
 def repetition_reward(completion: str, example: Any = None, *, size: int = 3) -> float:
-    """Minus the share of the text's n-grams of words that were said before; 0 if none was.
+    """Return minus the share of the text's word n-grams that repeat an earlier one.
 
     Args:
       completion: the text.
-      example: what it answers.
-      size: words (and signs) of an n-gram.
+      example: the example that it answers.
+      size: the number of words (and signs) of an n-gram.
     """
     del example
     words = _PIECE.findall(completion)
@@ -81,14 +82,14 @@ def overlong_rewards(
     limit: int = 512,
     margin: int = 128,
 ) -> list[float]:
-    """0 up to `limit - margin`, from there down to -1 at `limit` (DAPO, arXiv 2503.14476).
+    """Return 0 up to length `limit - margin`, falling to -1 at `limit` (DAPO, arXiv 2503.14476).
 
     Args:
-      completions: of one group.
-      example: what they answer.
-      lengths: tokens of each; without them, words and signs count.
-      limit: where a completion is too long; `sampling.max_new_tokens`, as a rule.
-      margin: in front of the limit, where the penalty grows.
+      completions: the completions of one group.
+      example: the example that they answer.
+      lengths: the tokens of each completion; without them, words and signs count.
+      limit: the length that is too long, usually `sampling.max_new_tokens`.
+      margin: the range of lengths below the limit in which the penalty grows.
     """
     del example
     over = [length - (limit - margin) for length in _sizes(completions, lengths)]

@@ -1,4 +1,4 @@
-"""Answers that are sequences of calls, `change_color(3, 'red')`: read, and compared in part."""
+"""Answers that are sequences of calls, `change_color(3, 'red')`: reading, and partial credit."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,21 +12,21 @@ _BETWEEN = re.compile(r"[\s,;.]*+")
 
 
 class Call(NamedTuple):
-    """One step. All lower case, without quotes and outer spaces."""
+    """One step of an answer, in lower case, without quotes and outer spaces."""
 
     function: str
     object: str
     value: str
 
 
-# What two calls may share, in the order in which they're matched.
+# The parts that two calls may share, in the order of matching.
 _SHARED: tuple[Callable[[Sequence[str]], Any], ...] = (
     lambda call: tuple(call),
     lambda call: (call[0], call[1]),
     lambda call: (call[0], call[2]),
     lambda call: call[0],
 )
-# What each is worth.
+# The credit of each of these matches.
 PARTIAL = (1.0, 0.5, 0.5, 0.25)
 FULL = (1.0, 0.0, 0.0, 0.0)
 PENALTY = (1.0, -0.25, -0.25, -0.5)
@@ -50,7 +50,7 @@ def are_calls(text: str) -> bool:
 def reward(completion: str, example: Any, worth: Sequence[float] = PARTIAL) -> float:
     """Return the share of the calls that are right; partly right calls count in part.
 
-    The `credit` of both sides' calls, times the share of the completion's calls that are distinct.
+    It is the `credit` of the calls, times the share of distinct calls among the completion's calls.
     The order of the calls doesn't matter.
     """
     calls = parse_calls(extract_answer(completion)[0])
@@ -80,15 +80,16 @@ def partial_credit(answer: str, solution: str) -> float:
 def credit(
     answers: Sequence[Sequence[str]], solutions: Sequence[Sequence[str]], worth: Sequence[float]
 ) -> float:
-    """Return the credit of an answer's calls, compared with those of the solution.
+    """Return the credit of an answer's calls, compared with the calls of the solution.
 
-    Calls that match in full count `worth[0]`, then by function and object `worth[1]`, by function
-    and value `worth[2]`, by the function alone `worth[3]`; matched in that order, each call once;
-    divided by the larger side's number.
+    A call that matches in full counts `worth[0]`, by function and object `worth[1]`, by function
+    and value `worth[2]`, by the function alone `worth[3]`. Calls are matched in this order, each
+    call once. The sum is divided by the number of calls of the side that has more.
 
     Args:
-      answers: distinct (function, object, value); where several could be matched, the first is.
-      solutions: the same, of the solution.
+      answers: the answer's distinct calls (function, object, value); if several calls could be
+        matched, the first is.
+      solutions: the solution's distinct calls.
       worth: one of PARTIAL, FULL, PENALTY.
     """
     total, size = 0.0, max(len(answers), len(solutions))

@@ -1,28 +1,29 @@
 """Exact values: sums of rational numbers times powers of primes, pi, names, and opaque things.
 
-Roots of different primes are independent over the rationals, so two values are equal just where
-their terms are. What would grow without bound is refused.
+Roots of different primes are independent over the rationals, so two values are equal exactly if
+their terms are equal. Values that would grow without bound are refused.
 """
 
 import dataclasses
 import math
 from fractions import Fraction
 
-_MOST_TERMS, _MOST_BITS = 64, 2048  # of a value
+_MOST_TERMS, _MOST_BITS = 64, 2048  # limits of a value
 _LARGEST_FACTORED = 10**9
-_POSITIVE = "pi"  # the only name that is known to be
+_POSITIVE = "pi"  # the only name that is known to be positive
 _ONE: frozenset = frozenset()
 
 
 class Malformed(ValueError):
-    """The text is no expression: prose, say, or one that grows without bound."""
+    """The text is no expression: for example prose, or a value that grows without bound."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A sum. `terms`: {powers, a frozenset of (atom, exponent): coefficient}, without zeros.
+    """A sum of terms. `terms` maps powers to coefficients, none of which is 0.
 
-    An atom is a prime, whose exponent is between 0 and 1, a name, or something opaque, a tuple.
+    Powers are a frozenset of (atom, exponent). An atom is a prime (whose exponent is between 0 and
+    1), a name, or a tuple, which is opaque.
     """
 
     terms: dict[frozenset, Fraction]
@@ -33,12 +34,12 @@ class Value:
 
     @property
     def rational(self) -> Fraction | None:
-        """Its value, if it's a rational number."""
+        """The value as a rational number; None if it isn't rational."""
         return self.terms.get(_ONE, Fraction(0)) if self.terms.keys() <= {_ONE} else None
 
     @property
     def number(self) -> Fraction | None:
-        """Its value if it's a real number, to double precision where it isn't rational."""
+        """The value as a real number, in double precision if it isn't rational; else None."""
         if self.rational is not None:
             return self.rational
         total = 0.0
@@ -54,13 +55,13 @@ class Value:
 
     @property
     def is_opaque(self) -> bool:
-        """Return whether another form of it might be equal, and look otherwise."""
+        """Return whether an equal value might have another form."""
         return any(isinstance(atom, tuple) for powers in self.terms for atom, _ in powers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Several: a list, a point `()`, an interval `(]`, a ratio `:`, a set `{}` without order."""
+    """Several values: a list, point `()`, interval `(]`, ratio `:`, or unordered set `{}`."""
 
     brackets: str
     values: tuple["Value | Sequence", ...]
@@ -78,12 +79,12 @@ class Sequence:
 
 
 def constant(value: int | Fraction) -> Value:
-    """A number's value."""
+    """Return the value of a number."""
     return Value({_ONE: Fraction(value)} if value else {})
 
 
 def name_of(name: str) -> Value:
-    """The value that a name stands for, `pi` or an unknown one."""
+    """Return the value of a name, `pi` or an unknown."""
     return Value({frozenset([(name, Fraction(1))]): Fraction(1)})
 
 
@@ -91,7 +92,11 @@ MINUS = constant(-1)
 
 
 def plus(a: Value | Sequence, b: Value | Sequence) -> Value:
-    """The sum of two values; as all of these, Malformed for a sequence or what is too large."""
+    """Return the sum of two values.
+
+    Raises:
+      Malformed: a value is a sequence, or the result is too large. This holds for all operations.
+    """
     terms = dict(_terms(a))
     for powers, factor in _terms(b).items():
         terms[powers] = terms.get(powers, Fraction(0)) + factor
@@ -99,7 +104,7 @@ def plus(a: Value | Sequence, b: Value | Sequence) -> Value:
 
 
 def times(a: Value | Sequence, b: Value | Sequence) -> Value:
-    """The product of two values, multiplied out."""
+    """Return the product of two values, multiplied out."""
     terms: dict[frozenset, Fraction] = {}
     if len(_terms(a)) * len(_terms(b)) > _MOST_TERMS:
         raise Malformed("too many terms")
@@ -114,7 +119,7 @@ def times(a: Value | Sequence, b: Value | Sequence) -> Value:
 
 
 def power(base: Value | Sequence, exponent: Value | Sequence) -> Value:
-    """A value raised to another: opaque where that isn't a rational number, or has no such form."""
+    """Return a power; opaque if the exponent isn't rational, or the result has no exact form."""
     terms, degree = _terms(base), Value(_terms(exponent)).rational
     if degree is None:
         return _opaque(base, exponent)
@@ -153,7 +158,7 @@ def _opaque(base: Value | Sequence, exponent: Value | Sequence) -> Value:
 
 
 def factorial(value: Value | Sequence) -> Value:
-    """Of a whole number up to 20."""
+    """Return the factorial of a whole number up to 20."""
     number = Value(_terms(value)).rational
     if number is None or number.denominator > 1 or not 0 <= number <= 20:
         raise Malformed("factorial")
@@ -161,7 +166,7 @@ def factorial(value: Value | Sequence) -> Value:
 
 
 def _simple(powers: dict) -> tuple[frozenset, Fraction]:
-    """Powers without whole ones of primes, and their product, which is left out of them."""
+    """Return powers without whole powers of primes, and the product of these whole powers."""
     product = Fraction(1)
     for atom, exponent in list(powers.items()):
         if isinstance(atom, int):

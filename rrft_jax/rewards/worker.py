@@ -1,7 +1,8 @@
-"""The other side of the guard: a process that calls what it's told to, until nobody asks.
+"""The worker side of the guard: a process that calls functions until the guard is gone.
 
-Two processes, in fact. The first has imported math-verify, which takes seconds, and forks the one
-that does the work; when that is ended or dies, it forks the next in no time.
+These are two processes. The first imports math-verify, which takes seconds, and forks a second
+process that does the work. When the second process is ended or dies, the first forks the next one
+at once.
 """
 
 import importlib
@@ -15,14 +16,14 @@ from multiprocessing import connection
 from typing import Any, NamedTuple
 
 MATHEMATICS = "rrft_jax.rewards.mathematics"
-MEMORY = 4 << 30  # bytes that a worker may take; a call that wants more fails
-WORN_OUT = 1 << 20  # KiB: past them a worker makes room for a fresh one
-_FRAMES, _LONGEST_TRACEBACK, _LONGEST_REASON = 20, 4000, 300  # of an exception
+MEMORY = 4 << 30  # memory limit of a worker in bytes; a call that needs more fails
+WORN_OUT = 1 << 20  # KiB of memory; a larger worker is replaced by a fresh one
+_FRAMES, _LONGEST_TRACEBACK, _LONGEST_REASON = 20, 4000, 300  # limits of a reported exception
 _NOBODY_ASKS, _IS_WORN_OUT = 64, 65  # exit codes
 
 
 class Failure(NamedTuple):
-    """How a call failed: in a line, with the traceback if it raised; and on which text."""
+    """The reason of a failed call in one line, the traceback if it raised, and its text."""
 
     reason: str
     traceback: str = ""
@@ -31,14 +32,15 @@ class Failure(NamedTuple):
 
 
 class Wrong(ValueError):
-    """A result of no use. The message says all; where it was raised says nothing."""
+    """An unusable result. The message is complete, so no traceback is reported."""
 
 
 class Answer(NamedTuple):
-    """What a worker says.
+    """A message of a worker.
 
-    "started" when all is imported and the time begins, with its process id; then "done" with the
-    result, "failed" after an exception, with a `Failure`, or "lost" if it died.
+    Its state is "started" when all is imported and the time begins, with the process id. Then it is
+    "done" with the result, "failed" with a `Failure` after an exception, or "lost" if the process
+    died.
     """
 
     state: str
@@ -46,10 +48,10 @@ class Answer(NamedTuple):
 
 
 def find(function: str) -> Callable:
-    """What a dotted path names.
+    """Return the object that a dotted path names.
 
     Raises:
-      ImportError, AttributeError: there's no such module or function.
+      ImportError, AttributeError: there is no such module or function.
     """
     module, _, name = function.rpartition(".")
     return getattr(importlib.import_module(module), name)
@@ -75,16 +77,16 @@ def _serve(other: connection.Connection) -> int:
             sys.path[:], function, arguments, seconds = other.recv()
         except EOFError:
             return _NOBODY_ASKS
-        except Exception as error:  # something of a class that can't be imported here
+        except Exception as error:  # an argument whose class can't be imported here
             other.send(Answer("failed", _failure(error)))
             continue
         try:
             called = find(function)
             other.send(Answer("started", os.getpid()))
-            # Whoever waits ends a call that takes too long. Should they be gone, this does.
+            # The guard ends a call that takes too long. If the guard is gone, this alarm does.
             signal.setitimer(signal.ITIMER_REAL, seconds + 10)
             answer = Answer("done", called(*arguments))
-        except BaseException as error:  # a parser of foreign text comes to anything
+        except BaseException as error:  # a parser of foreign text may raise anything
             answer = Answer("failed", _failure(error))
         signal.setitimer(signal.ITIMER_REAL, 0)
         other.send(answer)
@@ -92,7 +94,7 @@ def _serve(other: connection.Connection) -> int:
 
 
 def _failure(error: BaseException) -> Failure:
-    """An exception as text: it may be of a class that can't be sent, or not even be printed."""
+    """Return an exception as text, because its class may be impossible to send, or to print."""
     if isinstance(error, Wrong):
         return Failure(str(error))
     try:
@@ -100,5 +102,5 @@ def _failure(error: BaseException) -> Failure:
         lines = traceback.format_exception(error, limit=-_FRAMES)
         reason = " ".join(traceback.format_exception_only(error)[-1].split())
         return Failure(reason[:_LONGEST_REASON], "".join(lines)[-_LONGEST_TRACEBACK:])
-    except BaseException:  # its own text, or memory
+    except BaseException:  # the exception's own __str__ failed, or memory ran out
         return Failure(type(error).__name__)

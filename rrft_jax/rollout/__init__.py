@@ -1,4 +1,4 @@
-"""Sampling of completions, many a prompt."""
+"""Sampling of completions, many per prompt."""
 
 from rrft_jax.rollout.rollouts import Rollouts
 from rrft_jax.rollout.sampler import GenerationConfig, generate

@@ -20,10 +20,10 @@ class Rewards:
     """The rewards of rollouts, on the host.
 
     Attributes:
-      total: [B,G], the weighted sums.
-      values: [B,G,N], the N rewards themselves; NaN in rows whose source doesn't have that one.
-      failures: [B] of dicts: name -> how that reward failed on completions of the row.
-      names: of the N rewards.
+      total: the weighted sums [B,G].
+      values: the N rewards [B,G,N]; NaN in rows whose source doesn't have that reward.
+      failures: [B] dicts, name of a reward -> its failures on completions of the row.
+      names: the names of the N rewards.
     """
 
     total: Float32[np.ndarray, "B G"]
@@ -33,11 +33,11 @@ class Rewards:
 
     @property
     def by_name(self) -> dict[str, np.ndarray]:
-        """Name -> [B,G]."""
+        """The values [B,G] of each reward, by its name."""
         return {name: self.values[..., n] for n, name in enumerate(self.names)}
 
     def with_names(self, names: Sequence[str]) -> "Rewards":
-        """The same with these rewards in this order; those that it lacks are NaN."""
+        """Return the same rewards in the order of `names`; a missing reward is NaN."""
         known, unknown = self.by_name, np.full_like(self.total, np.nan)
         values = np.stack([known.get(name, unknown) for name in names], axis=-1)
         return self.replace(values=values, names=tuple(names))
@@ -47,24 +47,25 @@ class Rewards:
 class Rollouts:
     """G completions of each of B prompts.
 
-    The sampler leaves them on the devices. `fetch` brings this process's rows to the host, where
-    they are read and rewarded. The rewards of all processes are then known to each of them, but
-    not the prompts of the others, whose pictures are large: `local` gives the rows that go on to
-    this process's devices.
+    The sampler leaves them on the devices. `fetch` copies this process's rows to the host, where
+    they are decoded and rewarded. Then every process receives the rewards of all processes, but
+    not their prompts, because pictures are large. `local` returns the rows that go back to this
+    process's devices.
 
     Attributes:
-      prompt: the B prompts; of rollouts that all processes know, those of this process alone.
-      tokens: [B,G,T] int32; behind its end a completion holds the padding token.
+      prompt: the B prompts; in rollouts of all processes, only this process's prompts.
+      tokens: the completions [B,G,T] int32; after its end a completion holds the padding token.
       mask: [B,G,T] bool, True on sampled tokens, the stop token included.
-      finished: [B,G] bool; False where a completion was cut off at its last possible token.
-      rollout_log_probs: [B,G,T] float32 under the distribution that the tokens were drawn from:
-        without banned tokens, temperature, top-k and top-p included; 0 for greedy choices.
-      log_probs: [B,G,T] float32 under the policy itself (temperature 1, whole vocabulary). Only
-        evaluation reads them.
-      texts: [B,G] objects, the completions as text.
-      rewards: what they are worth.
+      finished: [B,G] bool, False for a completion that was cut off at its last possible token.
+      rollout_log_probs: log-probabilities [B,G,T] float32 under the distribution that the tokens
+        were drawn from: with temperature, top-k and top-p, without banned tokens; 0 for greedy
+        choices.
+      log_probs: log-probabilities [B,G,T] float32 under the policy itself (temperature 1, whole
+        vocabulary). Only evaluation reads them.
+      texts: the completions as text, [B,G] objects.
+      rewards: the rewards of the completions.
       records: [B] dicts about the prompts: "id", "prompt" (its text), "answer", "tokens" (number).
-      row_ids: which rows of all are this process's.
+      row_ids: the places of this process's rows among the rows of all processes.
     """
 
     prompt: Prompt | None
@@ -79,41 +80,41 @@ class Rollouts:
     row_ids: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
 
     def fetch(self) -> "Rollouts":
-        """This process's rows on the host, without the prompts. Waits for the sampler."""
+        """Return this process's rows on the host, without prompts. This waits for the sampler."""
         return sharding.fetch(self.replace(prompt=None))
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
-        """These rows, in this order; of rollouts on the host, without the prompts."""
+        """Return some rows of rollouts on the host, in the given order, without the prompts."""
         return jax.tree.map(lambda x: x[np.asarray(rows, int)], self.replace(prompt=None))
 
     def local(self) -> "Rollouts":
-        """The rows of this process, with their prompts."""
+        """Return the rows of this process, with their prompts."""
         return self.select(self.row_ids).replace(prompt=self.prompt, row_ids=None)
 
     def inputs(self) -> "Rollouts":
-        """The arrays that scoring and the update read, without the rest."""
+        """Return only the arrays that scoring and the update read."""
         return self.replace(log_probs=None, texts=None, rewards=None, records=None, row_ids=None)
 
     def shard(self, mesh: jax.sharding.Mesh, prompt: Prompt) -> "Rollouts":
-        """The inputs on the mesh, from rows on the host and prompts that are on the mesh."""
+        """Return the inputs on the mesh, from rows on the host and prompts on the mesh."""
         inputs = self.inputs().replace(prompt=None)
         return sharding.shard(mesh, inputs, AXES.replace(prompt=None)).replace(prompt=prompt)
 
     @property
     def number_of_tokens(self) -> int:
-        """The tokens of all prompts and completions."""
+        """The number of tokens of all prompts and completions."""
         return sum(record["tokens"] for record in self.records) + int(self.mask.sum())
 
 
-AXES = Rollouts(  # of `inputs`, for `parallel/sharding.py`
+AXES = Rollouts(  # the logical axes of `inputs`, for `parallel/sharding.py`
     prompt=prompts.AXES, tokens="BGT", mask="BGT", finished="BG", rollout_log_probs="BGT"
 )
 
 
 def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
-    """The rows of several rollouts on the host, one after the other, without the prompts.
+    """Concatenate the rows of several rollouts on the host, without the prompts.
 
-    A reward that only some of them have is NaN in the rows of the others.
+    If only some of the rollouts have a reward, it is NaN in the rows of the others.
     """
     parts = [part.replace(prompt=None, row_ids=None) for part in parts]
     if parts[0].rewards is not None:
@@ -123,13 +124,13 @@ def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
 
 
 def abstract(prompt: Prompt, mesh: jax.sharding.Mesh, group: int, length: int) -> Rollouts:
-    """The shapes, dtypes and shardings of `inputs`, for programs that are compiled ahead of time.
+    """Return the shapes, dtypes and shardings of `inputs`, for ahead-of-time compilation.
 
     Args:
-      prompt: of B prompts.
-      mesh: where the arrays lie.
-      group: G.
-      length: T.
+      prompt: B prompts.
+      mesh: the mesh that the arrays lie on.
+      group: G, completions per prompt.
+      length: T, tokens of a completion.
     """
     sizes = {"B": len(prompt.mask), "G": group, "T": length}
 
@@ -145,7 +146,7 @@ def abstract(prompt: Prompt, mesh: jax.sharding.Mesh, group: int, length: int) -
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
-    """A one-dimensional array of objects, whatever they are."""
+    """Return a one-dimensional array of objects, even if they are sequences."""
     array = np.empty(len(values), object)
     array[:] = values
     return array

@@ -1,12 +1,16 @@
 """Group sampling: G completions of each prompt.
 
-The prompt goes through the model once. A jitted loop then extends all completions by a token at a
-time. It stops, and the host goes on with a program of another shape, in two cases: the cache is
-full (it grows in chunks, so that short completions never pay for the room of long ones), or so
-many rows are finished that the others fit a smaller batch (so that a hundred short completions
-don't wait for a long one at full cost). Shapes are few and each compiles once; what is drawn
-doesn't depend on them. Of 14 x 8 completions of up to 512 tokens, in caches that grow by 256, there
-are fifteen sizes and three lengths: at most 45 programs of the loop, of which a batch meets 17.
+The prompt goes through the model once. A jitted loop then extends all completions by one token at a
+time. The loop stops in two cases, and the host continues with a program of another shape:
+
+* The cache is full. It grows in chunks, so that short completions don't pay for the room of long
+  ones.
+* The unfinished sequences fit a smaller batch. So a hundred short completions don't wait for a long
+  one at full cost.
+
+Shapes are few, and each compiles once. The drawn tokens don't depend on them. For example, 14 x 8
+completions of up to 512 tokens, in caches that grow by 256, have fifteen sizes and three lengths:
+at most 45 programs of the loop, of which one batch uses 17.
 """
 
 import dataclasses
@@ -30,31 +34,32 @@ from rrft_jax.rollout.rollouts import Rollouts
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
 PLAIN = SamplingParams()
-# Steps by which batches shrink, as powers of 2, while more than a quarter of the rows is left and
-# below that, and the fewest rows of a device. Every size is a program to compile for each length
-# of cache that it meets: where completions may be LONG (tokens), finer steps pay.
+# How batches shrink: (the step, a power of 2, while more than a quarter of the sequences is left;
+# the step below that; the fewest sequences of a device). Every size is a program to compile for
+# each cache length that it meets. So finer steps only pay if completions may be LONG (tokens).
 FINE, COARSE = (0.25, 0.5, 4), (1, 1, 8)
 LONG = 256
-# Tokens that the first cache has room for at most: TPUs keep fewer in as much memory.
+# Room of the first cache in tokens, at most. On TPUs a smaller cache takes as much memory.
 FIRST = 128
-# From so few rows a prompt on, each has a copy of its prompt, so that rows that are gone aren't
-# computed with it: from one, or from this many where what the others took leaves room for copies.
+# Up to this many unfinished sequences per prompt, give each its own copy of the prompt's cache if
+# the finished sequences have left room for copies. Without room the limit is one per prompt.
+# With copies, the slots of finished sequences are no longer computed.
 OWN_PROMPT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
-    """How completions are sampled.
+    """The settings of sampling.
 
     Attributes:
-      max_new_tokens: T.
-      stop_tokens: any of these ends a completion (`Processor.stop_tokens`).
-      num_generations: G.
+      max_new_tokens: T, the most tokens of a completion.
+      stop_tokens: the tokens that end a completion (`Processor.stop_tokens`).
+      num_generations: G, completions per prompt.
       sampling: temperature, top-k and top-p; traced, so that a change compiles nothing again.
-      pad_token: fills up the ends.
+      pad_token: the token after the end of a completion.
       cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
         so smaller chunks are faster, once each of their programs is compiled.
-      budget: tokens (at least 1) that each completion may have; None gives T to all.
+      budget: the most tokens (at least 1) of each completion; None gives T to all.
     """
 
     max_new_tokens: int
@@ -72,10 +77,10 @@ class Fixed:
 
     Attributes:
       model: the model.
-      max_new_tokens: T.
-      stop_tokens: any of these ends a completion.
-      pad_token: fills up the ends.
-      shards: devices that the sequences are split over, as many on each.
+      max_new_tokens: T, the most tokens of a completion.
+      stop_tokens: the tokens that end a completion.
+      pad_token: the token after the end of a completion.
+      shards: the number of devices that the sequences are split over evenly.
     """
 
     model: VLM
@@ -87,14 +92,14 @@ class Fixed:
 
 @flax.struct.dataclass
 class Draws:
-    """Where the random numbers come from, and how many each completion may take.
+    """The source of the random numbers, and the token limit of each completion.
 
     A draw is a function of (key, prompt index, sample index, token index).
 
     Attributes:
       key: the random key.
-      first_row: index of the first prompt.
-      budget: [B,G] int, tokens of each completion at most.
+      first_row: the index of the first prompt.
+      budget: the most tokens of each completion, [B,G] int.
     """
 
     key: Array
@@ -107,14 +112,14 @@ class Sequences:
     """The sequences that are being sampled, before the token at index `time` is drawn.
 
     Attributes:
-      time: scalar.
-      hidden: [R,D], from which the next token is drawn.
+      time: the index of the next token, a scalar.
+      hidden: the hidden states [R,D] from which the next token is drawn.
       cache: each layer's keys [R,K,C,T'] and values [R,K,T',C]; T' grows.
-      uniform: [R,T] random numbers in [0, 1), one for each draw.
-      next_position: [R], of the first token.
-      budget: [R], tokens at most.
-      done: [R] bool, finished or at the end of the budget.
-      out: the rollouts so far, their arrays [R,T] and [R].
+      uniform: random numbers [R,T] in [0, 1), one for each draw.
+      next_position: the position [R] of each sequence's first token.
+      budget: the most tokens [R] of each sequence.
+      done: [R] bool, True for a sequence that is finished or at the end of its budget.
+      out: the rollouts so far, with arrays [R,T] and [R].
     """
 
     time: Int[Array, ""]
@@ -135,7 +140,7 @@ def generate(
     config: GenerationConfig,
     first_row: int = 0,
 ) -> Rollouts:
-    """Samples completions. Not for use inside `jax.jit`: it calls jitted programs of its own.
+    """Sample completions. Don't call this inside `jax.jit`: it calls jitted programs of its own.
 
     Tokens that stand for pictures are never drawn.
 
@@ -143,14 +148,14 @@ def generate(
       model: the model.
       params: its parameters.
       prompt: B prompts.
-      key: the draw of a token is a function of (key, prompt index, sample index, token index).
-      config: how many completions, how long, and how they are drawn.
-      first_row: index of the first prompt where a data set comes in several batches: the draws of
-        a sample then don't depend on the size of the batches.
+      key: the random key. A draw is a function of (key, prompt index, sample index, token index).
+      config: the settings of sampling.
+      first_row: the index of the first prompt, if a data set comes in several batches. A sample's
+        draws then don't depend on the size of the batches.
     """
     batch, group = len(prompt.tokens), config.num_generations
     sequences_in_all = batch * group
-    # Sequences stand on `shards` devices (one, where the prompts aren't split), as many on each.
+    # The sequences are split evenly over `shards` devices; over one if the prompts aren't split.
     shards = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
     fixed = Fixed(model, config.max_new_tokens, config.stop_tokens, config.pad_token, shards)
     slot_ids = np.tile(np.arange(sequences_in_all // shards, dtype=np.int32), (shards, 1))
@@ -184,7 +189,7 @@ def generate(
 
 
 def traced(sampling: SamplingParams) -> SamplingParams:
-    """The same values in fixed dtypes, so that none of them compiles a program again."""
+    """Return the same values in fixed dtypes, so that a new value compiles no program again."""
     return SamplingParams(
         np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
     )
@@ -197,16 +202,17 @@ def _budget(config: GenerationConfig, batch: int) -> Int[Array, "B G"]:
 
 
 def cache_lengths(chunk: int, max_new_tokens: int) -> list[int]:
-    """Tokens that the caches have room for, one after the other: `FIRST` at most, then chunks."""
+    """Return the lengths in tokens of the caches, in order: at most `FIRST`, then by chunks."""
     lengths = [min(FIRST, chunk), *range(chunk, max_new_tokens, chunk), max_new_tokens]
     return sorted({length for length in lengths if length <= max_new_tokens})
 
 
 def _sizes(rows: int, max_new_tokens: int) -> list[int]:
-    """Rows of a device that there are programs for: all, and ever smaller batches."""
+    """Return the batch sizes of a device that have programs: all sequences, and ever fewer."""
     many, few, fewest = FINE if max_new_tokens >= LONG else COARSE
     sizes, octave = {rows}, 0.0
-    # Each from the first, and what is whole but for rounding stays so: B is one of B x 2^n.
+    # Each size is computed from `rows`, not from the size before, so that rounding errors don't add
+    # up: B x 2^n sequences reach exactly B.
     while (size := math.ceil(rows * 2**-octave - 1e-6)) >= fewest:
         sizes.add(size)
         octave += many if octave < 2 else few
@@ -217,7 +223,7 @@ def _sizes(rows: int, max_new_tokens: int) -> list[int]:
 def begin(
     fixed: Fixed, params: dict, prompt: Prompt, draws: Draws, length: int
 ) -> tuple[PromptCache, Sequences]:
-    """The prompts through the model, and their sequences with room for `length` tokens."""
+    """Run the prompts through the model; return their caches, and sequences of `length` room."""
     model, (batch, group) = fixed.model, draws.budget.shape
     rows = batch * group
     index = draws.first_row * group + jnp.arange(rows)
@@ -262,12 +268,13 @@ def advance(
     sampling: SamplingParams,
     enough: Int[Array, ""],
 ) -> tuple[Sequences, Int[Array, ""]]:
-    """Extends the sequences by a token at a time.
+    """Extend the sequences by one token at a time.
 
-    Ends where the cache is full, or no device has more than `enough` unfinished sequences left.
+    The loop ends when the cache is full, or when no device has more than `enough` unfinished
+    sequences.
 
     Returns:
-      (the sequences; how many aren't done, on the device with the most of them).
+      (the sequences; the largest number of unfinished sequences on any device).
     """
     model = fixed.model
     length = sequences.cache[0].length
@@ -283,7 +290,7 @@ def advance(
         uniform = jax.lax.dynamic_index_in_dim(sequences.uniform, time, axis=1, keepdims=False)
         allowed = jnp.where(is_banned, EXCLUDED, logits)
         tokens, sampled = sample(uniform, allowed, sampling, model.mesh)
-        # A sum, and not a look-up: V may be split over devices.
+        # A sum instead of a look-up, because V may be split over devices.
         is_token = tokens[:, None] == jnp.arange(logits.shape[-1])
         chosen = jnp.sum(jnp.where(is_token, logits, 0.0), axis=-1)
         log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
@@ -316,7 +323,7 @@ def advance(
 
 @functools.partial(jax.jit, static_argnames=("model", "length"))
 def grow(model: VLM, sequences: Sequences, length: int) -> Sequences:
-    """Makes room for `length` tokens in the cache."""
+    """Make room for `length` tokens in the cache."""
     more = (0, length - sequences.cache[0].length)
 
     def longer(x: jax.Array, axis: int) -> jax.Array:
@@ -336,19 +343,19 @@ def compact(
     size: int,
     group: int | None,
 ) -> tuple[Sequences, Int[Array, "shards size"], Int[Array, "shards size"], Rollouts]:
-    """Takes `size` sequences of each device, those that aren't done and some others.
+    """Keep `size` sequences on each device: all unfinished ones, and some finished ones.
 
     Args:
-      model: for its mesh.
-      sequences: N x r of them.
-      slot_ids: [N,r], where a sequence stood at first among those of its device.
-      results: of all sequences that there were, [B*G,T]; None as long as they are all here.
-      size: at least as many as there are to do.
-      group: G; None where every sequence has a prompt of its own.
+      model: the model, of which only the mesh is used.
+      sequences: N x r sequences on N devices.
+      slot_ids: [N,r], the first place of each sequence among the sequences of its device.
+      results: the results [B*G,T] of all sequences; None as long as no sequence was dropped.
+      size: the number to keep, at least the number of unfinished sequences on any device.
+      group: G; None if every sequence has a prompt of its own.
 
     Returns:
-      (sequences; their slots [N,size]; the index [N,size] of their prompts among those of the
-      device; the results with all that is known so far).
+      (sequences; their slots [N,size]; the index [N,size] of their prompts among the prompts of
+      the device; the results so far).
     """
     order = jnp.argsort(sequences.done.reshape(len(slot_ids), -1), axis=1, stable=True)[:, :size]
     smaller = {
@@ -366,7 +373,7 @@ def compact(
 def take_prompts(
     model: VLM, prompts: PromptCache, prompt_ids: Int[Array, "shards r"]
 ) -> PromptCache:
-    """A prompt for every sequence: `prompt_ids` [N,r] counts among the prompts of its device."""
+    """Return a prompt cache for every sequence; `prompt_ids` [N,r] count on each device."""
     taken = jax.tree.map(lambda x: _take(model, x, prompt_ids), (prompts.kv, prompts.mask))
     return PromptCache(*taken)
 
@@ -379,7 +386,7 @@ def finish(
     results: Rollouts | None,
     group: int,
 ) -> Rollouts:
-    """All results in their slots, [B,G,T]."""
+    """Return all results in their slots, [B,G,T]."""
 
     def shape(x):
         x = x.reshape(-1, group, *x.shape[1:])
@@ -389,7 +396,7 @@ def finish(
 
 
 def _merge(out: Rollouts, slot_ids: Int[Array, "shards r"], results: Rollouts | None) -> Rollouts:
-    """`results` [B*G,...] with those of some sequences in their slots."""
+    """Return `results` [B*G,...] with the results of some sequences written into their slots."""
     if results is None:
         return out
 

@@ -1,11 +1,12 @@
-"""From logits to a token: temperature, top-k, top-p, or the greedy choice.
+"""The draw of a token from logits: by temperature, top-k and top-p, or greedily.
 
-All three are traced values: changing them never compiles anything again. What they leave out lies
-below a threshold, which is looked for only where top-k or top-p is on: among a few candidates where
-top-k is, in the sorted vocabulary where top-p is alone. A token is then drawn with one uniform
-number a row, by inverting the cumulative distribution in steps: over the devices that the
-vocabulary is split over, over blocks of it, then inside one. That takes no random number for each
-entry, and of the logits none leaves its device (but for top-p alone, whose sort needs them all).
+All three are traced values, so changing them never compiles anything again. Top-k and top-p leave
+out the tokens below a threshold. The threshold is searched only if one of them is on: among a few
+candidates if top-k is on, in the sorted vocabulary if only top-p is on. A token is then drawn with
+one uniform number per sequence. The cumulative distribution is inverted in steps: over the devices
+that the vocabulary is split over, over blocks of the vocabulary, then inside one block. So no
+random number per entry is needed, and no logits leave their device (except for top-p alone, whose
+sort needs all of them).
 """
 
 import functools
@@ -26,7 +27,7 @@ MOST_CANDIDATES = 64  # the largest top-k that is found without sorting the voca
 
 @flax.struct.dataclass
 class SamplingParams:
-    """How a token is drawn. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
+    """The settings of a draw. Temperature 0 is greedy; top_k 0 and top_p 1 are off."""
 
     temperature: jax.Array | float = 1.0
     top_k: jax.Array | int = 0
@@ -39,15 +40,15 @@ def sample(
     params: SamplingParams,
     mesh: Mesh | None = None,
 ) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
-    """Draw one token of each sequence.
+    """Draw one token for each sequence.
 
     Args:
       uniform: random numbers in [0, 1).
-      logits: those of tokens that must not be drawn are `EXCLUDED`.
-      params: shared by all sequences. Top-k comes first, then the smallest set of at least top-p
-        of the rest, then the draw. Tokens as likely as the last one that is kept are kept too.
-      mesh: that the logits lie on as "RV"; None for one device. To rounding, the draw doesn't
-        depend on it.
+      logits: the logits; tokens that must not be drawn have `EXCLUDED`.
+      params: the settings, shared by all sequences. Top-k comes first, then the smallest set of at
+        least top-p of the rest, then the draw. Tokens as likely as the last kept one are kept too.
+      mesh: the mesh that the logits lie on as "RV"; None for one device. Except for rounding, the
+        draw doesn't depend on it.
 
     Returns:
       tokens [R] int32; their log-probabilities [R] under the distribution that they were drawn
@@ -61,7 +62,7 @@ def sample(
         mesh=mesh,
         in_specs=(PartitionSpec(rows), PartitionSpec(rows, vocabulary), PartitionSpec()),
         out_specs=PartitionSpec(rows),
-        check_vma=False,  # it can't tell that the outputs are alike along `vocabulary`
+        check_vma=False,  # the check can't see that all shards of `vocabulary` return the same
     )(uniform, logits, params)
 
 
@@ -71,7 +72,7 @@ def _sample(
     params: SamplingParams,
     axis: str | None,
 ) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
-    """`sample` on a device, whose part of the vocabulary is that of its index along `axis`."""
+    """Run `sample` on one device; its index along `axis` is the index of its vocabulary shard."""
     greedy = params.temperature <= 0
     logits = logits / jnp.where(greedy, 1.0, params.temperature)
     few = min(MOST_CANDIDATES, logits.shape[-1])
@@ -88,7 +89,7 @@ def _sample(
     if axis:
         highest = jax.lax.pmax(highest, axis)
     lowest = jnp.where(greedy, highest, lowest)
-    # Of several likeliest tokens the greedy choice takes the first.
+    # If several tokens are likeliest, the greedy choice is the first of them.
     uniform = jnp.where(greedy, 0.0, uniform)
     return _draw(uniform, jnp.where(logits >= lowest[:, None], logits, EXCLUDED), highest, axis)
 
@@ -126,11 +127,11 @@ def _draw(
 def _find(
     goal: Float[Array, " R"], weights: Float32[Array, "R N"]
 ) -> tuple[Int32[Array, " R"], Float32[Array, " R"]]:
-    """Find the index at which the cumulative sum of weights passes the goal, and the goal in it.
+    """Find the entry where the cumulative sum of weights passes the goal, and the goal inside it.
 
-    Sums that are computed in parallel are each rounded in their own way: the cumulative one may
-    rise or fall where nothing is added, and end below the goal. So what has no weight is passed
-    over, and the last that has some takes what is beyond all.
+    A cumulative sum that is computed in parallel rounds each element differently. It may rise or
+    fall where the weight is zero, and it may end below the goal. So entries without weight are
+    skipped, and a goal beyond the end falls to the last entry with weight.
     """
     up_to = jnp.cumsum(weights, axis=-1)
     place = jnp.arange(weights.shape[-1], dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""`Answers`: how the answers of a task are read, and what a completion scores in an evaluation."""
+"""`Answers`: the reading of a task's answers, and the score of a completion in an evaluation."""
 
 import dataclasses
 from collections.abc import Callable

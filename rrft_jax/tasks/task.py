@@ -28,13 +28,13 @@ class Task:
     """One task. A field with a default may be left out.
 
     Attributes:
-      name: what configs, files and results call it, such as "visual_counting".
+      name: its name in configs, files and results, such as "visual_counting".
       wording: the instructions that follow a question.
       rewards: name of a reward -> its weight in the sum, for GRPO.
       sample: (split, seed, index, image_size) -> the drawn example at that place. The same
         arguments give the same example. None if the task has no drawings, only data sets.
       splits: "train", then the held-out splits in the order of the results.
-      answers: how answers are read, checked and scored.
+      answers: the form of the answers: reading, checks and scores.
       parts: answer -> the parts of its split that a prediction is also counted in.
       recognizes: (answer, all answers of its file) -> whether a prediction that names no task
         belongs to this one; None if the task is never guessed.

@@ -10,7 +10,7 @@ from rrft_jax.tasks.wording import LETTER, LETTERS, WORD, Wording
 
 _PAPER = PaperResults(
     columns=(("id", ""), ("ood", "DS-D"), ("ood", "DS-M")),
-    samples={"DS-D": 750, "DS-M": 250},  # as the granularity of the reported scores shows
+    samples={"DS-D": 750, "DS-M": 250},  # shown by the granularity of the reported scores
     rows={
         "2b": {
             "zero-shot": (82.40, 42.67, 0.00),

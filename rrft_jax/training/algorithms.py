@@ -1,4 +1,4 @@
-"""Writes `docs/algorithms.md`, the objective's terms and the known methods, from the registry.
+"""Write `docs/algorithms.md`: the objective's terms and the known methods, from the registry.
 
 python -m rrft_jax.training.algorithms
 """
@@ -26,7 +26,7 @@ class Recipe:
 
     @property
     def arguments(self) -> list[str]:
-        """The overrides, as the command line takes them."""
+        """The overrides in the form that the command line takes."""
         return [f"--config.grpo.{name}={value}" for name, value in self.settings.items()]
 
 
@@ -72,7 +72,7 @@ RECIPES = (
     ),
 )
 
-# Fields of `grpo` that shape the objective beside its terms, and where they come from.
+# Fields of `grpo` that shape the objective beside its terms, and the source of each.
 _FIELDS = {
     "num_generations": "[GRPO](https://arxiv.org/abs/2402.03300)",
     "num_iterations": "[PPO](https://arxiv.org/abs/1707.06347)",

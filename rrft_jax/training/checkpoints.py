@@ -1,8 +1,9 @@
 """Checkpoints of a stage, by orbax: parameters, optimizer, step, position of the data loader.
 
-Orbax writes a checkpoint as a whole or not at all; a copy of a run's folder that was cut off has
-half of one. So each has a list of its files' sizes, written last. One that lacks some of them, or
-can't be read, is left out: the stage goes on from the newest that is whole.
+Orbax writes a checkpoint as a whole or not at all. But a copy of a run's folder that was cut off
+may hold half of a checkpoint. So each checkpoint has a list of its files' sizes, which is written
+last. A checkpoint that lacks some of these files, or can't be read, is damaged and left out: the
+stage continues from the newest complete checkpoint.
 """
 
 import json
@@ -20,23 +21,23 @@ from rrft_jax.parallel import distributed
 from rrft_jax.training.state import TrainState
 from rrft_jax.workdir import write_json
 
-_SIZES = "sizes.json"  # in a checkpoint: the bytes of each of its files
+_SIZES = "sizes.json"  # in a checkpoint's folder: the size in bytes of each of its files
 
 
 class Damaged(Exception):
-    """A checkpoint isn't whole; says what is wrong with it."""
+    """A checkpoint is not complete; the message says why."""
 
 
 def stage_folder(workdir: pathlib.Path, stage: str) -> pathlib.Path:
-    """Where a run keeps the checkpoints of a stage, one folder a step."""
+    """Return the folder of a stage's checkpoints; it holds one folder per step."""
     return workdir / "checkpoints" / stage
 
 
 class Checkpoints:
-    """The checkpoints of one stage: the newest two, the best; one that a crash tore is ignored."""
+    """The checkpoints of one stage: the newest two and the best; damaged ones are ignored."""
 
     def __init__(self, folder: pathlib.Path):
-        """Opens the folder, as `stage_folder` says; made if missing."""
+        """Open the folder, which `stage_folder` names; make it if it is missing."""
         self._damaged: set[int] = set()
         self._policy = _NewestAndBest(self._damaged)
         options = ocp.CheckpointManagerOptions(
@@ -45,20 +46,20 @@ class Checkpoints:
         )
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
-        # Of the first process: a disk that machines share may show another one what was there.
+        # Only the first process lists them: a shared disk may show other machines an older state.
         self._steps: list[int] = distributed.on_host0(lambda: sorted(self._manager.all_steps()))
 
     @property
     def latest(self) -> int | None:
-        """The last step that is saved, None before the first; after `restore`, a whole one."""
+        """The last saved step, None before the first; after `restore`, a complete one."""
         return max(set(self._steps) - self._damaged, default=None)
 
     def save(
         self, step: int, state: TrainState, loader: dict[str, Any], best: int | None = None
     ) -> None:
-        """Saves the state after `step` steps; does nothing where that step is saved already.
+        """Save the state after `step` steps; do nothing if that step is saved already.
 
-        `best` is the step whose checkpoint stays beside the newest two.
+        `best` is the step whose checkpoint is kept beside the newest two.
         """
         if self.latest == step:
             return
@@ -79,13 +80,13 @@ class Checkpoints:
         self._steps.append(step)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest whole (state, loader position), each array laid out as in `like`.
+        """Return the newest complete (state, loader position), each array laid out as in `like`.
 
-        Newer ones that are damaged are named on the console. They go when another one is saved.
-        The arrays of `like` are freed first: a large state is in memory once.
+        Newer checkpoints that are damaged are named on the console. The next save deletes them.
+        The arrays of `like` are freed first, so that a large state is in memory only once.
 
         Raises:
-          UserError: the checkpoint is of another model or optimizer, or none is whole.
+          UserError: the checkpoint is of another model or optimizer, or none is complete.
         """
         abstract = _freed(like)
 
@@ -108,12 +109,12 @@ class Checkpoints:
         )
 
     def restore_params(self, step: int, like: dict) -> dict:
-        """The parameters alone that were saved after `step` steps, laid out as `like`.
+        """Return only the parameters that were saved after `step` steps, laid out as `like`.
 
         The arrays of `like` are freed first.
 
         Raises:
-          Damaged: that checkpoint isn't whole.
+          Damaged: that checkpoint is not complete.
         """
         abstract = {"params": _freed(like)}
         content = ocp.args.PyTreeRestore(
@@ -130,13 +131,14 @@ class Checkpoints:
     def _read(
         self, step: int, read: Callable[[pathlib.Path], Any], like: TrainState | None = None
     ) -> Any:
-        """What `read` gives of a step's folder; all processes come to the same end.
+        """Return the result of `read` for a step's folder; all processes return or raise alike.
 
-        It goes past orbax's manager, whose processes wait for one that has found damage.
+        This does not use orbax's manager: there the other processes would wait for a process that
+        has found damage.
 
         Raises:
-          Damaged: it isn't whole.
-          UserError: it is whole, and its arrays aren't those of `like`.
+          Damaged: the checkpoint is not complete.
+          UserError: the checkpoint is complete, but its arrays differ from those of `like`.
         """
         if damage := distributed.on_host0(lambda: self._damage(step, like)):
             raise Damaged(damage)
@@ -144,8 +146,8 @@ class Checkpoints:
         try:
             restored = read(epath.Path(self._folder / str(step)))
         except (jax.errors.JaxRuntimeError, MemoryError):
-            raise  # it has no room here
-        except Exception as error:  # orbax raises no kind of its own
+            raise  # too little memory, which is no damage
+        except Exception as error:  # orbax has no exception class of its own
             damage = _short(error)
         damages = distributed.gather(damage)
         if any(damages):
@@ -153,12 +155,12 @@ class Checkpoints:
         return restored
 
     def _damage(self, step: int, like: TrainState | None) -> str | None:
-        """What is wrong with the files of a step, as far as it's seen without reading arrays."""
+        """Return the damage that is visible without reading arrays, in words; None if none is."""
         folder = self._folder / str(step)
         try:
             sizes = json.loads((folder / _SIZES).read_text())
             sizes = {name: int(size) for name, size in sizes.items()}
-        except FileNotFoundError:  # of an older release, or of a copy: reading will tell
+        except FileNotFoundError:  # an older release, or a copy without it: reading will tell
             sizes = {}
         except (OSError, ValueError, TypeError, AttributeError):
             return f"{_SIZES} can't be read"
@@ -191,7 +193,7 @@ class Checkpoints:
 
 
 class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
-    """Which checkpoints stay when another one is saved."""
+    """The rule that says which checkpoints are kept when another one is saved."""
 
     def __init__(self, damaged: Set[int]):
         self.best: int | None = None
@@ -204,7 +206,7 @@ class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 
 
 def _freed(tree: Any) -> Any:
-    """What the arrays of a tree look like and where they lie; they themselves are deleted."""
+    """Delete the arrays of a tree; return their shapes, dtypes and shardings."""
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
     )

@@ -1,4 +1,4 @@
-"""Rewards that fail: said once for each, and the end of a run where one always does."""
+"""Failing rewards: each is reported once, and a reward that always fails ends the run."""
 
 import itertools
 
@@ -13,20 +13,20 @@ _SHOWN = 120  # characters of a completion that a reward failed on
 
 
 class FailingRewards:
-    """Says how a reward fails when it first does, and ends a run in which one always does."""
+    """A check that reports a reward's first failure, and ends the run if a reward always fails."""
 
     def __init__(self, seconds: float):
-        """`seconds` is the time that the rewards of a completion may take."""
+        """Begin without failures; `seconds` is the time limit of a completion's rewards."""
         self._seconds = seconds
         self._asked: set[str] = set()
         self._said: set[str] = set()
         self._count = 0
 
     def check(self, rollouts: Rollouts) -> None:
-        """Must be called with the rollouts of every batch, which all processes know alike.
+        """Check the rollouts of a batch. All processes must call this with the same rollouts.
 
         Raises:
-          UserError: a reward failed on all completions of the first batch that it was asked about.
+          UserError: a reward failed on all completions of the first batch that it scored.
         """
         always, failed = [], {}
         for name in rollouts.rewards.by_name:
@@ -54,7 +54,7 @@ class FailingRewards:
             )
 
     def take_count(self) -> int:
-        """Return how often rewards have failed since the last call, each reward counted."""
+        """Return the number of failures since the last call, summed over all rewards."""
         count, self._count = self._count, 0
         return count
 

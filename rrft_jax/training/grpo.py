@@ -27,27 +27,28 @@ from rrft_jax.training.failing import FailingRewards
 from rrft_jax.training.loss import Minibatch, Scores, axes, completion_kl, loss, weigh
 from rrft_jax.training.state import TrainState
 
-SAMPLING_STREAM = 1  # of random keys; evaluation draws from another
+SAMPLING_STREAM = 1  # stream of random keys; evaluation uses another one
 
-Batches = Iterator[tuple[Batch, Prompt]]  # prompts on the host, and the same on the mesh
+Batches = Iterator[tuple[Batch, Prompt]]  # prompts on the host, and the same prompts on the mesh
 
 
 class GRPO:
-    """The stage "grpo": its steps, and everything that they need beside the state and the data."""
+    """The stage "grpo": its steps, and all that they need besides the state and the data."""
 
     stage = "grpo"
 
     def __init__(self, config: Config, model: VLM, processor: Processor, params: dict, steps: int):
-        """Prepares the stage.
+        """Prepare the stage.
 
         Args:
-          config: of the run.
+          config: the run's config.
           model: the policy.
-          processor: of its checkpoint.
+          processor: the processor of the policy's checkpoint.
           params: the parameters to start from, which the first step consumes. A copy of them is
-            the frozen reference of the penalty, where `config.grpo.beta` isn't 0.
-          steps: of the stage. Each samples a batch, or more where groups are to be replaced, and
-            updates `config.grpo.num_iterations` x `config.grpo.mini_batches` times.
+            the frozen reference of the penalty, if `config.grpo.beta` isn't 0.
+          steps: the number of steps of the stage. Each step samples a batch, or more if groups are
+            to be replaced, and makes `config.grpo.num_iterations` x `config.grpo.mini_batches`
+            updates.
         """
         self.config = section = config.grpo
         self.model, self.mesh, self.processor = model, model.mesh, processor
@@ -74,18 +75,18 @@ class GRPO:
         self.failing = FailingRewards(section.reward_seconds)
 
     def place(self, batch: Batch) -> Prompt:
-        """The prompts of a batch on the mesh."""
+        """Return the prompts of a batch, sharded over the mesh."""
         return sharding.shard(self.mesh, batch.prompt, prompts.AXES)
 
     def step(
         self, state: TrainState, batches: Batches, number: int
     ) -> tuple[TrainState, dict, Iterator[dict]]:
-        """Samples, rewards, compares and learns once.
+        """Run one step: sample completions, reward them, compute advantages, update the policy.
 
         Args:
-          state: the state before, which is consumed.
-          batches: as many are taken as the step needs.
-          number: of the step, from 1.
+          state: the state before the step, which is consumed.
+          batches: an iterator, from which the step takes as many batches as it needs.
+          number: the number of the step, from 1.
 
         Returns:
           (the state after, metrics, some of the completions for `rollouts.jsonl`).
@@ -93,7 +94,7 @@ class GRPO:
         config, clock = self.config, Stopwatch()
         batch, prompt = next(batches)
         sampled = self.sample(state.params, prompt, number, 0, clock)
-        if not config.dynamic_sampling:  # the devices score while the host reads and rewards
+        if not config.dynamic_sampling:  # the devices score while the host decodes and rewards
             inputs, scores = self.score(state.params, sampled, prompt, clock)
         first = rollouts = self.reward(batch, sampled, number, clock)
         more = self._more(state.params, batches, number, clock)
@@ -114,7 +115,7 @@ class GRPO:
                 state, values = self.update(state, learnt, part)
                 metrics.append(values)
             metrics = jax.device_get(metrics)
-        # The first rollouts say how the policy is: those that replaced some of them were chosen.
+        # Metrics describe the first rollouts only: replacements were selected, so they are biased.
         return (
             state,
             {
@@ -135,7 +136,10 @@ class GRPO:
     def sample(
         self, params: dict, prompt: Prompt, number: int, before: int, clock: Stopwatch
     ) -> Rollouts:
-        """This process's completions of a batch; `before`: the batches that the step has had."""
+        """Return this process's completions of a batch.
+
+        `before` is the number of batches that the step has sampled before this one.
+        """
         with clock("sample"):
             key = jax.random.fold_in(self.key, number)
             first_row = before * len(prompt.tokens)
@@ -143,10 +147,10 @@ class GRPO:
             return rollouts.fetch()
 
     def reward(self, batch: Batch, sampled: Rollouts, number: int, clock: Stopwatch) -> Rollouts:
-        """The rollouts of all processes, read and rewarded.
+        """Return the rollouts of all processes, decoded and rewarded.
 
         Raises:
-          UserError: a reward failed on all completions of the first batch that it was asked about.
+          UserError: a reward failed on all completions of the first batch that it scored.
         """
         with clock("rewards"):
             with reward_functions.guard.limit(self.config.reward_seconds):
@@ -157,7 +161,7 @@ class GRPO:
     def score(
         self, params: dict, sampled: Rollouts, prompt: Prompt, clock: Stopwatch
     ) -> tuple[Rollouts, Scores]:
-        """The rollouts on the mesh, and the scores that the loss needs; returns at once."""
+        """Return the rollouts on the mesh and the loss's scores; do not wait for the devices."""
         with clock("rewards"):
             inputs = sampled.shard(self.mesh, prompt)
             old = reference = None
@@ -170,16 +174,18 @@ class GRPO:
     def advantages(
         self, state: TrainState, rollouts: Rollouts, inputs: Rollouts, scores: Scores
     ) -> np.ndarray:
-        """[B,G] of all processes, by `config.advantages` and, where it is there, the penalty.
+        """Return the advantages [B,G] of all processes, by `config.advantages`.
+
+        If the KL penalty is a part of the rewards, it is subtracted from them first.
 
         Args:
-          state: says whether the policy is still the reference.
-          rollouts: of all processes, rewarded.
-          inputs: the same on the mesh.
-          scores: of them.
+          state: the current state; its `moved` tells whether the policy is still the reference.
+          rollouts: the rewarded rollouts of all processes.
+          inputs: this process's rollouts on the mesh.
+          scores: the log-probabilities of the completions in `inputs`.
         """
         rewards = rollouts.rewards.total
-        # Until an update moves it, the policy is the reference; what differs is rounding.
+        # Until an update moves it, the policy is the reference: a difference is only rounding.
         if self._penalized and state.moved:
             kl = completion_kl(self.config.kl, inputs.mask, scores)
             kl = sharding.fetch(sharding.constrain(kl, "BG", self.mesh))
@@ -189,13 +195,13 @@ class GRPO:
 
     @property
     def _penalized(self) -> bool:
-        """Whether the penalty is a part of the rewards."""
+        """True if the KL penalty is a part of the rewards."""
         return self.reference is not None and self.config.kl_in == "reward"
 
     def _more(
         self, params: dict, batches: Batches, number: int, clock: Stopwatch
     ) -> Iterator[Rollouts]:
-        """Rewarded rollouts of fresh prompts, without end, each sampled when it is asked for."""
+        """Yield rewarded rollouts of fresh prompts without end; sample each batch on demand."""
         for before in itertools.count(1):
             batch, prompt = next(batches)
             yield self.reward(
@@ -204,9 +210,10 @@ class GRPO:
 
 
 def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.Array], jax.Array]:
-    """A jitted `score` without gradient, a micro-batch at a time: -> log_probs [B,G,T].
+    """Return a jitted `score` without gradient: (params, prompt, tokens) -> log_probs [B,G,T].
 
-    `micro_batches` 0: as many as leave a device one prompt at a time.
+    It runs one micro-batch at a time. With `micro_batches` 0 there are as many as leave each device
+    one prompt at a time.
     """
 
     def score(params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
@@ -224,17 +231,18 @@ def make_update(
     config: GRPOSettings,
     layout: TrainState,
 ) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict]]:
-    """The jitted update: (state, batch, part) -> (state, metrics), which consumes the state.
+    """Return the jitted update: (state, batch, part) -> (state, metrics). It consumes the state.
 
-    It updates on one of the batch's `config.mini_batches` parts, as if that were all: row i belongs
-    to part i % mini_batches. `layout` is a tree of shardings like the state (`state.layout`), which
-    the new state keeps. A state that has not moved yet must hold the weights of the reference.
+    It updates on one of the batch's `config.mini_batches` parts, as if that part were the whole
+    batch. Row i belongs to part i % mini_batches. `layout` is a tree of shardings like the state
+    (`state.layout`); the new state has the same layout. A state that has not moved yet must hold
+    the weights of the reference.
     """
 
     def step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
         parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)
-        # The weights of the whole batch travel with it through the split into micro-batches.
+        # Computed before the split into micro-batches, because they depend on the whole batch.
         batch = batch.replace(weights=weigh(config, batch.rollouts))
         rows = len(batch.advantages)
         number = config.micro_batches or sharding.one_row_each(model.mesh, rows)

@@ -1,6 +1,6 @@
-"""The loss of GRPO: from log-probabilities, advantages and a reference to one number.
+"""The loss of GRPO: one number from log-probabilities, advantages and a reference.
 
-`objective` puts the terms of `objectives.py` together, token by token; `loss` adds them up.
+`objective` combines the terms of `objectives.py` for each token; `loss` sums over the tokens.
 """
 
 import flax
@@ -19,9 +19,9 @@ class Scores:
     """Log-probabilities of the completions' tokens, each [B,G,T].
 
     Attributes:
-      old: of the policy that sampled, as `score` has them; None where the rollouts are used for one
-        update alone, and the policy is still the one that sampled.
-      reference: of the policy that the stage began with; None without a penalty.
+      old: those under the policy that sampled, computed by `score`; None if the rollouts are used
+        for one update only, when the policy is still the one that sampled.
+      reference: those under the policy that the stage began with; None without a penalty.
     """
 
     old: jax.Array | None = None
@@ -33,18 +33,18 @@ class Weights:
     """Per-token weights [B,G,T] that sum over the whole batch, so that micro-batches add up."""
 
     loss: jax.Array
-    metrics: jax.Array  # the mean over tokens, then over completions
+    metrics: jax.Array  # weights for the mean over tokens, then over completions
 
 
 @flax.struct.dataclass
 class Minibatch:
-    """Everything that the loss of some rollouts needs.
+    """The inputs of the loss for some rollouts.
 
     Attributes:
-      rollouts: their inputs, see `Rollouts.inputs`.
-      scores: of the same completions.
-      advantages: [B,G].
-      weights: of the tokens in the whole batch; None before the batch is known.
+      rollouts: the rollouts' arrays, see `Rollouts.inputs`.
+      scores: the log-probabilities of the same completions.
+      advantages: the advantages [B,G].
+      weights: the tokens' weights in the whole batch; None before the batch is known.
     """
 
     rollouts: Rollouts
@@ -54,7 +54,7 @@ class Minibatch:
 
 
 def axes(batch: Minibatch) -> Minibatch:
-    """The axes of a batch's arrays, None where it has none."""
+    """Return the logical axes of a batch's arrays; None for an array that is missing."""
     scores, weights = (
         jax.tree.map(lambda _: "BGT", part) for part in (batch.scores, batch.weights)
     )
@@ -62,10 +62,11 @@ def axes(batch: Minibatch) -> Minibatch:
 
 
 def weigh(config: GRPOSettings, rollouts: Rollouts) -> Weights:
-    """The weight of each token in a batch, by `config.aggregation` and `config.mask_truncated`.
+    """Return each token's weight in a batch, by `config.aggregation` and `config.mask_truncated`.
 
-    A completion that was cut off may have been on its way to a right answer. Without loss on it
-    (DAPO's overlong filtering, https://arxiv.org/abs/2503.14476) it isn't punished for its length.
+    A completion that was cut off may have been on its way to a right answer. `mask_truncated`
+    takes it out of the loss, so that it isn't punished for its length (DAPO's overlong filtering,
+    https://arxiv.org/abs/2503.14476).
     """
     mask = rollouts.mask
     counted = mask & rollouts.finished[..., None] if config.mask_truncated else mask
@@ -82,17 +83,17 @@ def loss(
     batch: Minibatch,
     moved: jax.Array | bool = True,
 ) -> tuple[jax.Array, dict]:
-    """The loss of a (micro-)batch, to be minimised.
+    """Return the loss of a (micro-)batch, to be minimised.
 
     Args:
       model: the model.
-      config: `config.grpo`, which names each term.
+      config: the section `config.grpo`, which names each term.
       params: the policy's parameters.
-      batch: rollouts, their scores and advantages, and the weights of their tokens.
-      moved: as `objective` has it.
+      batch: the rollouts, their scores and advantages, and the weights of their tokens.
+      moved: as in `objective`.
 
     Returns:
-      (loss, metrics; both add up over micro-batches).
+      (loss, metrics); both add up over micro-batches.
     """
     rollouts = batch.rollouts
     log_probs, entropy = model.score_with_entropy(params, rollouts.prompt, rollouts.tokens)
@@ -108,16 +109,16 @@ def objective(
     batch: Minibatch,
     moved: jax.Array | bool = True,
 ) -> tuple[jax.Array, dict]:
-    """The objective to maximise, token by token.
+    """Return the objective of each token, to be maximised.
 
-    It is importance weight x surrogate + entropy_bonus x entropy - beta x KL, each term as
-    `config` names it.
+    It is importance weight x surrogate + entropy_bonus x entropy - beta x KL. `config` chooses
+    each term.
 
-    `moved` [] bool says whether any update has moved the policy. Until then it is the reference,
-    and the KL and its gradient are exactly 0. The log-probabilities alone would not say so: the
-    reference's come from another program, perhaps from weights in fewer bits, and differ by
-    rounding. Where the advantages are 0 as well, that rounding would be the whole gradient, and
-    Adam would scale it up to a full step.
+    `moved` [] bool says whether any update has moved the policy. Until then the policy is the
+    reference, and the KL and its gradient are exactly 0. The log-probabilities alone would not
+    show this: the reference's come from another program, perhaps from weights in fewer bits, and
+    differ by rounding. If the advantages are 0 as well, that rounding would be the whole gradient,
+    and Adam would scale it up to a full step.
 
     Returns:
       (objective [B,G,T], metrics, each [B,G,T]).
@@ -140,24 +141,25 @@ def objective(
     metrics = {
         "entropy": entropy,
         "clip_fraction": clipped,
-        # Unbiased also where top-k and top-p leave the sampler fewer tokens than the trainer has.
+        # Unbiased even if top-k and top-p leave the sampler fewer tokens than the trainer has.
         "mismatch_kl": objectives.k1(rollout_log_probs, old),
     }
     if config.importance_sampling != "none":
         metrics["importance_weight"] = weight
-    if config.entropy_bonus:  # against settling early (https://arxiv.org/abs/1602.01783)
+    if config.entropy_bonus:  # prevents early convergence (https://arxiv.org/abs/1602.01783)
         value += config.entropy_bonus * entropy
     if batch.scores.reference is not None:
         kl = objectives.KLS[config.kl](log_probs, batch.scores.reference)
         metrics["kl"] = jnp.where(moved, kl, 0.0)
-        if config.kl_in == "loss":  # otherwise the advantages have it
+        if config.kl_in == "loss":  # otherwise it is part of the rewards
             value -= config.beta * metrics["kl"]
     return value, metrics
 
 
 def completion_kl(kind: str, mask: jax.Array, scores: Scores) -> jax.Array:
-    """The KL of each completion to the reference [B,G], as a penalty in its reward.
+    """Return the KL [B,G] of each completion to the reference, as a penalty in its reward.
 
-    Summed over its tokens, by the policy that sampled (https://arxiv.org/abs/1909.08593).
+    It is the KL of the policy that sampled, summed over the completion's tokens
+    (https://arxiv.org/abs/1909.08593).
     """
     return objectives.reward_penalty(objectives.KLS[kind](scores.old, scores.reference), mask)

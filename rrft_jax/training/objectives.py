@@ -23,8 +23,8 @@ from rrft_jax.errors import UserError
 from rrft_jax.settings import GRPOSettings
 
 EPSILON = 1e-4  # added to a standard deviation before the division
-ROUNDING = 1e-6  # rewards of a group that differ by less than this share of their size are equal
-# Bounds of exponents, and of k3, as verl has them in `core_algos.py`
+ROUNDING = 1e-6  # rewards of a group are equal if they differ by less than this share of their size
+# Bounds of exponents and of k3, with verl's values in `core_algos.py`
 # (https://arxiv.org/abs/2409.19256). exp(89) is already infinite in float32. Beyond a bound a token
 # has no gradient.
 MAX_LOG_RATIO = 20.0
@@ -33,7 +33,7 @@ MAX_K3 = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One way to compute a term: call it like its function."""
+    """One way to compute a term. A call calls its function."""
 
     function: Callable
     origin: str  # the method that is known for it
@@ -64,10 +64,11 @@ ADVANTAGES: dict[str, Choice] = {}
 
 
 def is_flat(rewards: jax.Array) -> jax.Array:
-    """Groups [B] whose rewards [B,G] are equal up to float32's rounding: nothing to learn from.
+    """Return True [B] for the groups whose rewards [B,G] are equal up to float32's rounding.
 
-    Sums of the same terms in another order differ by rounding. Divided by a standard deviation
-    that is rounding too, they would make advantages out of nothing.
+    There is nothing to learn from such a group. Sums of the same terms in another order differ by
+    rounding. A division by a standard deviation that is only rounding too would turn these
+    differences into advantages.
     """
     size = abs(rewards).max(axis=-1)
     return rewards.max(axis=-1) - rewards.min(axis=-1) <= ROUNDING * (1 + size)
@@ -116,10 +117,10 @@ class Clip:
     A `high` above `low` is DAPO's clip-higher (https://arxiv.org/abs/2503.14476).
     """
 
-    low: float  # the ratio counts from 1 - low
-    high: float  # to 1 + high
-    # Where the advantage is negative the ratio counts up to here at most; 0: without a bound
-    # (https://arxiv.org/abs/1912.09729).
+    low: float  # the lower bound is 1 - low
+    high: float  # the upper bound is 1 + high
+    # Upper bound of the ratio if the advantage is negative (https://arxiv.org/abs/1912.09729);
+    # 0 is no bound.
     dual: float = 0.0
 
     def __call__(self, ratio: jax.Array) -> jax.Array:
@@ -171,7 +172,7 @@ def cispo_surrogate(
 def _clipped(
     log_ratio: jax.Array, advantages: jax.Array, clip: Clip
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the smaller of the plain and the clipped surrogate, and where the clip decided."""
+    """Return the smaller of plain and clipped surrogate, and True where the clip decided."""
     advantages = advantages[..., None]
     ratio = jnp.exp(log_ratio)
     plain, clipped = ratio * advantages, clip(ratio) * advantages
@@ -188,10 +189,10 @@ def _log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 
 # Importance sampling: (old_log_probs [B,G,T] as the trainer computes them before the batch's first
 # update, rollout_log_probs [B,G,T] of the distribution that the tokens were drawn from, mask
-# [B,G,T], cap) -> the weight of each token [B,G,T], at most `cap`, without a gradient. The sampler
-# has an arithmetic, a temperature and a truncation of its own. Truncated importance sampling:
-# Ionides 2008; for samplers beside trainers Yao et al. 2025, "Your efficient RL framework secretly
-# brings you off-policy RL training".
+# [B,G,T], cap) -> the weight of each token [B,G,T], at most `cap`, without a gradient. The weights
+# correct for the sampler's own arithmetic, temperature and truncation. Truncated importance
+# sampling: Ionides 2008; for samplers beside trainers Yao et al. 2025, "Your efficient RL framework
+# secretly brings you off-policy RL training".
 
 IMPORTANCE_SAMPLING: dict[str, Choice] = {}
 
@@ -231,7 +232,7 @@ def _truncated(delta: jax.Array, cap: float) -> jax.Array:
     return jax.lax.stop_gradient(jnp.exp(jnp.minimum(delta, jnp.log(cap))))
 
 
-# KL(policy || reference) of a token [B,G,T], estimated from the one token that was drawn:
+# KL(policy || reference) of a token [B,G,T], estimated from the drawn token alone:
 # (log_probs [B,G,T], reference_log_probs [B,G,T]) -> [B,G,T].
 
 KLS: dict[str, Choice] = {}
@@ -280,8 +281,8 @@ def reward_penalty(kl: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(kl * mask, axis=-1)
 
 
-# Aggregations: mask [B,G,T] of the tokens that count -> weights [B,G,T], which turn the sum over a
-# whole batch into its loss. So micro-batches add up exactly.
+# Aggregations: mask [B,G,T] of the tokens that count -> weights [B,G,T]. The weighted sum over the
+# whole batch is its loss, so micro-batches add up exactly.
 
 AGGREGATIONS: dict[str, Choice] = {}
 

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and decay, from optax, as the public scripts of Reason-RFT set it."""
+"""AdamW with warm-up and decay, from optax, with the settings of Reason-RFT's public scripts."""
 
 from typing import Any
 
@@ -8,11 +8,14 @@ import optax
 
 from rrft_jax.settings import StageSettings
 
-DECAYED = ("kernel", "embedding")  # biases and norms are never pulled towards zero
+DECAYED = ("kernel", "embedding")  # weight decay never applies to biases and norms
 
 
 def learning_rate(config: StageSettings, steps: int) -> optax.Schedule:
-    """Linear warm-up to `config.learning_rate`, then "cosine" or "linear" decay to zero."""
+    """Return the schedule: linear warm-up to `config.learning_rate`, then decay to zero.
+
+    The decay is "cosine" or "linear".
+    """
     peak, warmup = config.learning_rate, min(config.warmup_steps, steps)
     rest = max(steps - warmup, 1)
     if config.schedule == "cosine":
@@ -25,10 +28,10 @@ def learning_rate(config: StageSettings, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: StageSettings, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a stage (`config.sft` or `config.grpo`) that lasts `steps` steps.
+    """Return the optimizer of a stage (`config.sft` or `config.grpo`) of `steps` updates.
 
-    It works on a flat dict {path: array}, as `state.split` gives. `config.moment_dtype` is that of
-    both moments.
+    It works on a flat dict {path: array}, as `state.split` returns. Both moments are kept in
+    `config.moment_dtype`.
     """
 
     def decayed(params: dict) -> dict:
@@ -50,21 +53,21 @@ def step(
     number: jax.Array,
     signal: jax.Array,
 ) -> tuple[dict, optax.OptState]:
-    """One step of an optimizer, which a gradient without a signal leaves undone.
+    """Run one step of an optimizer; skip it if the gradient has no signal.
 
-    Then neither parameters nor moments move, by momentum or by weight decay, and only the schedule
-    goes on.
+    In a skipped step neither momentum nor weight decay changes parameters or moments. Only the
+    schedule advances.
 
     Args:
-      optimizer: any.
-      grads: of the parameters.
-      state: of the optimizer.
-      params: a flat dict.
-      number: of the steps before, for draws (`apply_updates`).
-      signal: [] bool, of `has_signal`.
+      optimizer: any optax optimizer.
+      grads: the gradients of the parameters.
+      state: the optimizer's state.
+      params: the parameters, a flat dict.
+      number: the number of steps before this one, for the random rounding of `apply_updates`.
+      signal: [] bool, the result of `has_signal`.
 
     Returns:
-      (parameters, state of the optimizer).
+      (parameters, optimizer's state).
     """
     updates, new = optimizer.update(grads, state, params)
     applied = apply_updates(params, updates, number)
@@ -79,18 +82,18 @@ def step(
 
 
 def has_signal(norm: jax.Array) -> jax.Array:
-    """Whether a gradient of this norm says anything: it is finite, and not 0 everywhere."""
+    """Return whether a gradient of this norm has a signal: it is finite and not 0 everywhere."""
     return (norm > 0) & (norm < jnp.inf)
 
 
 def scale_by_adam(
     b1: float, b2: float, eps: float, dtype: jnp.dtype
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, computed in float32, its moments kept in `dtype` in between.
+    """Return `optax.scale_by_adam`, computed in float32, with moments stored in `dtype`.
 
-    The second moment is rounded up or down at random, so that it is right on average: at
-    b2 = 0.999 a step changes it by less than bfloat16 can tell, and rounded to the nearest number
-    it would stand still. What is drawn is a function of (step, parameter) alone.
+    The second moment is rounded up or down at random, so that it is right on average. At
+    b2 = 0.999 a step changes it by less than bfloat16 can represent. Rounded to the nearest number
+    it would never change. The random numbers are a function of (step, parameter) alone.
     """
     adam = optax.scale_by_adam(b1, b2, eps)
 
@@ -112,11 +115,12 @@ def scale_by_adam(
 
 
 def apply_updates(params: dict, updates: dict, step: jax.Array) -> dict:
-    """`optax.apply_updates`, which leaves bfloat16 parameters right on average.
+    """Apply updates as `optax.apply_updates` does, but round bfloat16 parameters at random.
 
-    Rounded to the nearest number most would never move: a step of 1e-6 is far less than two of
-    them are apart. They are rounded up or down at random (https://arxiv.org/abs/2010.06192); what
-    is drawn is a function of (step, parameter) alone.
+    Rounded to the nearest number most parameters would never move: a step of 1e-6 is far less than
+    the distance of neighbouring bfloat16 numbers. Rounding up or down at random is right on average
+    (https://arxiv.org/abs/2010.06192). The random numbers are a function of (step, parameter)
+    alone.
     """
     if any(x.dtype != jnp.bfloat16 for x in params.values()):
         return optax.apply_updates(params, updates)
@@ -131,7 +135,10 @@ def _round_all(tree: dict, stream: int, step: jax.Array) -> dict:
 
 
 def round_at_random(key: jax.Array, x: jax.Array) -> jax.Array:
-    """float32 -> the bfloat16 below or above, each as likely as it is near: right on average."""
+    """Round float32 to the bfloat16 below or above at random, so that the mean is exact.
+
+    The nearer a number is, the likelier it is taken.
+    """
     # A bfloat16 is the upper half of a float32.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     bits += jax.random.bits(key, x.shape, jnp.uint16)

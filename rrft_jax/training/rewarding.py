@@ -1,4 +1,4 @@
-"""Rollouts on the host: read, rewarded, and replaced where they teach nothing."""
+"""Rollouts on the host: decode and reward them, and replace groups that teach nothing."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from rrft_jax.rollout import rollouts as rollout_data
 from rrft_jax.rollout.rollouts import Rewards, Rollouts, objects
 from rrft_jax.training import objectives
 
-SHOWN = 2  # prompts of a step whose completions go to rollouts.jsonl
+SHOWN = 2  # number of prompts per step whose completions go to rollouts.jsonl
 
 
 def reward(
@@ -26,20 +26,21 @@ def reward(
     processor: Processor,
     step: int,
 ) -> Rollouts:
-    """Reads and rewards completions, and tells them to all processes.
+    """Decode and reward completions, and share the results with all processes.
 
-    Every process scores its own, and then all of them know all: so the number of processes changes
-    nothing that follows from the rewards. Must be called by all processes.
+    Every process scores its own completions and then receives all others. So no result that
+    follows from the rewards depends on the number of processes. All processes must call this.
 
     Args:
       sampled: this process's rollouts, on the host.
       batch: their prompts.
-      terms: the rewards of the rows whose source has none of its own.
-      processor: reads the tokens.
-      step: of the training.
+      terms: the rewards for rows whose source has no rewards of its own.
+      processor: the processor that decodes the tokens.
+      step: the number of the training step.
 
     Returns:
-      the rollouts of all processes with texts, rewards and records, and the prompts of this one.
+      The rollouts of all processes, with texts, rewards and records, and with this process's
+      prompts.
     """
     texts = [
         [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
@@ -66,12 +67,12 @@ def reward(
 
 
 def has_signal(rollouts: Rollouts) -> np.ndarray:
-    """[B] bool: whether rewards differ. A group where they don't has no advantage to learn."""
+    """Return True [B] for groups whose rewards differ; the others have no advantage to learn."""
     return ~objectives.is_flat(rollouts.rewards.total)
 
 
 def metrics(rollouts: Rollouts) -> dict[str, float]:
-    """Means of rewarded rollouts, for `metrics.jsonl`."""
+    """Return the metrics of rewarded rollouts, for `metrics.jsonl`."""
     by_name = rollouts.rewards.by_name
     return {
         "reward": rollouts.rewards.total.mean(),
@@ -85,7 +86,7 @@ def metrics(rollouts: Rollouts) -> dict[str, float]:
 
 
 def shown(rollouts: Rollouts, advantages: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Some of the completions, for `rollouts.jsonl`; `advantages` are [B,G]."""
+    """Yield some of the completions, for `rollouts.jsonl`; `advantages` are [B,G]."""
     for b, g in np.ndindex(min(SHOWN, len(rollouts.texts)), rollouts.texts.shape[1]):
         rewards = {name: values[b, g] for name, values in rollouts.rewards.by_name.items()}
         yield {
@@ -104,14 +105,14 @@ def rewards_of(
     step: int,
     lengths: np.ndarray,
 ) -> Rewards:
-    """The rewards of every completion. Two processes may both score a row.
+    """Return the rewards of every completion. Two processes may both score a row.
 
     Args:
-      terms: for the rows whose source has no rewards of its own.
-      texts: [B][G].
+      terms: the rewards for rows whose source has no rewards of its own.
+      texts: the completions [B][G].
       batch: the examples, and the sources that they come from.
-      step: of the training.
-      lengths: tokens of the completions [B,G].
+      step: the number of the training step.
+      lengths: the numbers of tokens of the completions [B,G].
     """
     total = np.zeros((len(texts), len(texts[0])), np.float32)
     by_name: dict[str, np.ndarray] = {}
@@ -131,20 +132,20 @@ def rewards_of(
 def refill(
     rollouts: Rollouts, more: Iterator[Rollouts], processor: Processor, limit: int
 ) -> tuple[Rollouts, int, int]:
-    """Replaces groups without signal by such of fresh prompts that have some.
+    """Replace groups without signal by groups of fresh prompts that have a signal.
 
-    DAPO's dynamic sampling (https://arxiv.org/abs/2503.14476), in whole batches, whose shapes are
-    compiled already. The rest of the last batch is dropped, so that the next step depends on
-    nothing but the state and the loader.
+    This is DAPO's dynamic sampling (https://arxiv.org/abs/2503.14476), in whole batches, whose
+    shapes are compiled already. The rest of the last batch is dropped, so that the next step
+    depends on the state and the loader alone.
 
     Args:
-      rollouts: those of the first batch, of all processes.
-      more: the rollouts of the next batches, sampled one after the other.
-      processor: pads the rows of two batches alike.
-      limit: how many more batches are sampled at most; groups without signal may be left then.
+      rollouts: the first batch's rollouts, of all processes.
+      more: an iterator over the rollouts of further batches, sampled on demand.
+      processor: the processor that pads the rows of two batches alike.
+      limit: the largest number of further batches. Groups without signal may be left after it.
 
     Returns:
-      (rollouts, how many groups are replaced, how many more batches were sampled).
+      (rollouts, number of replaced groups, number of further batches that were sampled).
     """
     replaced = rounds = 0
     while rounds < limit and not has_signal(rollouts).all():
@@ -159,7 +160,7 @@ def refill(
 
 
 def _with_rows(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Processor) -> Rollouts:
-    """`a` with some of its rows, the keys, replaced by rows of `b`, the values."""
+    """Return `a` with some rows replaced by rows of `b`; `rows` maps row of `a` -> row of `b`."""
     size = len(a.texts)
     taken = [size + rows[i] if i in rows else i for i in range(size)]
     mixed = rollout_data.concatenate([a, b]).select(taken)
@@ -167,9 +168,9 @@ def _with_rows(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Proces
 
 
 def _with_prompts(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Processor) -> Prompt:
-    """This process's prompts of `a`, some replaced by such of `b`, which may be another's."""
+    """Return this process's prompts of `a`, some replaced by prompts of `b` from any process."""
     row_ids = a.row_ids
-    wanted = {new for old, new in rows.items() if old not in row_ids}  # by the others
+    wanted = {new for old, new in rows.items() if old not in row_ids}  # by other processes
     mine = {new: _row(b.prompt, row_ids.index(new)) for new in rows.values() if new in row_ids}
     others = distributed.gather({new: row for new, row in mine.items() if new in wanted})
     fresh = {new: row for part in others for new, row in part.items()} | mine
@@ -186,7 +187,7 @@ def _with_prompts(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Pro
 
 
 def _row(prompt: Prompt, index: int) -> Prompt:
-    """One row of a batch, padding included, as `Processor.batch` takes them."""
+    """Return one row of a batch, padding included, in the form that `Processor.batch` takes."""
     return jax.tree.map(
         lambda axes, x: np.take(x, index, axis=axes.index("B")), prompts.AXES, prompt
     )

@@ -21,10 +21,10 @@ from rrft_jax.training.state import TrainState
 
 @flax.struct.dataclass
 class SFTBatch:
-    """Prompts and what should follow them.
+    """Prompts and their target completions.
 
-    `completions` [B,G,T] are the target's tokens, end of turn included; G is 1, unless several
-    texts share one prompt. `mask` [B,G,T] says which of them carry loss.
+    `completions` [B,G,T] are the target's tokens, end of turn included. G is 1, unless several
+    texts share one prompt. `mask` [B,G,T] is True on the tokens that carry loss.
     """
 
     prompt: Prompt
@@ -36,12 +36,12 @@ AXES = SFTBatch(prompt=prompts.AXES, completions="BGT", mask="BGT")
 
 
 class SFT:
-    """The stage "sft": its steps, and everything that they need beside the state and the data."""
+    """The stage "sft": its steps, and all that they need besides the state and the data."""
 
     stage = "sft"
 
     def __init__(self, settings: SFTSettings, model: VLM, params: dict, steps: int):
-        """Prepares the stage; `params` are those to start from, which the first step consumes."""
+        """Prepare the stage, which starts from `params`; the first step consumes them."""
         self.mesh = model.mesh
         optimizer = optimizers.make_optimizer(settings, steps)
         self.learning_rate = optimizers.learning_rate(settings, steps)
@@ -50,14 +50,14 @@ class SFT:
         self.update = make_step(model, optimizer, settings.freeze, settings.micro_batches, layout)
 
     def place(self, batch: Batch) -> SFTBatch:
-        """The arrays of a batch on the mesh."""
+        """Return the arrays of a batch, sharded over the mesh."""
         rows = SFTBatch(batch.prompt, batch.completions, batch.completion_mask)
         return sharding.shard(self.mesh, rows, AXES)
 
     def step(
         self, state: TrainState, batches: Iterator[tuple[Batch, SFTBatch]], number: int
     ) -> tuple[TrainState, dict, tuple]:
-        """Learns from one batch. Returns (the state after, metrics, no rollouts)."""
+        """Learn from one batch. Return (the state after, metrics, no rollouts)."""
         batch, placed = next(batches)
         clock = Stopwatch()
         with clock("update"):
@@ -77,10 +77,10 @@ class SFT:
 
 
 def loss(model: VLM, params: dict, batch: SFTBatch, tokens: jax.Array):
-    """Negative log-likelihood, summed over a (micro-)batch and divided by `tokens`.
+    """Return the negative log-likelihood, summed over a (micro-)batch and divided by `tokens`.
 
     Returns:
-      (loss, metrics that add up over micro-batches).
+      (loss, metrics); both add up over micro-batches.
     """
     log_probs, entropy = model.score_with_entropy(params, batch.prompt, batch.completions)
     weights = batch.mask / tokens
@@ -94,10 +94,10 @@ def make_step(
     micro_batches: int,
     layout: TrainState,
 ) -> Callable[[TrainState, SFTBatch], tuple[TrainState, dict]]:
-    """The jitted step: (state, batch) -> (state, metrics). The state that goes in is consumed.
+    """Return the jitted step: (state, batch) -> (state, metrics). It consumes the state.
 
-    `micro_batches` 0: as many as leave a device one row at a time. `layout` is a tree of shardings
-    like the state (`state.layout`), which the new state keeps.
+    With `micro_batches` 0 there are as many as leave each device one row at a time. `layout` is a
+    tree of shardings like the state (`state.layout`); the new state has the same layout.
     """
 
     def step(state: TrainState, batch: SFTBatch):

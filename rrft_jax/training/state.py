@@ -22,20 +22,22 @@ from rrft_jax.training import optimizer as optimizers
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that an update changes.
+    """The arrays that an update changes.
 
-    `params` is the whole model; `opt_state` covers the trained part of it alone, so that a frozen
-    weight has no moments.
+    `params` is the whole model. `opt_state` covers only the trained parameters, so a frozen weight
+    has no moments.
     """
 
     step: jax.Array
     params: dict
     opt_state: optax.OptState
-    moved: jax.Array  # [] bool: whether any step has changed a trained weight
+    moved: jax.Array  # [] bool: True once a step has changed a trained weight
 
 
 def split(params: dict, freeze: str) -> tuple[dict, dict]:
-    """(trained, frozen) flat dicts {path: array}; `freeze` is a regex that must match a whole path.
+    """Split the parameters into flat dicts {path: array}: (trained, frozen).
+
+    `freeze` is a regular expression. It freezes the parameters whose whole path it matches.
 
     Raises:
       UserError: the expression is broken, or freezes everything.
@@ -53,14 +55,14 @@ def split(params: dict, freeze: str) -> tuple[dict, dict]:
 
 
 def merge(trained: dict, frozen: dict) -> dict:
-    """The nested parameters again."""
+    """Return the nested parameters that `split` was given."""
     return unflatten_dict({**trained, **frozen}, sep="/")
 
 
 def create(
     params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh
 ) -> TrainState:
-    """A fresh state. The optimizer's moments lie where their parameters lie."""
+    """Return a fresh state. The optimizer's moments are sharded like their parameters."""
     where = layout(abstract(params, optimizer, freeze, mesh))
     trained, _ = split(params, freeze)
     opt_state = jax.jit(optimizer.init, out_shardings=where.opt_state)(trained)
@@ -72,7 +74,7 @@ def create(
 def abstract(
     params: dict, optimizer: optax.GradientTransformation, freeze: str, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of a fresh state; those of `params` are all that's needed."""
+    """Return the shapes, dtypes and shardings of a fresh state; `params` may be abstract too."""
     trained, _ = split(params, freeze)
     whole = sharding.replicated(mesh)
 
@@ -92,10 +94,10 @@ def abstract(
 
 
 def frozen_copy(model: VLM, params: dict, dtype: str) -> dict:
-    """A copy that outlives the donated `params`: `grpo.reference_dtype` says in what.
+    """Return a copy of `params` that survives their donation.
 
-    "" is the dtype that the model computes in, which its weights are rounded to at their use
-    anyway; "int8" is `models/int8.py`.
+    `dtype` is the config's `grpo.reference_dtype`. "" is the dtype that the model computes in, to
+    which weights are rounded at their use anyway. "int8" is the form of `models/int8.py`.
     """
     if dtype == "int8":
         shardings = jax.tree.map(lambda x: x.sharding, abstract_copy(model, params, dtype))
@@ -106,7 +108,7 @@ def frozen_copy(model: VLM, params: dict, dtype: str) -> dict:
 
 
 def abstract_copy(model: VLM, params: dict, dtype: str) -> dict:
-    """What `frozen_copy` gives: shapes, dtypes and shardings."""
+    """Return the shapes, dtypes and shardings of the result of `frozen_copy`."""
     own = jnp.dtype(model.dtype)
     if dtype == "int8":
         copy = jax.eval_shape(lambda params: int8.quantise(params, own), params)
@@ -121,7 +123,7 @@ def abstract_copy(model: VLM, params: dict, dtype: str) -> dict:
 
 
 def layout(state: TrainState) -> TrainState:
-    """Where each array of a state lies: a tree of shardings."""
+    """Return the shardings of a state's arrays, as a tree like the state."""
     return jax.tree.map(lambda x: x.sharding, state)
 
 
@@ -132,24 +134,24 @@ def update(
     loss: Callable[[dict, Any], tuple[jax.Array, dict]],
     micro_batches: Any,
 ) -> tuple[TrainState, dict]:
-    """One step of the optimizer, on gradients summed over micro-batches, in float32 at least.
+    """Run one step of the optimizer on gradients summed over micro-batches, in float32 at least.
 
-    A bfloat16 sum stands still: 256 + 1 is 256 there. So the loss sees narrower parameters widened
-    to float32, whose gradients are float32. Nothing of that is left in a compiled program where
-    they are cast back before a loop over layers (`VLM.param_dtype`).
+    A long sum in bfloat16 stops growing: 256 + 1 is 256 there. So the loss sees narrower parameters
+    widened to float32, whose gradients are float32. If the model casts them back before a loop over
+    layers (`VLM.param_dtype`), the compiled program holds no widened copy.
 
     Args:
-      state: the state before.
-      optimizer: works on the trained part of the parameters.
-      freeze: which parameters are not trained.
+      state: the state before the step.
+      optimizer: the optimizer of the trained parameters.
+      freeze: the regular expression of the parameters that are not trained, as in `split`.
       loss: (params, micro-batch) -> (loss, metrics), scaled so that the *sum* over micro-batches
-        is the loss of the batch: the result then doesn't depend on how many there are.
+        is the loss of the batch. The result then doesn't depend on the number of micro-batches.
       micro_batches: the batch, split along a new first axis of every array.
 
     Returns:
-      (the state after, metrics summed over micro-batches, with `loss`, `gradient_norm`,
-      `skipped_updates`: 1 where the gradient has no signal, and `finite_weights`: whether all
-      trained weights are finite numbers after the update).
+      (the state after, metrics summed over micro-batches). The metrics include `loss`,
+      `gradient_norm`, `skipped_updates` (1 if the gradient has no signal) and `finite_weights`
+      (whether all trained weights are finite numbers after the update).
     """
     trained, frozen = split(state.params, freeze)
     widen = functools.partial(jax.tree.map, widened)
@@ -162,7 +164,7 @@ def update(
     if jax.tree.leaves(micro_batches)[0].shape[0] == 1:
         grads, metrics = jax.grad(of_trained, has_aux=True)(widen(trained), first)
     else:
-        # Layer by layer a backward pass adds to what the others left: one gradient in memory.
+        # Each backward pass adds to the sum layer by layer, so only one gradient is in memory.
         total = jax.tree.map(lambda x: jax.new_ref(jnp.zeros_like(x)), widen(trained))
 
         def accumulate(metrics, micro_batch):
@@ -180,7 +182,7 @@ def update(
     signal = optimizers.has_signal(norm)
     metrics["skipped_updates"] = 1 - signal
     new, opt_state = optimizers.step(optimizer, grads, state.opt_state, trained, state.step, signal)
-    # Of what the update has just written, while it is at hand.
+    # Checked here, right after the update has written the weights, to save reading them again.
     finite = [jnp.all(jnp.isfinite(x)) for x in new.values()]
     changed = [jnp.any(x != trained[path]) for path, x in new.items()]
     metrics["finite_weights"] = jnp.all(jnp.stack(finite))

@@ -1,4 +1,4 @@
-"""One stage of training: from its newest checkpoint to its last step."""
+"""One stage of training, from its newest checkpoint to its last step."""
 
 import dataclasses
 import pathlib
@@ -15,10 +15,10 @@ from rrft_jax.training.state import TrainState
 
 
 class Algorithm(Protocol):
-    """A way to learn: `SFT` or `GRPO`.
+    """A training algorithm: `SFT` or `GRPO`.
 
     Attributes:
-      stage: its name.
+      stage: the name of its stage.
       state: the state to start from.
     """
 
@@ -26,12 +26,12 @@ class Algorithm(Protocol):
     state: TrainState
 
     def place(self, batch: Batch) -> Any:
-        """The arrays of a batch that a step needs, on the mesh."""
+        """Return the arrays of a batch that a step needs, on the mesh."""
 
     def step(
         self, state: TrainState, batches: Iterator[tuple[Batch, Any]], number: int
     ) -> tuple[TrainState, dict[str, Any], Iterable[dict[str, Any]]]:
-        """(the state after, which replaces the one before; metrics; rollouts to show)."""
+        """Run a step. Return (the state after it, metrics, rollouts to show)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Step:
     """The result of one step.
 
     Attributes:
-      number: of the step, from 1.
-      last: whether it is the stage's last one.
-      state: after the step. The next step consumes it.
-      position: of the loader, behind the step's batches.
-      metrics: for `metrics.jsonl`.
+      number: the number of the step, from 1.
+      last: True for the stage's last step.
+      state: the state after the step. The next step consumes it.
+      position: the loader's position after the step's batches.
+      metrics: the values for `metrics.jsonl`.
       rollouts: some of the step's completions, for `rollouts.jsonl`.
-      finite: whether all trained weights are finite numbers.
+      finite: True if all trained weights are finite numbers.
     """
 
     number: int
@@ -58,24 +58,24 @@ class Step:
 
 
 class Trainer:
-    """Runs an algorithm on batches, behind the newest checkpoint of its stage.
+    """A loop that runs an algorithm on batches, from the newest checkpoint of its stage.
 
     Attributes:
       state: the newest state.
-      done: how many steps are behind it.
+      done: the number of steps that led to it.
     """
 
     def __init__(self, algorithm: Algorithm, loader: Loader, folder: pathlib.Path, steps: int):
-        """Restores the newest checkpoint, where there is one.
+        """Restore the newest checkpoint, if there is one.
 
         Args:
-          algorithm: whose state is the start where there is no checkpoint.
-          loader: its batches; it is left behind those that the checkpoint had seen.
-          folder: of the stage's checkpoints.
-          steps: of the whole stage.
+          algorithm: the algorithm; without a checkpoint the stage starts from its state.
+          loader: the batches; the loader is moved past the batches that the checkpoint has seen.
+          folder: the folder of the stage's checkpoints.
+          steps: the number of steps of the whole stage.
 
         Raises:
-          UserError: the checkpoint is of another model or optimizer, or none is whole.
+          UserError: the checkpoint is of another model or optimizer, or none is complete.
         """
         self._algorithm, self._loader, self._folder, self._steps = algorithm, loader, folder, steps
         self._checkpoints = Checkpoints(folder)
@@ -87,7 +87,7 @@ class Trainer:
             say(f"{algorithm.stage}: goes on after step {self.done} of {steps}")
 
     def steps(self) -> Iterator[Step]:
-        """Runs the steps that are left, one each time the next is asked for."""
+        """Run the steps that are left; yield the result of each one."""
         algorithm, compiled_before = self._algorithm, compilations.total("step")
         batches = Prefetch(self._loader, algorithm.place)
         for number in range(self.done + 1, self._steps + 1):
@@ -102,13 +102,14 @@ class Trainer:
             if last:
                 compiled = compilations.total("step") - compiled_before
                 say(f"{algorithm.stage}: step programs compiled: {compiled}")
-        self._loader.set_state(batches.position)  # a batch that was read ahead is not used up
+        self._loader.set_state(batches.position)  # excludes the batch read ahead, unused
 
     def check(self, step: Step) -> None:
-        """Ends the run at the first step with a number that isn't finite, before it is saved.
+        """Refuse a step with a metric or weight that isn't finite, so that it is not saved.
 
         Raises:
-          UserError: names the step, the metric and the last good checkpoint, which is kept.
+          UserError: a number isn't finite. The message names the step, the metric and the last good
+            checkpoint, which is kept.
         """
         stage, metrics = self._algorithm.stage, step.metrics
         names = dict.fromkeys(("loss", "gradient_norm", *metrics))  # the most telling come first
@@ -128,7 +129,7 @@ class Trainer:
         )
 
     def save(self, step: Step, best: int | None) -> None:
-        """Saves a step's state, and drops older ones but for the one before and step `best`."""
+        """Save a step's state; delete older ones except the previous one and step `best`."""
         self._checkpoints.save(step.number, step.state, step.position, best)
 
     def close(self) -> None:

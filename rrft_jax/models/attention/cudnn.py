@@ -1,9 +1,8 @@
-"""The three attentions by cuDNN's fused attention, for GPUs: bfloat16 and float16 alone.
+"""The three attentions by cuDNN's fused attention, for GPUs, only in bfloat16 and float16.
 
-cuDNN takes a mask as data, and both lengths must be even for its gradient. The merged softmax of
-`group` can't be put together from two calls, because no gradient passes through the normaliser
-that cuDNN returns: the kernel gets each completion's own copy of its prompt's keys and values
-beside its own.
+cuDNN takes a mask as data. For its gradient both lengths must be even. The softmax of `group` can't
+be merged from two calls, because no gradient passes through the normaliser that cuDNN returns. So
+each completion has a copy of its prompt's keys and values beside its own.
 """
 
 import jax

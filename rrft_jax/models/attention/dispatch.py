@@ -1,4 +1,4 @@
-"""Which library computes an attention, and how its arguments lie on the mesh."""
+"""The choice of the library that computes an attention, and the layout of its arguments."""
 
 import functools
 from typing import Any, NamedTuple
@@ -31,10 +31,10 @@ def choose(choice: str, mesh: jax.sharding.Mesh | None, dtype: Any) -> Kernels:
     """Return the kernels of a model that computes in `dtype` on `mesh`.
 
     Args:
-      choice: one of `CHOICES`; "auto" goes by the devices of the mesh. They may be absent from this
-        machine: a program can be compiled for a slice that isn't here.
-      mesh: None is the default device.
-      dtype: dtype of queries, keys and values.
+      choice: one of `CHOICES`; "auto" chooses by the devices of the mesh. They may be absent from
+        this machine: a program can be compiled for a slice that isn't here.
+      mesh: the mesh; None is the default device.
+      dtype: the dtype of queries, keys and values.
 
     Raises:
       UserError: the choice is unknown, or is cuDNN with a dtype that cuDNN doesn't support.
@@ -100,8 +100,8 @@ def _run(
 ) -> Float[Array, "..."]:
     """Run one form of an attention, whose result is laid out as its first argument.
 
-    XLA splits its own form over a mesh as it likes. A kernel is opaque to it: every device runs one
-    over its own sequences and heads.
+    XLA splits its own form over a mesh as it likes. A kernel is opaque to XLA, so every device runs
+    the kernel over its own sequences and heads.
     """
     form, mesh = getattr(FORMS[kernels.form], name), kernels.mesh
     if kernels.form == "splash":

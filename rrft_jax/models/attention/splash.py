@@ -1,8 +1,8 @@
 """The three attentions by JAX's splash attention, for TPUs (block-sparse FlashAttention-2).
 
-It has two masks: a static one, whose empty blocks cost nothing, and segments, which are data. The
-static one holds the order of tokens and the bounds of completions; segments hide padding. A query
-that sees nothing would be NaN: every query sees itself, and padding sees padding.
+It has two masks: a static mask, whose empty blocks cost nothing, and segments, which are data. The
+static mask holds the order of tokens and the bounds of completions. Segments hide padding. A query
+that sees nothing would be NaN, so every query sees itself, and padding sees padding.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from rrft_jax.models.arrays import Array
 
 BLOCKS = (512, 256, 128)  # tokens that a kernel handles at a time
-PADDING, REAL = 0, 1  # segments of a prompt
+PADDING, REAL = 0, 1  # the segments of a prompt
 
 
 def segment(
@@ -63,10 +63,10 @@ def group(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B G T H C"]:
-    """One call: all completions of a prompt are one sequence, behind the keys of their prompt.
+    """Run `group` in one call: a prompt's completions form one sequence after the prompt's keys.
 
-    Prompt and completions begin at the edge of a block, so that a query's block reads the blocks
-    of its prompt and of its own past, and no other completion's.
+    Prompt and completions begin at the edge of a block, so that a query's block reads only the
+    blocks of its prompt and of its own past.
     """
     batch, number, length = q.shape[:3]
     block = _block(length)
@@ -86,7 +86,7 @@ def group(
 
 @dataclasses.dataclass(frozen=True)
 class _SharedPrompt(masks.Mask):
-    """Completions, one behind the other, over [their prompt, themselves]."""
+    """The mask of completions, one after the other, over the keys [prompt, completions]."""
 
     prompt: int  # tokens
     completions: int
@@ -143,7 +143,7 @@ _BLOCK_SIZES = (
 
 
 def _block(length: int) -> int:
-    """The largest block that adds at most an eighth of padding, else the smallest."""
+    """Return the largest block that adds at most an eighth of padding, else the smallest."""
     fitting = [block for block in BLOCKS if -length % block <= length / 8]
     return fitting[0] if fitting else BLOCKS[-1]
 

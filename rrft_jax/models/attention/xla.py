@@ -1,10 +1,10 @@
 """The three attentions in plain JAX: the kernels' reference, and the form for CPUs.
 
-All three are one softmax over one or two sets of keys, some queries at a time: the scores of
-a chunk stay in the processor's cache, and are never kept. The backward pass computes them again
+All three are one softmax over one or two sets of keys, for a chunk of queries at a time. The scores
+of a chunk stay in the processor's cache and are never stored. The backward pass computes them again
 from the softmax's normaliser, as FlashAttention does (https://arxiv.org/abs/2205.14135). Scores and
-softmax are float32 whatever the dtype of queries, keys and values. Arguments and results are those
-of the functions of the same names in `dispatch.py`.
+softmax are float32 whatever the dtype of queries, keys and values. Arguments and results are the
+same as in `dispatch.py`, for functions of the same names.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from rrft_jax.models.arrays import Array
 from rrft_jax.models.layers import widened
 
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
-MOST_SCORES = 2**21  # that exist at a time: 8 MiB
-FEWEST_QUERIES = 16  # that are worth a chunk
+MOST_SCORES = 2**21  # the most scores in memory at a time: 8 MiB
+FEWEST_QUERIES = 16  # the smallest chunk
 
 
 class Keys(NamedTuple):
@@ -101,7 +101,7 @@ def _attend(q: Float[Array, "B G Q H C"], sets: Sequence[Keys]) -> Float[Array, 
                 q, tuple(each._replace(mask=mask) for each, mask in zip(sets, masks))
             )
 
-        # The gradients of keys and values add up over the chunks, in what the loop is given.
+        # Gradients of keys and values add up over the chunks in the dtype of the loop's constants.
         sets = [Keys(widened(x.keys), widened(x.values), x.mask) for x in sets]
         masks = (in_chunks(each.mask) for each in sets)
         attended = jnp.moveaxis(jax.lax.map(one, (in_chunks(split), *masks)), 0, -3)
@@ -118,7 +118,7 @@ def _softmax_attention(
 
 
 def _forward(q, sets):
-    # One softmax over all sets of keys, without ever putting them side by side.
+    # One softmax over all sets of keys, without concatenating them.
     scores = [_scores(q, each) for each in sets]
     highest = _total(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - highest) for s in scores]

@@ -1,11 +1,11 @@
-"""Sums worked out in writing, one operation at a time: what a small model can follow."""
+"""Sums worked out in writing, one operation at a time, so that a small model can follow."""
 
 import math
 import re
 
 
 def worked(working: str) -> list[str]:
-    """`"180 - 50 - 60"` -> that, and "130 - 60": all steps but the result."""
+    """Return all steps but the result: "180 - 50 - 60" -> "180 - 50 - 60" and "130 - 60"."""
     steps = []
     while (shorter := _reduced(working)) != working:
         steps.append(working)
@@ -14,7 +14,7 @@ def worked(working: str) -> list[str]:
 
 
 def _reduced(text: str) -> str:
-    """The expression after its next operation: brackets, squares, products, then sums."""
+    """Return the expression after its next operation: brackets, squares, products, then sums."""
     number = r"(\d+(?:\.\d+)?)"
     if bracket := re.search(r"(sqrt|)\(([^()]+)\)", text):
         root, inside = bracket.groups()

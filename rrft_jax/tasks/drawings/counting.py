@@ -4,12 +4,13 @@ A scene is 3 to 8 shaded solids, each somewhere in its own cell of a 4 x 4 grid,
 lit warm from the left and cool from the right. Questions are of one to three steps: an optional
 removal, an optional addition, and a count, as in CLEVR-Math (https://arxiv.org/abs/2208.05358).
 The chain of thought goes through the objects in reading order, with their cells (columns a to d,
-rows 1 to 4), names what was asked of each until that settles it, and numbers those that count:
+rows 1 to 4). For each object it names the attributes that were asked for, up to the first that
+differs, and it numbers the objects that count:
 
     Remove all large cubes. Add 2 small spheres. How many things are left?
     a1 large cube no, c2 small=1, d2 large sphere=2. Add 2: 2+2=4.
 
-The shifted split has other shapes, other colours and more objects, as Super-CLEVR has beside
+The shifted split has other shapes, other colours and more objects, like Super-CLEVR compared with
 CLEVR. Everything is a pure function of (split, seed, index), at any picture size.
 """
 
@@ -28,7 +29,7 @@ SIZES = {"small": 0.56, "large": 0.86}  # share of a cell
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """What a split draws: `objects` are the smallest and largest number of objects."""
+    """The things that a split draws; `objects` are the smallest and largest number of objects."""
 
     shapes: tuple[str, ...]
     colours: tuple[str, ...]
@@ -45,7 +46,7 @@ SHIFTED = Vocabulary(
     colours=("orange", "cyan", "pink", "brown"),
     objects=(7, 10),
 )
-EVERYTHING = Vocabulary(  # what the base checkpoint has seen pictures of
+EVERYTHING = Vocabulary(  # the base checkpoint has seen pictures of all these
     shapes=IN_DOMAIN.shapes + SHIFTED.shapes,
     colours=IN_DOMAIN.colours + SHIFTED.colours,
     objects=(1, 10),
@@ -79,7 +80,7 @@ class Thing:
         return words, True
 
     def covers(self, thing: "Thing") -> bool:
-        """Return whether the object is one of those that this describes."""
+        """Return whether this description fits the object."""
         return self.compare(thing)[1]
 
 
@@ -102,7 +103,7 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
 @dataclasses.dataclass(frozen=True)
 class Scene:
     things: tuple[Thing, ...]  # in reading order: rows from the top, each from the left
-    cells: tuple[str, ...]  # of the things: "a1", "b1", ...
+    cells: tuple[str, ...]  # the cells of the things: "a1", "b1", ...
     image: Image.Image
 
     @property
@@ -141,7 +142,7 @@ def random_thing(rng: np.random.Generator, vocabulary: Vocabulary) -> Thing:
 def description(
     rng: np.random.Generator, things: tuple[Thing, ...], vocabulary: Vocabulary
 ) -> Thing:
-    """A description by one or two attributes, which mostly fits something in the scene."""
+    """Return a description by one or two attributes, which mostly fits something in the scene."""
     if rng.random() < 0.85:
         model = things[rng.integers(len(things))]
     else:
@@ -156,7 +157,7 @@ ANYTHING = Thing(None, None, None)
 
 
 def _question(rng, scene: Scene, vocabulary: Vocabulary) -> tuple[str, str, str]:
-    """(problem, chain of thought, answer) about a scene."""
+    """Return (problem, chain of thought, answer) about a scene."""
     removes, adds = rng.random(2) < (0.6, 0.5)
     described = description(rng, scene.things, vocabulary)
     counted = ANYTHING if removes else described
@@ -177,10 +178,10 @@ def _question(rng, scene: Scene, vocabulary: Vocabulary) -> tuple[str, str, str]
 
 
 def number(scene: Scene, described: Thing, removes: bool) -> tuple[str, int]:
-    """Number the objects; `removes` says whether objects that fit count, or all the others.
+    """Number the objects that count: if `removes`, those that don't fit, else those that fit.
 
     Returns:
-      ("a1 red=1, c2 blue no, ...", how many count).
+      ("a1 red=1, c2 blue no, ...", number of objects that count).
     """
     count, steps = 0, []
     for cell, thing in scene.placed:
@@ -192,7 +193,7 @@ def number(scene: Scene, described: Thing, removes: bool) -> tuple[str, int]:
 
 
 def _floor(size: int, brightness: float) -> Image.Image:
-    """The ground: lighter towards the viewer, warm light from the left, cool from the right."""
+    """Draw the ground: lighter towards the viewer, lit warm from the left, cool from the right."""
     ramp = np.linspace(-1, 1, size)
     depth, across = 98 + 30 * ramp[:, None, None], ramp[None, :, None]
     pixels = (depth - across * np.array([24, 0, -24])) * brightness

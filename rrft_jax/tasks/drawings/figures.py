@@ -2,8 +2,8 @@
 
 A point is a complex number, y upwards, so a turn is a product and a mirror image a conjugate. All
 else is named by the points' letters: "AB" is a line, "ABC" the angle at B. Lines are drawn four
-times as large and averaged down; a label tries the places where a reader would look for it, the
-most usual first, and takes the first of those that hide the fewest pixels of what is there.
+times as large and averaged down. A label tries the places where a reader would look for it, the
+most usual first. It takes the first of the places that hide the fewest pixels of the drawing.
 """
 
 import cmath
@@ -23,12 +23,12 @@ _FINE = 4  # drawn this much larger, then averaged down
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What there is to draw. Points with a name in lower case stay unnamed in the picture."""
+    """The content of a drawing. Points with a lower-case name have no label in the picture."""
 
     points: dict[str, complex]
     faces: tuple[str, ...] = ()  # polygons, tinted; their sides are lines
     lines: tuple[str, ...] = ()
-    circles: tuple[str, ...] = ()  # "OA": about O through A
+    circles: tuple[str, ...] = ()  # "OA": the circle about O through A
     marks: dict[str, str] = dataclasses.field(default_factory=dict)  # {"AB": "7.5", "ABC": "x"}
     right: tuple[str, ...] = ()  # angles marked by a little square
     equal: tuple[str, ...] = ()  # lines marked by a tick
@@ -36,14 +36,14 @@ class Figure:
     tint: int = 0
 
     def turned(self, degrees: float, mirrored: bool) -> "Figure":
-        """The same figure, turned anticlockwise and then maybe seen in a mirror."""
+        """Return the same figure, turned anticlockwise and then mirrored if asked."""
         points = {name: at * ray(degrees) for name, at in self.points.items()}
         if mirrored:
             points = {name: at.conjugate() for name, at in points.items()}
         return dataclasses.replace(self, points=points)
 
     def marked(self, values: dict[str, float | str]) -> "Figure":
-        """The same figure with more lengths ("AB") and angles ("ABC", degrees) written in."""
+        """Return the same figure with more lengths ("AB") and angles ("ABC", degrees) marked."""
         texts = {n: v if isinstance(v, str) else f"{v:g}" for n, v in values.items()}
         return dataclasses.replace(self, marks={**self.marks, **texts})
 
@@ -105,10 +105,10 @@ def draw(figure: Figure, size: int) -> Image.Image:
 
 
 def on_grid(text: str, centres: np.ndarray, size: int) -> np.ndarray:
-    """The centres nearest to these [n] for which a text begins on a grid of half a patch.
+    """Return the centres [n] nearest to these for which a text begins on a grid of half a patch.
 
-    Nobody sees that, and a small model has to know a digit in four places of a patch and not in
-    two hundred.
+    The shift is too small to notice. But a small model then has to know a digit in four places of a
+    patch, not in two hundred.
     """
     left, top, right, bottom = _font(letter_height(size)).getbbox(text)
     middle = complex(left + right, top + bottom) / 2
@@ -126,7 +126,7 @@ def write(image: Image.Image, placed: list[Label]) -> None:
 
 
 def labels(figure: Figure, size: int) -> list[Label]:
-    """Finds each label its place: the sharpest angle, which has the least choice, goes first."""
+    """Find a place for each label; the sharpest angle goes first, because it has least choice."""
     at, letter = fit(figure, size), letter_height(size)
     angles = [name for name in figure.marks if len(name) == 3]
     wanted = [
@@ -156,7 +156,7 @@ def labels(figure: Figure, size: int) -> list[Label]:
 
 
 def _angle_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray:
-    """Just beyond the mark, on the bisector; then further off, and a little beside."""
+    """Return places just beyond the mark on the bisector, then further off and a little beside."""
     start, sweep, radius = _arc(name, at, letter)
     turns = np.radians(start + sweep * np.array([0.5, 0.58, 0.42, 0.66, 0.34]))
     reach = radius + letter * np.arange(0.6, 3.4, 0.1)
@@ -164,7 +164,7 @@ def _angle_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray
 
 
 def _length_spots(name: str, at: dict[str, complex], letter: float, half: complex) -> np.ndarray:
-    """Beside the middle of the line, on the figure's outer side; then nearer to its ends."""
+    """Return places beside the line's middle, the figure's outer side first, then near its ends."""
     a, b = (at[end] for end in name)
     normal = 1j * _unit(b - a)
     inward = sum(at.values()) / len(at) - (a + b) / 2
@@ -177,7 +177,7 @@ def _length_spots(name: str, at: dict[str, complex], letter: float, half: comple
 
 
 def _name_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray:
-    """Around the point, away from the figure's middle first."""
+    """Return places around the point, away from the figure's middle first."""
     outward = at[name] - sum(at.values()) / len(at)
     turns = np.array(sorted(np.arange(-12, 12) * np.pi / 12, key=abs)) + cmath.phase(outward)
     reach = letter * np.array([0.85, 1.05, 1.3, 1.6])
@@ -185,7 +185,7 @@ def _name_spots(name: str, at: dict[str, complex], letter: float) -> np.ndarray:
 
 
 def ink(figure: Figure, size: int) -> np.ndarray:
-    """Points along all that is drawn but the labels, a pixel apart, as complex numbers."""
+    """Return points along everything drawn except labels, a pixel apart, as complex numbers."""
     at, letter = fit(figure, size), letter_height(size)
     runs = [at[a] + (at[b] - at[a]) * np.linspace(0, 1, size) for a, b in figure.strokes]
     turn = np.exp(2j * np.pi * np.linspace(0, 1, 4 * size))
@@ -206,12 +206,12 @@ def ink(figure: Figure, size: int) -> np.ndarray:
 
 
 def letter_height(size: int) -> float:
-    """Font size in pixels: relatively larger in small pictures, which are to be read as well."""
+    """Return the font size in pixels; it is relatively larger in small pictures, to be readable."""
     return 5.5 + 0.04 * size
 
 
 def fit(figure: Figure, size: int) -> dict[str, complex]:
-    """The points in pixels, y downwards: as large as fits, with a margin for names."""
+    """Return the points in pixels, y downwards, as large as fits with a margin for names."""
     corners = list(figure.points.values())
     for centre, rim in figure.circles:
         radius = abs(figure.points[rim] - figure.points[centre])
@@ -225,7 +225,7 @@ def fit(figure: Figure, size: int) -> dict[str, complex]:
 
 
 def _arc(name: str, at: dict[str, complex], letter: float) -> tuple[float, float, float]:
-    """An angle's mark: (start in degrees clockwise from the right, sweep, radius in pixels)."""
+    """Return an angle's mark: (start in degrees clockwise from the right, sweep, pixel radius)."""
     rays = [at[name[i]] - at[name[1]] for i in (0, 2)]
     sweep = math.degrees(cmath.phase(rays[1] / rays[0]))
     start = math.degrees(cmath.phase(rays[0 if sweep > 0 else 1]))
@@ -238,7 +238,7 @@ def _font(letter: float) -> ImageFont.FreeTypeFont:
 
 
 def _half(text: str, letter: float) -> complex:
-    """Half of a text's width and height, in pixels."""
+    """Return half of a text's width and height, in pixels."""
     left, top, right, bottom = _font(letter).getbbox(text)
     return complex(right - left, bottom - top) / 2
 
@@ -250,25 +250,25 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 
 def _line(pen, path: list[complex], colour, width: float):
-    """A line with round joints and ends."""
+    """Draw a line with round joints and ends."""
     pen.line([_xy(z) for z in path], fill=colour, width=round(width))
     for z in path:
         pen.ellipse(_box(z, width / 2 - 0.5), fill=colour)
 
 
 def ray(degrees: float) -> complex:
-    """One unit from 0, so many degrees anticlockwise from the right."""
+    """Return the point one unit from 0, `degrees` anticlockwise from the right."""
     return cmath.rect(1, math.radians(degrees))
 
 
 def triangle(A: str, B: str, C: str, a: float, b: float) -> Figure:
-    """Angle a at A = 0, angle b at B = 1."""
+    """Return the triangle with angle a at A = 0 and angle b at B = 1."""
     reach = math.sin(math.radians(b)) / math.sin(math.radians(a + b))
     return Figure({A: 0, B: 1, C: reach * ray(a)}, (A + B + C,))
 
 
 def right_triangle(A: str, B: str, C: str, a: float, b: float) -> Figure:
-    """CA = a, CB = b, a right angle at C."""
+    """Return the triangle with CA = a, CB = b and a right angle at C."""
     return Figure({A: a, B: 1j * b, C: 0}, (A + B + C,), right=(A + C + B,))
 
 

@@ -1,13 +1,14 @@
-"""Pictures of cubes, spheres and cylinders on a ground: rays, cast with NumPy.
+"""Pictures of cubes, spheres and cylinders on a ground, by rays cast with NumPy.
 
-A solid is where slabs and a round overlap: a cube is three slabs, a sphere one round of three
-axes, a cylinder one slab and one round of two. A ray is inside of each for one interval of its
-length, so inside of the solid for the overlap of these intervals, from where it enters to where
-it leaves. One function finds that interval, and serves three times: for what the camera sees, for
-how much glass is looked through, and for the shadows (rays from the ground to the light).
+A solid is the overlap of slabs and a round: a cube is three slabs, a sphere one round of three
+axes, a cylinder one slab and one round of two. A ray is inside each of them for one interval of its
+length. So it is inside the solid for the overlap of these intervals. One function finds that
+interval, for three uses: the surface that the camera sees, the length of the way through glass, and
+the shadows (rays from the ground to the light).
 
-A solid covers a small part of the picture, so each is a layer of its own: cast there, at `FINE`
-rays a pixel and axis, averaged down to colours and opacities, and laid over what stands behind it.
+A solid covers a small part of the picture, so each solid is a layer of its own. The layer is cast
+only there, at `FINE` rays per pixel and axis. It is averaged down to colours and opacities, and
+laid over the layers behind it.
 The world: x to the right and y away from the central camera, z up, the ground at z = 0.
 """
 
@@ -23,7 +24,7 @@ SHAPES = {"cube": ((0, 1, 2), ()), "sphere": ((), (0, 1, 2)), "cylinder": ((2,),
 _ELEVATION = np.radians(48)
 _DISTANCE = 12
 _FIELD = 0.243  # tangent of half the angle of view
-_TURN = np.radians(24)  # of every solid: of a cube, three faces are seen
+_TURN = np.radians(24)  # turn of every solid, so that three faces of a cube are visible
 
 
 def _unit(vector) -> np.ndarray:
@@ -31,7 +32,7 @@ def _unit(vector) -> np.ndarray:
     return vector / np.sqrt((vector * vector).sum(0))
 
 
-_LIGHT = _unit([-0.42, -0.34, 0.84])  # towards it
+_LIGHT = _unit([-0.42, -0.34, 0.84])  # the direction towards the light
 _LOCAL = np.array(  # the world's axes -> a solid's
     [[np.cos(_TURN), np.sin(_TURN), 0], [-np.sin(_TURN), np.cos(_TURN), 0], [0, 0, 1]], np.float32
 )
@@ -56,20 +57,20 @@ class Solid:
 
     @property
     def corners(self) -> np.ndarray:
-        """[8, 3], of the cube around it."""
+        """The corners [8, 3] of the cube around the solid."""
         return self.centre + self.radius * _CORNERS
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """Looks at the middle of the ground, from `azimuth` degrees to the right of the centre."""
+    """A camera that looks at the ground's middle, `azimuth` degrees to the right of the centre."""
 
     azimuth: float
     size: int  # pixels, across and down
 
     @functools.cached_property
     def axes(self) -> np.ndarray:
-        """[3, 3]: right, up and forward."""
+        """The camera's axes [3, 3]: right, up and forward."""
         turn, rise = np.radians(self.azimuth), _ELEVATION
         right = np.array([np.cos(turn), np.sin(turn), 0])
         ahead = np.array([-np.sin(turn), np.cos(turn), 0])
@@ -81,20 +82,20 @@ class Camera:
         return np.array([0, 0, -0.1], np.float32) - _DISTANCE * self.axes[2]
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """[..., 3] in the world -> [..., 2] in pixels, across and down."""
+        """Project points [..., 3] of the world to pixels [..., 2], across and down."""
         right, up, forward = np.moveaxis((points - self.eye) @ self.axes.T, -1, 0)
         across, down = right / forward / _FIELD, -up / forward / _FIELD
         return (np.stack([across, down], -1) + 1) * self.size / 2
 
     def window(self, points: np.ndarray) -> tuple[slice, slice]:
-        """(rows, columns) of the smallest part of the picture that shows these points."""
+        """Return (rows, columns) of the smallest part of the picture that shows these points."""
         pixels = self.project(points)
         start = np.clip(np.floor(pixels.min(0)), 0, self.size).astype(int)
         stop = np.clip(np.ceil(pixels.max(0)), 0, self.size).astype(int)
         return slice(start[1], stop[1]), slice(start[0], stop[0])
 
     def rays(self, window: tuple[slice, slice], fine: int = FINE) -> np.ndarray:
-        """[3, rows * fine, columns * fine]: unit vectors from the eye."""
+        """Return unit vectors [3, rows * fine, columns * fine] from the eye."""
         down, across = (
             ((np.arange(w.start * fine, w.stop * fine, dtype=np.float32) + 0.5) / fine)
             * (2 * _FIELD / self.size)
@@ -105,7 +106,7 @@ class Camera:
         return _unit(forward + across * right - down[:, None] * up)
 
     def on_ground(self, rays: np.ndarray) -> np.ndarray:
-        """[3, ...]: where rays from the eye meet the ground."""
+        """Return the points [3, ...] where rays from the eye meet the ground."""
         return self.eye[:, None, None] - rays * (self.eye[2] / rays[2])
 
 
@@ -116,14 +117,14 @@ def render(solids: tuple[Solid, ...], camera: Camera) -> Image.Image:
     layers = {solid: cast(solid, camera) for solid in solids}
     for shadow, _ in layers.values():
         _lay(canvas, *shadow)
-    # What is nearer hides what is farther.
+    # Draw the farthest first, because nearer solids hide farther ones.
     for solid in sorted(solids, key=lambda s: -np.sum((s.centre - camera.eye) ** 2)):
         _lay(canvas, *layers[solid][1])
     return Image.fromarray(canvas.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def _cast(solid: Solid, camera: Camera):
-    """The layers of the solid's shadow and of the solid itself."""
+    """Return the layers of the solid's shadow and of the solid itself."""
     return _shadow(solid, camera), _layer(solid, camera)
 
 
@@ -133,7 +134,7 @@ _cast_once = functools.lru_cache(maxsize=4096)(_cast)
 
 
 def _lay(canvas: np.ndarray, window: tuple[slice, slice], layer: np.ndarray) -> None:
-    """Lays [4, rows, columns] over a part of the canvas: colours times opacity, and opacity."""
+    """Lay [4, rows, columns], colours times opacity and opacity, over a part of the canvas."""
     part = canvas[:, *window]
     part *= 1 - layer[3]
     part += layer[:3]
@@ -141,7 +142,10 @@ def _lay(canvas: np.ndarray, window: tuple[slice, slice], layer: np.ndarray) -> 
 
 @functools.lru_cache(maxsize=8)
 def _ground(camera: Camera) -> np.ndarray:
-    """[3, size, size]: warm light from the left, cool from the right; the square's thin lines."""
+    """Return the ground [3, size, size] in warm light from the left, cool from the right.
+
+    It has the thin lines of the square.
+    """
     x, y, _ = camera.on_ground(camera.rays((slice(0, camera.size),) * 2))
     reach = np.maximum(np.abs(x), np.abs(y)) - GROUND
     inner = np.minimum(np.abs(x - x.round()), np.abs(y - y.round()))
@@ -152,7 +156,7 @@ def _ground(camera: Camera) -> np.ndarray:
 
 
 def _shadow(solid: Solid, camera: Camera) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The layer of a solid's shadow, soft where the light passes through little of the solid."""
+    """Return the layer of a solid's shadow, soft where light passes through little of the solid."""
     corners = solid.corners
     corners = np.concatenate([corners, corners - _LIGHT * (corners[:, 2:] / _LIGHT[2])])
     window = camera.window(corners * [1, 1, 0])
@@ -162,13 +166,13 @@ def _shadow(solid: Solid, camera: Camera) -> tuple[tuple[slice, slice], np.ndarr
     dark = 0.5 * np.clip((leave - enter) / 0.7, 0, 1)
     layer = np.zeros((4, *dark.shape), np.float32)
     layer[3] = dark
-    if solid.material == "glass":  # which lets its own colour through
+    if solid.material == "glass":  # light of the glass's own colour passes through
         layer[:3] = 0.4 * dark * np.asarray(solid.color, np.float32)[:, None, None]
     return window, layer
 
 
 def _layer(solid: Solid, camera: Camera) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The layer of a solid."""
+    """Return the layer of a solid."""
     window = camera.window(solid.corners)
     rays = _local(camera.rays(window))
     eye = _LOCAL @ (camera.eye - solid.centre) / solid.radius
@@ -186,14 +190,14 @@ def _layer(solid: Solid, camera: Camera) -> tuple[tuple[slice, slice], np.ndarra
 
 
 def _interval(shape: str, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where origin + t * ray, in a solid's own axes and radii, enters and leaves it.
+    """Return t where origin + t * ray enters and leaves a solid, in its own axes and radii.
 
     Args:
       shape: one of SHAPES.
-      origin, rays: [3, ...], of shapes that broadcast.
+      origin, rays: arrays [3, ...] whose shapes broadcast.
 
     Returns:
-      (t at entry, t at exit), [...]. A ray that misses the solid doesn't leave after it enters.
+      (t at entry, t at exit), [...]. If a ray misses the solid, t at exit is not after t at entry.
     """
     slabs, round_ = SHAPES[shape]
     spans = []
@@ -212,7 +216,7 @@ def _interval(shape: str, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndar
 
 
 def _normal(shape: str, points: np.ndarray) -> np.ndarray:
-    """[3, n]: of the face that these points of the surface lie on, where they reach farthest."""
+    """Return the normals [3, n] of the faces on which these points of the surface lie farthest."""
     slabs, round_ = SHAPES[shape]
     reach = [np.abs(points[axis]) for axis in slabs]
     if round_:
@@ -227,12 +231,15 @@ def _normal(shape: str, points: np.ndarray) -> np.ndarray:
 
 
 def _rubber(color, rays, points, front, back, depth):
-    """Matte: light spreads alike in all directions."""
+    """Return the colour of a matte surface: light spreads alike in all directions."""
     return color * (0.38 + 0.72 * _lit(front)), np.ones_like(depth)
 
 
 def _metal(color, rays, points, front, back, depth):
-    """A tinted mirror in a round room that has a dark horizon and bars of light; and the lamp."""
+    """Return the colour of metal: a tinted mirror of a round room and of the lamp.
+
+    The room has a dark horizon and bars of light.
+    """
     mirrored = rays - 2 * (rays * front).sum(0) * front
     seen = _unit(points + 2 * mirrored)
     room = np.interp(seen[2], _HEIGHTS, _BRIGHTNESS).astype(np.float32)
@@ -246,7 +253,10 @@ _BRIGHTNESS = [0.95, 0.6, 0.1, 0.0, 0.1, 0.5, 0.9]
 
 
 def _glass(color, rays, points, front, back, depth):
-    """Clear: more opaque the longer the way through it, lit from inside, dark towards its rim."""
+    """Return the colour of clear glass.
+
+    It is more opaque the longer the way through it is, lit from inside, and dark towards its rim.
+    """
     facing = -(rays * front).sum(0)
     inside = 0.2 + 1.0 * _lit(-back) * facing + 0.1 * depth
     glare = _lit(rays - 2 * (rays * front).sum(0) * front) ** 90
@@ -258,16 +268,16 @@ _MATERIALS = {"rubber": _rubber, "metal": _metal, "glass": _glass}
 
 
 def _lit(directions: np.ndarray) -> np.ndarray:
-    """How far [3, n] unit vectors in a solid's axes point towards the light, 0..1."""
+    """Return how far unit vectors [3, n] in a solid's axes point towards the light, 0..1."""
     return np.maximum(_LOCAL_LIGHT @ directions, 0)
 
 
 def _local(vectors: np.ndarray) -> np.ndarray:
-    """[3, ...] in the world's axes -> in a solid's."""
+    """Turn vectors [3, ...] from the world's axes into a solid's axes."""
     return np.tensordot(_LOCAL, vectors, 1)
 
 
 def _average(fine: np.ndarray) -> np.ndarray:
-    """[channels, rows * FINE, columns * FINE] -> [channels, rows, columns]."""
+    """Average [channels, rows * FINE, columns * FINE] to [channels, rows, columns]."""
     channels, rows, columns = fine.shape
     return fine.reshape(channels, rows // FINE, FINE, columns // FINE, FINE).mean((2, 4))

@@ -22,7 +22,7 @@ _FINE = 4  # drawn this much larger, then averaged down
 
 @functools.lru_cache(maxsize=512)
 def sprite(shape: str, colour: str, pixels: int) -> Image.Image:
-    """An RGBA picture, `pixels` wide and high, of one object with its shadow."""
+    """Return an RGBA picture, `pixels` wide and high, of one object with its shadow."""
     size = pixels * _FINE
     canvas = Image.new("RGBA", (size, size))
     base = np.asarray(COLOURS[colour], float)
@@ -83,7 +83,7 @@ def _star(canvas, pen, base, size):
     angles = -np.pi / 2 + np.arange(10) * np.pi / 5
     radii = np.where(np.arange(10) % 2, 0.19, 0.46) * size
     points = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] + 0.5 * size
-    for i in range(10):  # facets, lit in turn, as of a folded star
+    for i in range(10):  # facets, lit in turn, like a folded star
         facet = [tuple(points[i]), tuple(points[(i + 1) % 10]), (size / 2, size / 2)]
         pen.polygon(facet, fill=_tint(base, 1.15 if i % 2 else 0.75))
 
@@ -99,7 +99,7 @@ _DRAW = {
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates in 0..1 of every fine pixel: (across, down)."""
+    """Return the coordinates (across, down) of every fine pixel, in 0..1."""
     line = (np.arange(size) + 0.5) / size
     return np.meshgrid(line, line)
 

@@ -1,15 +1,17 @@
 """Drawn geometry: "As shown in the figure, AB is a diameter of circle O. What is the value of x?"
 
-A figure is drawn true to scale, turned at random, with the given values written where they belong,
-so that the picture must be read. Half of the questions have four options, of which a letter is the
-answer, half want the number. The chain of thought reads the figure, names the theorem, computes:
+A figure is drawn true to scale and turned at random. The given values are written in it, so that a
+model must read the picture. Half of the questions have four options and a letter as the answer. The
+others have a number as the answer. The chain of thought reads the figure, names the theorem, and
+computes:
 
     angle BAC = 35, angle ABC = 60. The angles of a triangle add up to 180, so
     x = 180 - 35 - 60 = 145 - 60 = 85. (A) 95 no, (B) 85.
 
-In domain are triangles, circles, parallels and rectangles, asked as GeoMath asks; the shifted split
-has other figures (quadrilaterals, polygons, tangents, similar triangles) and is as terse as
-Geometry3K ("Find x."). Everything is a pure function of (split, seed, index), at any picture size.
+In domain are triangles, circles, parallels and rectangles, with questions in the style of GeoMath.
+The shifted split has other figures (quadrilaterals, polygons, tangents, similar triangles) and is
+as terse as Geometry3K ("Find x."). Everything is a pure function of (split, seed, index), at any
+picture size.
 """
 
 import dataclasses
@@ -30,20 +32,20 @@ _TRIPLES = ((3, 4, 5), (5, 12, 13), (8, 15, 17), (20, 21, 29))
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """A figure, what is asked of it, and the one line that answers it."""
+    """A figure, a question about it, and the one line that answers it."""
 
     figure: Figure
-    given: str  # what the figure cannot tell, if any: "AB is a diameter of circle O"
+    given: str  # facts that the figure cannot show: "AB is a diameter of circle O"
     asked: str  # "ABC" (an angle), "AB" (a length) or "the area of triangle ABC"
     because: str  # the theorem
     working: str  # "180 - 50 - 60": equals the value
     value: float
-    traps: tuple[float, ...]  # what the usual mistakes give
+    traps: tuple[float, ...]  # the results of usual mistakes
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """All of a sample but its pixels."""
+    """A sample without its pixels."""
 
     kind: str
     puzzle: Puzzle
@@ -74,9 +76,9 @@ def question(split: str, seed: int, index: int) -> Question:
 
 
 def pose(rng: np.random.Generator, kinds, ask, simple: bool = False) -> Question:
-    """One of these kinds of puzzles: by name or as x, with four options or without.
+    """Return a question of one of these kinds: by name or as x, with four options or without.
 
-    `simple` asks for numbers that can be worked with in the head.
+    `simple` asks for numbers that are easy to compute with.
     """
     kind = _pick(rng, kinds)
     puzzle = kind(rng, *_pick(rng, _NAMES))
@@ -104,7 +106,7 @@ def pose(rng: np.random.Generator, kinds, ask, simple: bool = False) -> Question
 
 
 def _simple(puzzle: Puzzle) -> bool:
-    """Angles in steps of five degrees, lengths up to 15."""
+    """Return whether angles are multiples of five degrees, and lengths at most 15."""
     values = [(name, float(text)) for name, text in puzzle.figure.marks.items()]
     return all(
         value % 5 == 0 if len(name) == 3 else len(name) > 3 or value <= 15
@@ -117,7 +119,10 @@ def _speak(name: str) -> str:
 
 
 def _options(rng, puzzle: Puzzle) -> tuple[list[str], str]:
-    """Four values, and the right one's letter; one or two are traps, the others near the truth."""
+    """Return four values and the letter of the right one.
+
+    One or two values are traps. The others are near the right one.
+    """
     right = puzzle.value
     step = 5 if len(puzzle.asked) == 3 else max(1, right // 8)
     near = rng.permutation(right + step * np.array([-3, -2, -1, 1, 2, 3]))
@@ -142,7 +147,7 @@ def _ask_tersely(rng, given: str, goal: str) -> str:
     return _pick(rng, terse) if given else f"Find {goal}."
 
 
-# In domain.
+# The figures in domain.
 
 
 def third_angle(rng, A, B, C, *_) -> Puzzle:
@@ -182,7 +187,7 @@ def right_triangle_area(rng, A, B, C, *_) -> Puzzle:
 
 def inscribed_angle(rng, A, B, C, *_) -> Puzzle:
     v = int(rng.integers(35, 76))
-    top = 180 + 0.7 * v * rng.uniform(-1, 1)  # such that the centre is inside the triangle
+    top = 180 + 0.7 * v * rng.uniform(-1, 1)  # keeps the centre inside the triangle
     points = {"O": 0, A: ray(v), B: ray(-v), C: ray(top)}
     figure = Figure(points, lines=("O" + A, "O" + B, A + C, B + C), circles=("O" + A,))
     given = f"{A}, {B} and {C} are points on circle O"
@@ -248,7 +253,7 @@ def rectangle(rng, A, B, C, D, *_) -> Puzzle:
     return Puzzle(figure, given, asked, because, f"2 * ({a} + {b})", around, traps)
 
 
-# Shifted.
+# The figures of the shifted split.
 
 
 def parallelogram(rng, A, B, C, D, *_) -> Puzzle:
@@ -384,7 +389,7 @@ SPLITS = {
 
 
 def _right(rng, figure: Figure, given: str, because: str, sides: dict[str, float]) -> Puzzle:
-    """Asks for one of a right triangle's sides, of which the last is the hypotenuse."""
+    """Ask for one of a right triangle's sides; the last of `sides` is the hypotenuse."""
     asked = _pick(rng, list(sides))
     value = sides[asked]
     known = {name: side for name, side in sides.items() if name != asked}
@@ -403,24 +408,24 @@ def _pick(rng, choices):
 
 
 def _two_angles(rng) -> tuple[int, int]:
-    """Two angles of a triangle, none of whose three is too sharp to write in."""
+    """Return two angles of a triangle in which no angle is too sharp to write in."""
     a = int(rng.integers(30, 91))
     return a, int(rng.integers(30, min(91, 151 - a)))
 
 
 def _two_sides(rng) -> tuple[int, int]:
-    """Neither more than twice the other."""
+    """Return two sides, neither more than twice the other."""
     a = int(rng.integers(4, 26))
     return a, int(rng.integers(math.ceil(a / 2), 2 * a + 1))
 
 
 def _slant(rng) -> int:
-    """An angle that no one takes for a right one."""
+    """Return an angle that does not look like a right angle."""
     return int(_pick(rng, (rng.integers(45, 81), rng.integers(100, 136))))
 
 
 def _triple(rng) -> tuple[float, float, float]:
-    """The legs, in any order, and the hypotenuse of a right triangle, up to about 60."""
+    """Return a right triangle's legs, in any order, and its hypotenuse, up to about 60."""
     *legs, longest = np.array(_pick(rng, _TRIPLES)) / 2
     times = int(rng.integers(1, max(2, 60 // longest) + 1))
     a, b = rng.permutation(legs).tolist()

@@ -1,4 +1,4 @@
-"""Drawn spatial transformation: which calls turn the first picture into the second?
+"""Drawn spatial transformation: two pictures, and the calls that turn the first into the second.
 
 A scene is 3 to 5 solids in the cells of a 4 x 4 square on the ground: columns a to d from the left,
 rows 1 to 4 from the far side, as the central camera sees them. One to four calls change it, as in
@@ -7,19 +7,19 @@ TRANCE (https://arxiv.org/abs/2011.13160), whose list of objects, calls and valu
     [('0', 'sphere', 'large', 'red', 'metal'), ('1', 'cube', 'small', 'yellow', 'glass')]
     change_color(1, 'cyan'), change_position(1, 'behind')
 
-A position changes by one cell. As in TRANCE, directions are those of whoever looks from the central
-camera: 'front' is onwards, away from the camera, and 'behind' is back towards it. The chain of
-thought finds every object of the list in both pictures, and writes down the call of each attribute
-that has changed, in the answer's order:
+A position changes by one cell. As in TRANCE, directions are seen from the central camera: 'front'
+is away from the camera, and 'behind' is back towards it. The chain of thought finds every object of
+the list in both pictures. It writes down the call of each attribute that has changed, in the
+answer's order:
 
     0: b2 large red metal sphere -> b2 large red metal sphere: same same same same same.
     1: c3 small yellow glass cube -> c4 small cyan glass cube: same change_color(1, 'cyan') same
        same change_position(1, 'behind').
 
-The shifted splits show the second picture from the left or from the right; cells and directions
-stay those of the centre. Pictures are square, as the other drawn ones: seen from this high, the
-ground fills a square, and every patch of a small picture has something to show. Everything is a
-pure function of (split, seed, index), at any picture size.
+The shifted splits show the second picture from the left or from the right. Cells and directions
+stay as seen from the centre. Pictures are square, like all drawn pictures: from this height the
+ground fills a square, so that every patch of a small picture shows something. Everything is a pure
+function of (split, seed, index), at any picture size.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from rrft_jax.tasks.example import Drawing, Example
 
 NAME = "spatial_transformation"
 GRID = 4
-OBJECTS = (3, 5)  # the smallest and the largest number
+OBJECTS = (3, 5)  # the smallest and the largest number of objects
 STEPS = (1, 4)
 VALUES = {
     "size": ("small", "medium", "large"),
@@ -56,7 +56,7 @@ DIRECTIONS = {  # columns to the right, rows to the near side
 }
 RADII = {"small": 0.24, "medium": 0.33, "large": 0.44}  # cells; neighbours never touch
 CAMERAS = {"center": 0, "left": -35, "right": 35}  # degrees around the ground
-SPLITS = {  # its stream of random numbers, and the camera of the second picture
+SPLITS = {  # split -> its stream of random numbers, and the camera of the second picture
     "train": (0, "center"),
     "id": (1, "center"),
     "ood-left": (2, "left"),
@@ -77,13 +77,13 @@ class Thing:
         return f"{'abcd'[column]}{row + 1} {self.size} {self.color} {self.material} {self.shape}"
 
 
-Scene = tuple[Thing, ...]  # an object's id is its place
+Scene = tuple[Thing, ...]  # an object's id is its index
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
     object: int
-    attribute: str  # of VALUES, or "position"
+    attribute: str  # a key of VALUES, or "position"
     value: str
 
     def __str__(self) -> str:
@@ -108,10 +108,10 @@ def sample(split: str, seed: int, index: int, image_size: int) -> Example:
 
 
 def draw_story(rng: np.random.Generator) -> tuple[Scene, list[Step], Scene]:
-    """A random scene, what happens to it (in the order of objects and attributes), what it becomes.
+    """Draw a random scene; return it, its steps in order of objects and attributes, and its result.
 
-    An attribute of an object changes once at most, so that nothing is undone; and no other way to
-    the same end is as short, so that the pictures tell the steps.
+    An attribute of an object changes once at most, so no step undoes another. No other list of
+    steps to the same result is as short, so the pictures determine the steps.
     """
     while True:
         initial = _draw_scene(rng)
@@ -159,9 +159,9 @@ def solid(thing: Thing) -> Solid:
 
 
 def _draw_scene(rng: np.random.Generator) -> Scene:
-    """Objects of which no two look alike: by its attributes, each is found in the picture.
+    """Draw objects that all look different, so that attributes identify each in the picture.
 
-    They are numbered as one reads, from the far left.
+    They are numbered in reading order, from the far left.
     """
     count = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
     looks = list(itertools.product(*VALUES.values()))
@@ -174,7 +174,7 @@ def _draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def _possible(scene: Scene, thing: int, attribute: str) -> list[str]:
-    """The values that an object's attribute can change to; a position, to a free cell."""
+    """Return the values that an object's attribute can change to; a position needs a free cell."""
     if attribute != "position":
         return [v for v in VALUES[attribute] if v != getattr(scene[thing], attribute)]
     taken = {other.cell for other in scene}
@@ -200,7 +200,7 @@ def _shortest(initial: Scene, final: Scene, number: int) -> bool:
 
 
 def _changes(before: Thing, after: Thing) -> float:
-    """Return the number of steps that make one thing of another."""
+    """Return the number of steps that turn one thing into the other."""
     across, down = (abs(a - b) for a, b in zip(before.cell, after.cell))
     if max(across, down) > 1:
         return np.inf  # a position changes once at most
