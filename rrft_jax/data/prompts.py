@@ -11,7 +11,7 @@ that replaces any of the instructions, by these keys:
     TASK                  the task's instruction
     TASK.KIND             for answers of a kind: letter, letters, value or word
     TASK.VARIANT          under data.variant=VARIANT
-    ....zero_shot         any of these with this ending: for the zero-shot evaluation
+    ....zero_shot         any of these with this ending, for the zero-shot evaluation
 
 The message about an unknown key lists the keys that exist. If a file has no text for a kind, the
 text of the nearest kind is taken, such as `.letter` for `.letters`; a task's record names it.

@@ -48,12 +48,12 @@ class VisionConfig:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one flattened patch (1176 for a patch of 14 x 14 pixels)."""
+        """The number of values in one flattened patch (1176 for a patch of 14 x 14 pixels)."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
 
     @property
     def merged_width(self) -> int:
-        """Width of the patches of one visual token, side by side."""
+        """The width of the patches of one visual token, side by side."""
         return self.width * self.merge_size**2
 
 
@@ -145,7 +145,7 @@ class VLMConfig:
     video_token: int
     vision_start_token: int
     vision_end_token: int
-    vision_pad_token: int | None = None  # of the tokenizer; not every config.json has it
+    vision_pad_token: int | None = None  # from the tokenizer, because not every config.json has it
 
     @property
     def visual_tokens(self) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ completions of each prompt:
   prompt alone      prefill: the layer returns the prompt's keys and values
   prompt and group  training: completions attend to the prompt's keys and values too
 
-A decoding step is `DecoderLayer.decode`: one token of each sequence, over caches. There the layers
-are a plain loop over weights and caches of their own (`VLM.decode`): a scan would cut each layer's
-cache out of the others, a copy at every token.
+A decoding step is `DecoderLayer.decode`: one token of each sequence, over caches. There a plain
+loop runs over the layers, each with its own weights and caches (`VLM.decode`). A scan would slice
+each layer's cache out of a stacked array, which copies it at every token.
 """
 
 from typing import Any
@@ -32,12 +32,12 @@ Streams = tuple[Float[Array, "B P D"], Float[Array, "B G T D"] | None]  # prompt
 
 @flax.struct.dataclass
 class Step:
-    """The inputs of every layer beside its streams.
+    """The inputs of every layer besides its streams.
 
     Attributes:
       prompt_mask: [B,P] bool, False on padding.
-      prompt_angles: [B,P,C/2].
-      group_angles: [B,1,T,C/2].
+      prompt_angles: the rotary angles [B,P,C/2] of the prompts' tokens.
+      group_angles: the rotary angles [B,1,T,C/2] of the completions' tokens.
     """
 
     prompt_mask: Array
@@ -47,13 +47,13 @@ class Step:
 
 @flax.struct.dataclass
 class DecodeStep:
-    """The inputs of every layer of a decoding step beside its stream and its caches.
+    """The inputs of every layer of a decoding step besides its stream and its caches.
 
     Attributes:
-      time: index of the token in its completion, a scalar.
-      angles: [R,C/2] of the token.
+      time: the index of the token in its completion, a scalar.
+      angles: the token's rotary angles [R,C/2].
       prompt_mask: [B,P] bool, False on padding.
-      slots: the slots of the sequences (`attention/decoding.py`), None if all are in their own.
+      slots: the slots of the sequences (`attention/decoding.py`); None if sequence r is in slot r.
     """
 
     time: Array | int
@@ -76,7 +76,7 @@ class DecoderLayer(nn.Module):
         self.v = Dense(c.kv_heads * c.head_size, self.dtype)
         self.o = Dense(c.width, self.dtype, bias=False)
         self.mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
-        nn.share_scope(self, self.mlp)  # its weights are named as the layer's own
+        nn.share_scope(self, self.mlp)  # names its weights as the layer's own
 
     def __call__(self, carry: Streams, step: Step) -> tuple[Streams, KeyValues]:
         """Run one layer over both streams.
@@ -155,14 +155,14 @@ class Decoder(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
-    stored: bool = False  # in another form, some of the layers' weights (`leaves.py`)
+    stored: bool = False  # True if some of the layers' weights have another form (`leaves.py`)
 
     def setup(self):
         c = self.config
         layer = leaves.dequantized(DecoderLayer) if self.stored else DecoderLayer
         self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
-            rematerialised(layer, self.remat),  # outside, so that it keeps no layer made whole
+            rematerialised(layer, self.remat),  # outermost, so that no dequantized layer is kept
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
@@ -191,7 +191,7 @@ class Decoder(nn.Module):
         return self.embed(tokens)
 
     def logits(self, hidden: Float[Array, "*N D"]) -> Float32[Array, "*N V"]:
-        """Return the logits by the stream before the final norm."""
+        """Return the logits of the stream before the final norm."""
         weight = self.embed.embedding.T if self.config.tied else self.head()
         return product(self.norm(hidden), weight, jnp.float32)
 

@@ -36,7 +36,7 @@ class VisionBlock(nn.Module):
         attended = attention.segment(q, k, v.reshape(heads), segments, self.kernels)
         x = x + Dense(c.width, self.dtype, name="proj")(attended.reshape(x.shape))
         mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
-        nn.share_scope(self, mlp)  # its weights are named as the block's own
+        nn.share_scope(self, mlp)  # names its weights as the block's own
         return x + mlp(c.norm(c.norm_eps, self.dtype, name="norm2")(x)), None
 
 
@@ -64,7 +64,7 @@ class VisionTower(nn.Module):
     dtype: Any
     remat: str = "none"
     kernels: attention.Kernels = attention.PLAIN
-    stored: bool = False  # in another form, some of the blocks' weights (`leaves.py`)
+    stored: bool = False  # True if some of the blocks' weights have another form (`leaves.py`)
 
     @nn.compact
     def __call__(

@@ -1,8 +1,8 @@
 """The model as pure functions of (params, inputs): encode_images, prefill, decode, score.
 
-The prompt is computed once per group of completions. `prefill` and `decode` serve sampling; `score`
-serves everything else: supervised fine-tuning is `score` with one completion per prompt, the
-reference model is `score` with other parameters.
+The prompt is computed once per group of completions. `prefill` and `decode` serve sampling, and
+`score` serves everything else. Supervised fine-tuning is `score` with one completion per prompt.
+The reference model is `score` with other parameters.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 
-LayerCaches = tuple[KeyValues, ...]  # of the layers, in order
+LayerCaches = tuple[KeyValues, ...]  # one for each layer, in order
 
 
 @flax.struct.dataclass
@@ -34,7 +34,7 @@ class PromptCache:
 
     Attributes:
       kv: keys [B,K,C,P] and values [B,K,P,C] of each layer.
-      mask: [B,P] bool.
+      mask: [B,P] bool, False on padding.
       slots: the slots of the sequences; None if every prompt has R/B sequences, in order.
     """
 
@@ -48,18 +48,18 @@ class VLM:
     """The model without its weights; hashable, so that it can be a static argument.
 
     Attributes:
-      config: sizes and parts.
-      dtype: dtype of the activations; parameters are cast at their use.
-      param_dtype: dtype that parameters are kept in. Training sees bfloat16 parameters widened to
-        float32, so that their gradients are float32: the layers' matrices are then cast before the
-        loop over layers, where that copies nothing. No number depends on it.
-      attention: the library that computes attention (`models/attention`); "auto" goes by the
+      config: the sizes and parts of the model.
+      dtype: the dtype of the activations; parameters are cast at their use.
+      param_dtype: the dtype that parameters are stored in. Training sees bfloat16 parameters
+        widened to float32, so that their gradients are float32. The layers' matrices are then cast
+        before the loop over layers, where this copies nothing. No result depends on this field.
+      attention: the library that computes attention (`models/attention`); "auto" chooses by the
         devices.
-      remat: rematerialisation policy of both towers' layers (`models/remat.py`).
-      logit_chunk: tokens of each completion whose logits are in memory at a time.
-      mesh: pins the layout of activations; None on one device.
-      source: the folder that it was loaded from, whose tokenizer files an export copies. It is no
-        part of the comparison of two models, so that copies of a folder share compiled programs.
+      remat: the rematerialisation policy of both towers' layers (`models/remat.py`).
+      logit_chunk: the number of tokens of each completion whose logits are in memory at a time.
+      mesh: the mesh that activations are laid out on; None on one device.
+      source: the folder that the model was loaded from; an export copies its tokenizer files. The
+        comparison of two models ignores it, so that copies of a folder share compiled programs.
     """
 
     config: VLMConfig
@@ -81,7 +81,11 @@ class VLM:
 
     @property
     def kernels(self) -> Kernels:
-        """The form of attention. Raises UserError if `attention` can't run here."""
+        """The form of attention to run.
+
+        Raises:
+          UserError: `attention` can't run here.
+        """
         return choose(self.attention, self.mesh, self.dtype)
 
     def init(self, key: Array) -> dict:
@@ -129,11 +133,11 @@ class VLM:
         return x[:, -1], tuple(map(KeyValues, keys, values))
 
     def decoding_weights(self, params: dict) -> dict:
-        """Return the decoder's weights as `decode` and `logits` read them.
+        """Return the decoder's weights in the form that `decode` and `logits` read.
 
-        The layers are a list, and everything is cast to `dtype` and gathered out of `fsdp` (but not
-        `tensor`), so that no step has to do it. Outside `jax.jit` each layer is a program: beside
-        parameters and result, at most one layer is in memory.
+        The layers are a list. All weights are cast to `dtype` and gathered over `fsdp` (but not
+        over `tensor`), so that no decoding step has to do it. Outside `jax.jit` each layer is a
+        program of its own: besides parameters and result, at most one layer is in memory.
         """
         ends = dict(params["language"])
         layers = ends.pop("layers")
@@ -165,10 +169,10 @@ class VLM:
         """Run one token of each sequence through the decoder.
 
         Args:
-          weights: from `decoding_weights`.
+          weights: the result of `decoding_weights`.
           tokens: the tokens at index `time` of their completions.
-          time: their index.
-          next_position: position of each sequence's first completion token.
+          time: the index of the tokens.
+          next_position: the position of each sequence's first completion token.
           prompts: the sequences' prompts.
           cache: keys [R,K,C,T] and values [R,K,T,C] of each layer, filled up to `time`.
 
@@ -186,7 +190,7 @@ class VLM:
         return x, tuple(extended)
 
     def logits(self, params: dict, hidden: Float[Array, "*N D"]) -> Float32[Array, "*N V"]:
-        """Return the logits by hidden states."""
+        """Return the logits of hidden states."""
         variables = {"params": params["language"]}
         return self._language().apply(variables, hidden, method="logits")
 
@@ -196,7 +200,7 @@ class VLM:
         """Return the log-probabilities of the tokens of G completions per prompt, at temperature 1.
 
         The gradient equals that of scoring every (prompt, completion) pair by itself. Padding at
-        the end of a completion is scored too and changes no other result: mask its own.
+        the end of a completion is scored too. It changes no other result, so mask its scores.
         """
         return self.score_with_entropy(params, prompt, completions)[0]
 
@@ -244,7 +248,7 @@ class VLM:
             hidden = constrain(hidden, f"{rows}GT.", self.mesh)
             logits = constrain(self.logits(params, hidden), f"{rows}GT{vocabulary}", self.mesh)
             normaliser = jax.nn.logsumexp(logits, axis=-1)
-            # A sum, and not a gather: its gradient is no scatter, and V may be split over devices.
+            # A sum instead of a gather, because its gradient is no scatter, and V may be split.
             chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
             taken = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
             expected = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
@@ -274,13 +278,13 @@ class VLM:
         module, name, axes = (
             ("embed", "embedding", "v.") if config.tied else ("head", "kernel", ".v")
         )
-        # Widened here, and not in the loop over chunks, whose gradients add up in what it is given.
+        # Widened before the loop over chunks, because its gradients add up in its inputs' dtype.
         head, scale = widened(language[module][name]), widened(language["norm"]["scale"])
         rows, vocabulary = "B", "V"
         if mesh and sharding.num_shards(mesh, "v", config.vocab_size) >= mesh.shape["fsdp"]:
             head, rows, vocabulary = constrain(head, axes, mesh), "b", "v"
-            # JAX mixes up the gradients of a loop's constants where only some of them are
-            # parameters as they are, and gradients are added up in place (`training/state.py`).
+            # JAX confuses the gradients of a loop's constants if only some of them are unchanged
+            # parameters, and gradients are added up in place (`training/state.py`).
             scale = constrain(scale, ".", mesh)
         used = {module: {name: head}, "norm": {"scale": scale}}
         return {"language": {**language, **used}}, rows, vocabulary
@@ -303,7 +307,7 @@ class VLM:
     def _embed(self, params: dict, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         variables = {"params": params["language"]}
         x = self._language().apply(variables, tokens, method="embed_tokens")
-        if x.ndim > 2:  # move the rows that are read, in their compute dtype, and not the table
+        if x.ndim > 2:  # moves only the cast rows that are read, not the table
             x = constrain(x, {3: "bPD", 4: "bGTD"}[x.ndim], self.mesh)
         return constrain(x, {2: "RD", 3: "BPD", 4: "BGTD"}[x.ndim], self.mesh)
 
@@ -313,7 +317,7 @@ class VLM:
         return language.apply({"params": weights}, *inputs)
 
     def _cast(self, weights: dict, layers: str) -> dict:
-        """Return a tower's weights, its layers' cast if that copies nothing (`param_dtype`)."""
+        """Return a tower's weights; cast its layers if that copies nothing (`param_dtype`)."""
         if jnp.dtype(self.param_dtype) != jnp.dtype(self.dtype):
             return weights
         return {**weights, layers: leaves.cast(weights[layers], self.dtype)}
@@ -321,7 +325,7 @@ class VLM:
 
 @functools.partial(jax.jit, static_argnames="model")
 def decoding_ends(model: VLM, ends: dict) -> dict:
-    """Return the weights of `VLM.decoding_weights` that are no layer's."""
+    """Return the weights of `VLM.decoding_weights` that belong to no layer."""
     axes = table.parameter_axes(model.config)["language"]
     return {name: _gathered(model, weights, axes[name]) for name, weights in ends.items()}
 

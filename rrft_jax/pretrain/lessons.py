@@ -95,7 +95,7 @@ def counting_lesson(rng: np.random.Generator, phase: str, progress: float) -> Le
 
 
 def _counting_vocabulary(rng: np.random.Generator, phase: str) -> counting.Vocabulary:
-    """Return all colours and shapes to learn to see, mostly three of each to learn what fits.
+    """Return a vocabulary: all colours and shapes at first, then mostly three of each.
 
     With ten colours few objects have the colour of the question. A model then says "no" to all
     objects, and does so for a thousand steps.
@@ -265,7 +265,7 @@ def transformation_lesson(rng: np.random.Generator, phase: str, progress: float)
     for scene, camera in zip(scenes.values(), cameras):
         shown: list[tuple[str | None, ...]] = [(None,) * 5 for _ in range(TOKENS**2)]
         view = Camera(transformation.CAMERAS[camera], TINY_SIZE)
-        for thing in sorted(scene, key=lambda thing: thing.cell[1]):  # the nearest comes last
+        for thing in sorted(scene, key=lambda thing: thing.cell[1]):  # the nearest wins a token
             pixel = view.project(transformation.solid(thing).centre)
             column, row = (int(min(max(x // side, 0), TOKENS - 1)) for x in pixel)
             shown[row * TOKENS + column] = tuple(f" {word}" for word in str(thing).split())

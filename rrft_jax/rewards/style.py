@@ -1,4 +1,4 @@
-"""Rewards for the style of a completion, whatever it says: steps, length, repetition."""
+"""Rewards for the style of a completion, not its content: steps, length, repetition."""
 
 import re
 from collections import Counter

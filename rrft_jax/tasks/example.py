@@ -1,4 +1,4 @@
-"""`Example`: one question about pictures, wherever it comes from."""
+"""`Example`: one question about pictures, from any source."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,10 +27,10 @@ class Example:
     """
 
     id: str
-    images: tuple[Any, ...]  # whatever `open_image` opens, in the order of the question
+    images: tuple[Any, ...]  # pictures for `open_image`, in the order of the question
     problem: str
     answer: str
-    cot: str | None  # the worked-out chain of thought, where the data set has one
+    cot: str | None  # the worked-out chain of thought, if the data set has one
     task: str  # a name in tasks.TASKS
     part: str = ""  # the part of its split that its row in a file names: "level 2", "type both"
     # The place of each picture in characters of the problem; empty if all stand before it.

@@ -13,7 +13,7 @@ class PaperResults:
     """The accuracies that Reason-RFT's paper reports for one task (arXiv 2503.20752).
 
     Attributes:
-      columns: (split, part) of each number in a row; the part is "" where a split has only one.
+      columns: (split, part) of each number in a row; the part is "" if a split has only one.
       rows: model ("2b", "7b") -> row of the paper -> percent, one number a column.
       samples: part -> number of its samples, which weight the parts in the mean of their split.
     """

@@ -19,9 +19,9 @@ class Wording:
     """The instructions that follow a task's questions.
 
     An instruction is chosen by a key: the config's `data.variant` if the task has variants, else
-    the kind of the answer ("letter", "letters", "value" or "word"). The key "" serves whatever has
-    no text of its own. The options of a question are printed below it, so an instruction that asks
-    for a letter gives nothing of the answer away.
+    the kind of the answer ("letter", "letters", "value" or "word"). The key "" serves all keys
+    without their own text. The options of a question are printed below it, so an instruction that
+    asks for a letter gives nothing of the answer away.
 
     Attributes:
       instructions: key -> the text for a model that is to think first.
@@ -45,7 +45,7 @@ class Wording:
 
         Args:
           kinds: key -> the kind in words, such as {"": "a number"}.
-          nearest: as the attribute.
+          nearest: the same as the attribute.
         """
         return cls(
             instructions={key: BRIEF.format(kind=kind) for key, kind in kinds.items()},

@@ -170,7 +170,7 @@ def _with_rows(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Proces
 def _with_prompts(a: Rollouts, b: Rollouts, rows: dict[int, int], processor: Processor) -> Prompt:
     """Return this process's prompts of `a`, some replaced by prompts of `b` from any process."""
     row_ids = a.row_ids
-    wanted = {new for old, new in rows.items() if old not in row_ids}  # by other processes
+    wanted = {new for old, new in rows.items() if old not in row_ids}  # wanted by other processes
     mine = {new: _row(b.prompt, row_ids.index(new)) for new in rows.values() if new in row_ids}
     others = distributed.gather({new: row for new, row in mine.items() if new in wanted})
     fresh = {new: row for part in others for new, row in part.items()} | mine

@@ -5,13 +5,13 @@ import dataclasses
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import Example, find
 
-TINY_SIZE = 112  # pixels on a side: what the tiny base has seen
-SIZE = 480  # for models that see more
+TINY_SIZE = 112  # pixels on a side; the tiny base has seen this size
+SIZE = 480  # pixels on a side for other models
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawnSource:
-    """Samples `start` to `stop` of one split of a task; draws the one that is asked for."""
+    """Samples `start` to `stop` of one split of a task, each drawn on demand."""
 
     task: str
     split: str

@@ -59,7 +59,7 @@ def group(
 
 
 def _flat(x: Array) -> Array:
-    """[B,G,...] -> [BG,...]."""
+    """Merge the first two axes: [B,G,...] -> [BG,...]."""
     return x.reshape(-1, *x.shape[2:])
 
 

@@ -19,7 +19,7 @@ from rrft_jax.models.attention.xla import MASKED
 
 @flax.struct.dataclass
 class Slots:
-    """The slot of every sequence, where sequences are fewer than slots.
+    """The slot of every sequence, if there are fewer sequences than slots.
 
     Attributes:
       index: [N,r] int32. Sequences and prompts are split into N equal shards, in order, one for
@@ -71,7 +71,7 @@ def attend(
     shared = _softmax(
         "bgkrc,bkcp->bkgrp", "bkgrp,bkpc->bkgrc", grouped, prompt, prompt_mask[:, None, None, None]
     )
-    # [B,K,G,...] as [B,G,K,...]. An einsum into that order is four times slower on CPU.
+    # Transposed afterwards: an einsum into the order [B,G,K,...] is four times slower on CPU.
     shared = tuple(jnp.swapaxes(x, 1, 2) for x in shared)
     if slots:
         shared = tuple(slots.gather(x) for x in shared)

@@ -117,7 +117,7 @@ RELEASED = {
 
 
 def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
-    """Return the configuration by the content of config.json; `where` is its path in messages."""
+    """Return the configuration for a config.json's content; `where` is its path in messages."""
     text = {**raw, **raw.get("text_config", {})}
     vision = raw["vision_config"]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -177,7 +177,7 @@ def _check_variant(
 
 
 def _contradictions(config: VLMConfig) -> dict[str, Any]:
-    """Return sentences about sizes that may contradict each other -> whether they do."""
+    """Return sentence -> whether it is true, for sentences about sizes that may contradict."""
     text, vision = config.text, config.vision
     return {
         "hidden_size is not a multiple of num_attention_heads": text.width % text.heads,
