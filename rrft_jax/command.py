@@ -122,6 +122,8 @@ class Parser(argparse.ArgumentParser):
 def _load(path_and_arg: str) -> ml_collections.ConfigDict:
     """Load a config, locked: "configs/grpo.py:model=2b" calls `get_config("model=2b")` there."""
     path, _, arg = path_and_arg.partition(":")
+    if not Path(path).exists():
+        raise UserError(f"--config={path}: no such file; expected one such as configs/grpo.py")
     if not Path(path).is_file() or not path.endswith(".py"):
         raise UserError(f"--config={path}: expected a Python file, such as configs/grpo.py")
     # A config imports its neighbours by `from configs import ...`, from any current folder.
@@ -130,7 +132,11 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
         sys.path.insert(0, project)
     spec = importlib.util.spec_from_file_location("rrft_jax_config", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        line = f"{error.filename}, line {error.lineno}"
+        raise UserError(f"--config={path}: not valid Python ({line}): {error.msg}") from None
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path}: expected the file to define get_config(arg)")
     return module.get_config(arg).lock()

@@ -60,6 +60,7 @@ def each_once(choices: Collection[str], *, ordered: bool = False) -> Rule:
 
 POSITIVE = Rule("more than 0", lambda value: 0 < value < math.inf)
 SHARE = Rule("a share between 0 and 1", lambda value: 0 <= value <= 1)
+DECAY = Rule("0 or more, less than 1", lambda value: 0 <= value < 1)
 TOP_P = Rule("more than 0, at most 1", lambda value: 0 < value <= 1)
 AXIS = Rule("1 or more, or -1 for the rest", lambda value: value == -1 or value >= 1)
 DTYPE = one_of("float32", "bfloat16")

@@ -42,8 +42,8 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     with lock.held_by_host0(workdir):
         try:
             run_stages(prepare(config, workdir), workdir)
-        except interrupts.Interrupted as place:
-            say(f"stopped: {place}; the same command goes on from here")
+        except interrupts.Interrupted as stop:
+            say(f"stopped: {stop}; the same command goes on from here")
 
 
 def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:

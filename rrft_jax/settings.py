@@ -1,9 +1,9 @@
 """Every setting of a run: its default, its meaning, and the values that make sense.
 
 The defaults are the published ones of Reason-RFT, with two exceptions: 16 prompts a batch, because
-14 do not divide over a slice, and no model, data or stage is chosen. A file under `configs/` states
-the fields that differ. `command.parse` makes a `Config` of them, once and checked, and the run
-hands its sections down. `docs/configs.md` is generated from this file.
+14 do not divide over a slice, and no checkpoint, data or stage is chosen. A file under `configs/`
+states the fields that differ. `command.parse` makes a `Config` of them, once and checked, and the
+run hands its sections down. `docs/configs.md` is generated from this file.
 """
 
 import dataclasses
@@ -13,7 +13,18 @@ from typing import Any, ClassVar
 
 from rrft_jax import fields, rewards
 from rrft_jax.errors import UserError
-from rrft_jax.fields import AXIS, DTYPE, POSITIVE, SHARE, TOP_P, Rule, at_least, field, one_of
+from rrft_jax.fields import (
+    AXIS,
+    DECAY,
+    DTYPE,
+    POSITIVE,
+    SHARE,
+    TOP_P,
+    Rule,
+    at_least,
+    field,
+    one_of,
+)
 from rrft_jax.tasks import TASKS
 
 STAGES = ("sft", "grpo")
@@ -24,7 +35,9 @@ class ModelSettings:
     """The model, and the way it computes."""
 
     name: str = field(
-        "tiny", "Settings of a size of model. Chosen by `--config=FILE:model=...`, not by override."
+        "tiny",
+        "The model size whose settings are used. Chosen by `--config=FILE:model=...`, not by "
+        "override.",
     )
     path: str = field(
         "",
@@ -113,7 +126,7 @@ class SamplingSettings:
         0.9, "Draw from the likeliest tokens with this share. 1 is the whole vocabulary.", TOP_P
     )
     max_new_tokens: int = field(512, "Tokens of the longest completion.", at_least(1))
-    cache_chunk: int = field(256, "Tokens by which the cache of completions grows.")
+    cache_chunk: int = field(256, "Tokens by which the cache of completions grows.", at_least(1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,9 +169,9 @@ class MeshSettings:
 class StageSettings:
     """Fields that both stages of training have."""
 
-    b1: float = field(0.9, "Adam's decay of the first moment.")
-    b2: float = field(0.999, "Adam's decay of the second moment.")
-    eps: float = field(1e-8, "Adam's epsilon.")
+    b1: float = field(0.9, "Adam's decay of the first moment.", DECAY)
+    b2: float = field(0.999, "Adam's decay of the second moment.", DECAY)
+    eps: float = field(1e-8, "Adam's epsilon.", POSITIVE)
     clip_norm: float = field(1.0, "Gradients of a larger norm are scaled down to it.", POSITIVE)
     moment_dtype: str = field(
         "float32", "Of both of Adam's moments. bfloat16 halves their memory.", DTYPE
@@ -195,7 +208,7 @@ class SFTSettings(StageSettings):
 
     learning_rate: float = 1e-5
     schedule: str = "cosine"
-    warmup_steps: int = 100  # the 1,600 / 16 steps that wake up reasoning are all of it
+    warmup_steps: int = 100  # the 1,600 / 16 steps that activate reasoning are all of it
     weight_decay: float = 0.1
     freeze: str = r"vision/.*"
 
@@ -259,7 +272,7 @@ class GRPOSettings(StageSettings):
 class Config:
     """A whole run."""
 
-    seed: int = field(0, "Of everything that is drawn.")
+    seed: int = field(0, "The seed of everything that is drawn.", at_least(0))
     task: str = field(next(iter(TASKS)), "Chosen by `--config=FILE:task=...`, not by override.")
     paradigm: str = field("reason_rft", "Chosen by `--config=FILE:paradigm=...`, not by override.")
     stages: tuple[str, ...] = field(

@@ -111,6 +111,10 @@ def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
         (["--config.grpo.mini_batches=3"], "expected a multiple of grpo.mini_batches=3"),
         (["--config.grpo.kl=k4"], "--config.grpo.kl=k4: expected one of k1, k2, k3"),
         (["--config.grpo.importance_cap=0"], "importance_cap=0.0: expected more than 0"),
+        (["--config.sampling.cache_chunk=0"], "cache_chunk=0: expected 1 or more"),
+        (["--config.seed=-1"], "--config.seed=-1: expected 0 or more"),
+        (["--config.sft.b2=1"], "--config.sft.b2=1.0: expected 0 or more, less than 1"),
+        (["--config.grpo.eps=0"], "--config.grpo.eps=0.0: expected more than 0"),
         (["--config.eval.tasks=chess"], "expected of visual_counting, structure_perception, "),
         (["--config.eval.passes=0"], "--config.eval.passes=0: expected 1 or more"),
         (["--config.eval.passes=2"], "at eval.temperature=0 all completions of a sample are the"),
@@ -126,7 +130,7 @@ def test_mistakes_end_in_one_line(arguments, message, capsys):
 @pytest.mark.parametrize(
     "config, message",
     [
-        ("nowhere.py", "expected a Python file"),
+        ("nowhere.py", "nowhere.py: no such file"),
         (str(CONFIGS), "expected a Python file"),
         (f"{CONFIGS / 'base.py'}", "expected the file to define get_config"),
         (f"{CONFIGS / 'grpo.py'}:model=9b", "model is one of tiny, 2b, 7b"),
@@ -136,6 +140,13 @@ def test_mistakes_end_in_one_line(arguments, message, capsys):
 def test_config_files(config, message):
     with pytest.raises(UserError, match=message):
         main.parse([f"--config={config}", "--config.stages=sft"])
+
+
+def test_a_config_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def get_config(arg):\n  return (\n")
+    assert main.main([f"--config={tmp_path / 'own.py'}"]) == 1
+    err = capsys.readouterr().err
+    assert "own.py, line 2): '(' was never closed" in err and err.count("\n") == 1
 
 
 def test_hands_over_to_the_recipe(monkeypatch, capsys):

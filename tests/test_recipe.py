@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rrft_jax import export, main, rewards
+from rrft_jax import export, main
 from rrft_jax.assets import TINY
-from rrft_jax.data import Source
 from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained
 from rrft_jax.tasks.drawings import counting
-from rrft_jax.training import groups
 
 ROOT = Path(__file__).resolve().parents[1]
 GRPO = f"--config={ROOT}/configs/grpo.py"
@@ -362,23 +359,3 @@ def test_a_file_without_a_well_formed_row_is_an_error(dataset, tmp_path, capsys)
     error = capsys.readouterr().err
     assert "sample 0: no answer" in error and file.name in error
     assert not (tmp_path / "run").exists()
-
-
-def test_each_row_has_the_rewards_of_its_source():
-    example = counting.sample("train", 0, 0, TINY_SIZE)
-    own = Source([example], rewards={"accuracy": 2.0, "math_accuracy": -1.0})
-    right = f"<think>so</think>\n<answer>{example.answer}</answer>"
-    batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
-    terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
-    by_name, total, failed = groups.rewards_of(
-        terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2))
-    )
-    np.testing.assert_array_equal(total, [[1.5, 0], [1, 0]])
-    assert failed == [{"accuracy": [], "format": []}, {"accuracy": [], "math_accuracy": []}]
-    nan = np.nan
-    for name, values in {
-        "accuracy": [[1, 0], [1, 0]],
-        "format": [[1, 0], [nan, nan]],
-        "math_accuracy": [[nan, nan], [1, 0]],
-    }.items():
-        np.testing.assert_array_equal(by_name[name], values)

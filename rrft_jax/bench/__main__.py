@@ -56,7 +56,11 @@ ON_A_WORKLOAD = {
 
 def main() -> None:
     """Run the command line; print the result as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m rrft_jax.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rrft_jax.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, summary) in ON_A_WORKLOAD.items():
         command = commands.add_parser(name, help=summary)

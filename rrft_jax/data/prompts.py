@@ -26,10 +26,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from rrft_jax.data.config_files import read_settings
 from rrft_jax.data.kinds import is_of_four, kind_of
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import CAPTION_TAG
-from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import TASKS, find
 from rrft_jax.tasks.example import Example

@@ -43,11 +43,11 @@ from typing import Any
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
+from rrft_jax.data.config_files import read_settings
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.prompts import Prompts, read_prompts
 from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.data.samples import Source
-from rrft_jax.data.settings import read_settings
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say

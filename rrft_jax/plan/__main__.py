@@ -61,6 +61,7 @@ from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import report, search
 from rrft_jax.settings import Config
+from rrft_jax.training import objectives
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,12 +92,14 @@ def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     parser.add_argument("--topology", help="a TPU slice such as v5e:2x4; default: this machine")
     parser.add_argument("--search", action="store_true", help="look for settings that fit")
     parser.add_argument("--tries", type=int, default=4, help="of --search; default: %(default)s")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--prompt-tokens", type=int, default=1024, help="default: %(default)s")
     parser.add_argument("--patches", type=int, help="default: those of data.max_pixels")
     parser.add_argument("--target-tokens", type=int, default=512, help="default: %(default)s")
     args, rest = parser.parse_known_args(argv)
-    return command.parse(rest)[0], args
+    config = command.parse(rest)[0]
+    objectives.check(config.grpo)
+    return config, args
 
 
 def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Plan]]:

@@ -152,7 +152,7 @@ def objective(
         kl = objectives.KLS[config.kl](log_probs, batch.scores.reference)
         metrics["kl"] = jnp.where(moved, kl, 0.0)
         if config.kl_in == "loss":  # otherwise it is part of the rewards
-            value -= config.beta * metrics["kl"]
+            value -= config.beta * objectives.loss_penalty(metrics["kl"], mask)
     return value, metrics
 
 

@@ -8,7 +8,7 @@ change that a later paper made is a choice in one of the terms:
     reward -> ADVANTAGES -> RATIOS -> IMPORTANCE_SAMPLING -> KLS, KL_PLACES -> AGGREGATIONS
 
 Every choice is registered where it is computed. The check of a config and `docs/algorithms.md` read
-`TERMS`. `grpo.py: objective` puts the terms together. Axes: B prompts, G completions a prompt,
+`TERMS`. `loss.py: objective` puts the terms together. Axes: B prompts, G completions a prompt,
 T tokens.
 """
 
@@ -306,7 +306,7 @@ def token_weights(mask: jax.Array) -> jax.Array:
 
 @_register(AGGREGATIONS, "constant", "Dr. GRPO", "https://arxiv.org/abs/2503.20783")
 def constant_weights(mask: jax.Array) -> jax.Array:
-    """The sum over tokens, divided by B x G x the longest completion."""
+    """The sum over tokens, divided by B x G x `sampling.max_new_tokens`."""
     return mask / mask.size
 
 

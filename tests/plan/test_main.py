@@ -236,6 +236,7 @@ def test_a_lower_bound_is_one(plan):
         (["--config.stages="], "expected a stage of training"),
         (["--prompt-tokens=3"], "--prompt-tokens=3: expected"),
         (["--search"], "--search: the memory of a cpu isn't known"),
+        (["--config.grpo.kl=k9"], "--config.grpo.kl=k9: expected one of k1, k2, k3"),
         (["--oops"], "--oops"),
     ],
 )

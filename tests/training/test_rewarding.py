@@ -1,16 +1,20 @@
 """Groups that teach nothing are replaced by such of fresh prompts, row by row, up to a limit."""
 
 import itertools
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from rrft_jax import rewards
 from rrft_jax.assets import TINY
-from rrft_jax.data import Processor
+from rrft_jax.data import Processor, Source
+from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.rollout import Rollouts
 from rrft_jax.rollout.rollouts import Rewards, objects
-from rrft_jax.training.rewarding import has_signal, metrics, refill
+from rrft_jax.tasks.drawings import counting
+from rrft_jax.training.rewarding import has_signal, metrics, refill, rewards_of
 
 G, T = 2, 3
 ARRAYS = ("tokens", "mask", "finished", "rollout_log_probs")
@@ -83,3 +87,24 @@ def test_without_a_limit_nothing_more_is_sampled(processor):
     first = rollouts_of(processor, "ab", [0, 1])
     assert refill(first, None, processor, limit=0) == (first, 0, 0)
     assert metrics(first)["flat_groups"] == 0.5
+
+
+def test_each_row_has_the_rewards_of_its_source():
+    example = counting.sample("train", 0, 0, TINY_SIZE)
+    own = Source([example], rewards={"accuracy": 2.0, "math_accuracy": -1.0})
+    right = f"<think>so</think>\n<answer>{example.answer}</answer>"
+    batch = types.SimpleNamespace(examples=[example] * 2, sources=[Source([example]), own])
+    terms = rewards.read_terms({"accuracy": 1.0, "format": 0.5})
+    found = rewards_of(terms, [[right, "?"]] * 2, batch, step=1, lengths=np.ones((2, 2)))
+    np.testing.assert_array_equal(found.total, [[1.5, 0], [1, 0]])
+    assert found.failures.tolist() == [
+        {"accuracy": [], "format": []},
+        {"accuracy": [], "math_accuracy": []},
+    ]
+    nan = np.nan
+    for name, values in {
+        "accuracy": [[1, 0], [1, 0]],
+        "format": [[1, 0], [nan, nan]],
+        "math_accuracy": [[nan, nan], [1, 0]],
+    }.items():
+        np.testing.assert_array_equal(found.by_name[name], values)
