@@ -211,6 +211,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_the_checkpoint_before_it_stay
 @pytest.mark.slow
 def test_a_shortened_demo_improves_on_its_start(tmp_path):
     arguments = [
+        "--config.sft.steps=200",
         "--config.grpo.steps=2",
         "--config.eval.samples=256",
         "--config.eval.batch_size=256",
