@@ -1,6 +1,5 @@
 """The programs of Qwen2-VL-2B, compiled for TPU slices on a machine that has none."""
 
-import dataclasses
 import math
 import pathlib
 import re
@@ -14,7 +13,6 @@ from configs import grpo as grpo_config
 from rrft_jax import settings
 from rrft_jax.data.shapes import Shape
 from rrft_jax.fields import replaced
-from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel.devices import limits, slice_devices
 from rrft_jax.parallel.mesh import make_mesh
@@ -25,6 +23,7 @@ from rrft_jax.plan.programs import bytes_a_device, programs
 pytestmark = pytest.mark.slow
 SIZES = RELEASED["2b"]
 NAMES = ("v5e", "v6e")
+SLICES = [("v5e:2x4", 1), ("v6e:2x4", 2)]  # and `mesh.tensor`
 SHAPE = Shape(patches=2448, prompt=704, target=512)  # 480,000 pixels, and a question
 
 
@@ -39,22 +38,17 @@ def quick_compilation():
         jax.config.update(name, 0.0)
 
 
-def slices(sizes: VLMConfig) -> list[tuple[str, int, VLMConfig]]:
-    """(topology, `mesh.tensor`, the sizes of the model), in the order of NAMES."""
-    return [("v5e:2x4", 1, sizes), ("v6e:2x4", 2, sizes)]
-
-
 @pytest.fixture
 def compiled(request):
     """(the config, its mesh, its programs by name), those of GRPO."""
-    topology, tensor, sizes = request.param
+    topology, tensor = request.param
     config = settings.make(grpo_config.get_config("model=2b").to_dict())
     config = replaced(config, {"stages": ("grpo",), "mesh.tensor": tensor})
     mesh = make_mesh(**config.mesh.axes, devices=slice_devices(topology))
-    return config, mesh, {x.name: x for x in programs(config, sizes, mesh, SHAPE)}
+    return config, mesh, {x.name: x for x in programs(config, SIZES, mesh, SHAPE)}
 
 
-@pytest.mark.parametrize("compiled", slices(SIZES), indirect=True, ids=NAMES)
+@pytest.mark.parametrize("compiled", SLICES, indirect=True, ids=NAMES)
 def test_the_update_of_2b_fits_a_slice(compiled):
     config, mesh, program = compiled[0], compiled[1], compiled[2]["update"]
     text = program.compiled.as_text()
@@ -120,11 +114,7 @@ def in_loops(text: str) -> Iterator[hlo.Instruction]:
                     pending += hlo._called(x, kind)
 
 
-# The loop's layers are written out, one after the other: a quarter of them shows how all compile.
-SHALLOW = dataclasses.replace(SIZES, text=dataclasses.replace(SIZES.text, depth=7))
-
-
-@pytest.mark.parametrize("compiled", slices(SHALLOW), indirect=True, ids=NAMES)
+@pytest.mark.parametrize("compiled", SLICES, indirect=True, ids=NAMES)
 def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compiled):
     config, mesh, by_name = compiled
     program = by_name["decode"]
