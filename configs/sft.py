@@ -9,23 +9,11 @@ The stage is the first stage of `configs/grpo.py`, but trains on all samples.
 
 import ml_collections
 
-from configs import (
-    tiny_spatial_transformation,
-    tiny_structure_perception,
-    tiny_visual_counting,
-)
 from configs.base import MODELS, base, choose
+from configs.eval import EXPERIMENTS  # SFT has the fields of its evaluation
 from rrft_jax.settings import Config, SFTSettings
 
 PARADIGMS = ("cot_sft", "ans_sft")
-EXPERIMENTS = {
-    ("tiny", "visual_counting", "cot_sft"): tiny_visual_counting.TASK,
-    ("tiny", "visual_counting", "ans_sft"): tiny_visual_counting.TASK,
-    ("tiny", "structure_perception", "cot_sft"): tiny_structure_perception.TASK,
-    ("tiny", "structure_perception", "ans_sft"): tiny_structure_perception.TASK,
-    ("tiny", "spatial_transformation", "cot_sft"): tiny_spatial_transformation.BRIEF,
-    ("tiny", "spatial_transformation", "ans_sft"): tiny_spatial_transformation.TASK,
-}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

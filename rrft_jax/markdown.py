@@ -1,6 +1,20 @@
-"""Markdown for the pages of `docs/` that are written from the code."""
+"""Markdown: tables for consoles, and for the pages of `docs/` that are written from the code."""
 
 from collections.abc import Iterable, Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return the lines of a Markdown table, head first; right-align all but the `left` columns."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows)]
+    lines = []
+    for cells in rows:
+        padded = [
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths))
+        ]
+        lines.append(f"| {' | '.join(padded)} |")
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return [lines[0], f"| {' | '.join(rule)} |", *lines[1:]]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

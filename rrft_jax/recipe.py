@@ -118,22 +118,22 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
     """
     for stage, step in results.better_steps().items():
         folder, last = stage_folder(workdir, stage), results.steps[stage]
-        place = folder / str(step)
+        where = str(folder / str(step))
         if stage == list(results.steps)[-1]:
             try:
                 with contextlib.closing(Checkpoints(folder)) as checkpoints:
                     params = checkpoints.restore_params(step, params)
                 save_pretrained(workdir / EXPORT_BEST, model, params)
-                place = f"{place}, exported to {workdir / EXPORT_BEST}"
+                where = f"{where}, exported to {workdir / EXPORT_BEST}"
             except Damaged as error:
-                place = f"{place}, which is not whole and not exported: {error}"
+                where = f"{where}, which is not whole and not exported: {error}"
         then, now = (
             100 * results.rows[name][results.deciding]["accuracy"]
             for name in (f"{stage}@{step}", stage)
         )
         say(
             f"{stage}: best on {results.deciding} after step {step} of {last}, "
-            f"{then:.1f} % ({now:.1f} % at its end): {place}"
+            f"{then:.1f} % ({now:.1f} % at its end): {where}"
         )
 
 

@@ -46,11 +46,11 @@ class ModelSettings:
     )
     dtype: str = field(
         "float32",
-        "Of the weights that the optimizer updates. In bfloat16 they are rounded at random and "
-        "take half the memory; their gradients are float32 sums.",
+        "Dtype of the weights that the optimizer updates. In bfloat16 they are rounded at random "
+        "and take half the memory. Their gradients are float32 sums.",
         DTYPE,
     )
-    compute_dtype: str = field("bfloat16", "Of the activations.", DTYPE)
+    compute_dtype: str = field("bfloat16", "Dtype of the activations.", DTYPE)
     attention: str = field(
         "auto",
         "`auto` is splash attention on TPUs, cuDNN on GPUs, and XLA elsewhere.",
@@ -84,8 +84,8 @@ class DataSettings:
     system_prompt: str = field("", "Takes the place of the instruction after the question.")
     variant: str = field(
         "",
-        "Of spatial transformation: `caption` asks for a summary and a caption first, `brief` does "
-        "not list the calls.",
+        "A variant of the instruction for spatial transformation. `caption` asks for a summary "
+        "and a caption first. `brief` does not list the calls.",
     )
     min_pixels: int = field(3136, "A smaller picture is enlarged.", at_least(1))
     max_pixels: int = field(480_000, "A larger picture is made smaller.", at_least(1))
@@ -97,8 +97,8 @@ class DataSettings:
     )
     activation_samples: int = field(
         1600,
-        "Under `reason_rft` the first samples wake up reasoning by SFT, and GRPO reinforces on "
-        "the others.",
+        "Under `reason_rft` the first samples activate reasoning by SFT. GRPO trains on the "
+        "others.",
         at_least(1),
     )
     reuse_activation: bool = field(
@@ -139,9 +139,9 @@ class EvalSettings:
         fields.each_once(TASKS),
     )
     samples: int = field(
-        0, "Of each split. 0 takes all of them, or 1,000 where they are drawn.", at_least(0)
+        0, "Samples of each split. 0 takes all, or 1,000 if they are drawn.", at_least(0)
     )
-    passes: int = field(1, "Completions a sample; its score is their mean.", at_least(1))
+    passes: int = field(1, "Completions per sample. The score is their mean.", at_least(1))
     batch_size: int = field(16, "Samples at a time.", at_least(1))
     temperature: float = field(0.1, "Divides the logits. 0 is greedy.", at_least(0))
     top_k: int = field(50, "As in `sampling`.", at_least(0))
@@ -155,7 +155,9 @@ class MeshSettings:
     """Devices along each axis, of all processes together. One axis may be -1: the rest."""
 
     data: int = field(-1, "Each device has a copy of the weights, and rows of its own.", AXIS)
-    fsdp: int = field(1, "Devices share the weights and the optimizer, and have own rows.", AXIS)
+    fsdp: int = field(
+        1, "Devices share the weights and the optimizer, and each has its own rows.", AXIS
+    )
     tensor: int = field(1, "Devices share the weights, and work on the same rows.", AXIS)
     show: bool = field(False, "Print where each parameter lies.")
 
@@ -174,13 +176,13 @@ class StageSettings:
     eps: float = field(1e-8, "Adam's epsilon.", POSITIVE)
     clip_norm: float = field(1.0, "Gradients of a larger norm are scaled down to it.", POSITIVE)
     moment_dtype: str = field(
-        "float32", "Of both of Adam's moments. bfloat16 halves their memory.", DTYPE
+        "float32", "Dtype of both of Adam's moments. bfloat16 halves their memory.", DTYPE
     )
     steps: int = field(0, "Steps of the stage. 0: as many as the epochs have.", at_least(0))
     epochs: int = field(1, "Passes over the samples.", at_least(1))
     batch_size: int = field(
         16,
-        "Prompts a step: a multiple of mesh.data x mesh.fsdp x mini_batches x micro_batches.",
+        "Prompts per step: a multiple of mesh.data x mesh.fsdp x mini_batches x micro_batches.",
         at_least(1),
     )
     micro_batches: int = field(
@@ -219,16 +221,16 @@ class GRPOSettings(StageSettings):
 
     learning_rate: float = 1e-6
     schedule: str = "linear"
-    num_generations: int = field(8, "Completions a prompt.", at_least(2))
+    num_generations: int = field(8, "Completions per prompt.", at_least(2))
     num_iterations: int = field(1, "Passes over one batch of completions.", at_least(1))
     mini_batches: int = field(1, "Parts of the batch in a pass, each an update.", at_least(1))
     advantages: str = field("group_std", "How rewards become advantages.")
     ratio: str = field("token", "The ratio between the policy and the one that sampled.")
-    epsilon_low: float = field(0.2, "The ratio counts from 1 minus this.", SHARE)
-    epsilon_high: float = field(0.2, "The ratio counts to 1 plus this.", at_least(0))
+    epsilon_low: float = field(0.2, "The lower bound of the ratio is 1 minus this.", SHARE)
+    epsilon_high: float = field(0.2, "The upper bound of the ratio is 1 plus this.", at_least(0))
     dual_clip: float = field(
         0.0,
-        "Where the advantage is negative, the ratio counts to this. 0: without a bound.",
+        "The upper bound of the ratio if the advantage is negative. 0 sets no bound.",
         Rule("more than 1, or 0 for none", lambda value: value == 0 or 1 < value < math.inf),
     )
     aggregation: str = field("sequence", "How the losses of tokens become the loss of a batch.")
@@ -239,7 +241,7 @@ class GRPOSettings(StageSettings):
     )
     reference_dtype: str = field(
         "",
-        'Of that policy\'s weights. `""` is `model.compute_dtype`; `int8` takes half of bfloat16.',
+        'Dtype of the reference policy. `""` is `model.compute_dtype`. `int8` halves bfloat16.',
         Rule('"" for model.compute_dtype, or int8', lambda value: value in ("", "int8")),
     )
     kl: str = field("k3", "How the KL is estimated.")
@@ -257,7 +259,7 @@ class GRPOSettings(StageSettings):
         "Weights between the distribution that tokens were drawn from and the policy at "
         "temperature 1.",
     )
-    importance_cap: float = field(2.0, "The largest such weight.", POSITIVE)
+    importance_cap: float = field(2.0, "The largest importance weight.", POSITIVE)
     reward_seconds: float = field(
         2.0, "Time limit for the rewards of one completion. Past it they are 0.", POSITIVE
     )

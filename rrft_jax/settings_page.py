@@ -43,8 +43,9 @@ The first one is the default. A choice that does not exist is an error that list
 A value in a lower row wins. An experiment is plain data: names of fields, as the command line has
 them, and values. A run writes the config that it used to `config.json` in its folder.
 
-The defaults are those of the public Reason-RFT scripts, but for 16 prompts a batch instead of 14,
-which divide over a slice. The fields of `tiny` suit the packaged base model and two CPU cores.
+The defaults are those of the public Reason-RFT scripts, with one exception: 16 prompts per batch,
+because 14 do not divide over a slice. The fields of `tiny` suit the packaged base model and two CPU
+cores.
 
 ## A config of your own
 
@@ -74,8 +75,8 @@ beside `configs/tiny_visual_counting.py`, and one more line in `EXPERIMENTS` of 
 ## From Python
 
 `rrft_jax.settings.make` turns nested dicts into the typed settings that the code works with, and
-checks them. What is missing has its default; what is unknown or makes no sense is an error that
-names the field.
+checks them. A missing field has its default. A field that is unknown or makes no sense is an error
+that names it.
 
 ```python
 from rrft_jax import settings
@@ -87,7 +88,7 @@ assert config.grpo.num_generations == 8
 ## Mistakes
 
 An unknown key, a wrong type or a value without sense ends in one line on the console and exit code
-1, before anything is loaded or compiled. A field that was renamed is an error with the new name.
+1, before anything is compiled. A field that was renamed is an error with the new name.
 
 ## Every field
 

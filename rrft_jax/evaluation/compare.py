@@ -18,7 +18,8 @@ from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import Prediction
 from rrft_jax.evaluation.scores import paired_gain, summary
-from rrft_jax.evaluation.tables import aligned, percent
+from rrft_jax.evaluation.tables import percent
+from rrft_jax.markdown import aligned
 
 _WIDTH = 1.96  # half of a 95 % interval, in standard errors
 _PREFIX = "predictions-"

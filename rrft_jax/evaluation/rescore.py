@@ -19,7 +19,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import MODES, Prediction
 from rrft_jax.evaluation.scores import summary
-from rrft_jax.evaluation.tables import aligned
+from rrft_jax.markdown import aligned
 from rrft_jax.tasks import TASKS
 
 

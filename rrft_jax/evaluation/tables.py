@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrft_jax.evaluation import paper
+from rrft_jax.markdown import aligned
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -57,20 +58,6 @@ def parts_table(results: Results) -> str:
 def percent(entry: Mapping[str, Any], suffix: str = "") -> str:
     """Return an entry's accuracy with its standard error, such as "50.0 ± 1.2"."""
     return f"{100 * entry['accuracy' + suffix]:.1f} ± {100 * entry['standard_error' + suffix]:.1f}"
-
-
-def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return the lines of a Markdown table, head first; right-align all but the `left` columns."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows)]
-    lines = []
-    for cells in rows:
-        padded = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths))
-        ]
-        lines.append(f"| {' | '.join(padded)} |")
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return [lines[0], f"| {' | '.join(rule)} |", *lines[1:]]
 
 
 def _table(corner: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from rrft_jax.data.shapes import Shape
-from rrft_jax.evaluation.tables import aligned
+from rrft_jax.markdown import aligned
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits

@@ -144,7 +144,7 @@ class GRPO:
             key = jax.random.fold_in(self.key, number)
             first_row = before * len(prompt.tokens)
             rollouts = generate(self.model, params, prompt, key, self.generation, first_row)
-            return rollouts.fetch()
+            return rollouts.inputs().fetch()
 
     def reward(self, batch: Batch, sampled: Rollouts, number: int, clock: Stopwatch) -> Rollouts:
         """Return the rollouts of all processes, decoded and rewarded.

@@ -29,12 +29,7 @@ def segment(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B S H C"]:
-    length = q.shape[1]
-    block = _block(length)
-    q, k, v = (_pad(x, 1, block) for x in (q, k, v))
-    segments = _pad(segments, 1, block, value=-2)
-    mask = masks.FullMask((q.shape[1], q.shape[1]))
-    return _attend(q, k, v, segments, segments, _Kernel(mask, block, interpret))[:, :length]
+    return _attend_within(q, k, v, segments, masks.FullMask, interpret)
 
 
 def causal(
@@ -45,12 +40,7 @@ def causal(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B P H C"]:
-    length = q.shape[1]
-    block = _block(length)
-    q, k, v = (_pad(x, 1, block) for x in (q, k, v))
-    segments = _pad(mask.astype(jnp.int32), 1, block)
-    before = masks.CausalMask((q.shape[1], q.shape[1]))
-    return _attend(q, k, v, segments, segments, _Kernel(before, block, interpret))[:, :length]
+    return _attend_within(q, k, v, mask.astype(jnp.int32), masks.CausalMask, interpret)
 
 
 def group(
@@ -102,6 +92,23 @@ class _SharedPrompt(masks.Mask):
         rows, columns = rows[:, None], columns[None, :] - self.prompt
         same = rows // self.length == columns // self.length
         return (columns < 0) | (same & (columns <= rows))
+
+
+def _attend_within(
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S K C"],
+    v: Float[Array, "B S K C"],
+    segments: Int[Array, "B S"],
+    mask: type[masks.Mask],
+    interpret: bool,
+) -> Float[Array, "B S H C"]:
+    """Attend inside the segments of a sequence, under a mask of its square."""
+    length = q.shape[1]
+    block = _block(length)
+    q, k, v = (_pad(x, 1, block) for x in (q, k, v))
+    segments = _pad(segments, 1, block, value=-2)  # the id of no patch and of no token
+    kernel = _Kernel(mask((q.shape[1], q.shape[1])), block, interpret)
+    return _attend(q, k, v, segments, segments, kernel)[:, :length]
 
 
 class _Kernel(NamedTuple):
