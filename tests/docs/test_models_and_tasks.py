@@ -13,6 +13,7 @@ import pytest
 from tests.docs.pages import EXAMPLE, ROOT, blocks, commands
 
 PAGE = "docs/models-and-tasks.md"
+QUICK = "--xla_backend_optimization_level=0"  # as the other tests compile, on one device
 # What makes the documented run a short one.
 SMALL = (
     "--config.sft.steps=2",
@@ -57,7 +58,7 @@ def run(tree, module: str, *more: str) -> None:
     """Run the page's command of a module in the copy."""
     [text] = [text for text in commands() if module in text and EXAMPLE in text]
     words = [*shlex.split(text)[1:], *more]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "XLA_FLAGS": QUICK}
     done = subprocess.run(
         [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True
     )

@@ -1,5 +1,6 @@
 """The programs of Qwen2-VL-2B, compiled for TPU slices on a machine that has none."""
 
+import functools
 import math
 import pathlib
 import re
@@ -41,7 +42,11 @@ def quick_compilation():
 @pytest.fixture
 def compiled(request):
     """(the config, its mesh, its programs by name), those of GRPO."""
-    topology, tensor = request.param
+    return grpo(*request.param)
+
+
+@functools.cache  # both tests of a slice need the prompts' program to have been compiled
+def grpo(topology, tensor):
     config = settings.make(grpo_config.get_config("model=2b").to_dict())
     config = replaced(config, {"stages": ("grpo",), "mesh.tensor": tensor})
     mesh = make_mesh(**config.mesh.axes, devices=slice_devices(topology))
