@@ -53,6 +53,7 @@ def example_of(index, images=1, side=56, **fields):
         "answer": str(index % 7),
         "cot": "One, two, three.",
         "task": "visual_counting",
+        "extra": {"boxes": [[index, 2.5]]},
     }
     return Example(**values | fields)
 
@@ -103,7 +104,7 @@ def ids_of(loader, batches=None):
 
 
 def assert_same(a, b):
-    assert [e.id for e in a.examples] == [e.id for e in b.examples]
+    assert [(e.id, e.extra) for e in a.examples] == [(e.id, e.extra) for e in b.examples]
     assert a.prompt_texts == b.prompt_texts
     for name, value in vars(a.prompt).items():
         np.testing.assert_array_equal(value, getattr(b.prompt, name))

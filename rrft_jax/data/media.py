@@ -76,6 +76,11 @@ def image_names(record: Mapping[str, Any]) -> list[str]:
     return found[first] if first else []
 
 
+def file_keys(record: Mapping[str, Any]) -> list[str]:
+    """Return the keys for any file under which a record names a picture."""
+    return [key for key in _FILES if _is_picture(record.get(key))]
+
+
 def check_media(record: Mapping[str, Any], names: Collection[str], texts: Collection[str]) -> None:
     """Refuse a record, or a turn of a chat, with pictures, videos or sounds that are not read.
 

@@ -7,9 +7,12 @@
 * The system prompt is `system` or `system_prompt`, or a chat's turn of that name.
 * The thought is `cot` or another key of `THOUGHTS`; the answer is `answer` or `solution`. Either
   may be a whole reply with tags, as in a chat. Several keys for one part must agree.
+* Every other key goes to `Example.extra`, where rewards find it. `level` and `type` do too, besides
+  naming the part of the split.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -39,6 +42,11 @@ _CHATS = {
     "messages": ("role", "content", "user", "assistant"),
     "conversations": ("from", "value", "human", "gpt"),
 }
+# The keys that become another field of an example. Keys of files are ours if they name a picture.
+_OURS = frozenset(
+    ("id", "problem", *THOUGHTS, *ANSWERS, *SYSTEM, *_UNREAD, *_CHATS)
+    + (*options.KEYS, *media.PICTURES)
+)
 _EXPECTED = "expected <think>thought</think><answer>answer</answer>"
 _TEXTS = ("problem", *THOUGHTS, *ANSWERS, *SYSTEM, *options.KEYS, *options.LETTERS, *_CHATS)
 
@@ -84,8 +92,9 @@ def read_record(
     name = default_id if record.get("id") in (None, "") else record["id"]
     if not isinstance(name, str) and not is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
-    part = _part(record)
-    for text in (str(name), problem, system, preface, answer, thought, part):
+    part, extra = _part(record), _extra(record)
+    others = json.dumps(extra, ensure_ascii=False)
+    for text in (str(name), problem, system, preface, answer, thought, part, others):
         try:
             text.encode()
         except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
@@ -101,6 +110,7 @@ def read_record(
         image_offsets=offsets,
         system=system,
         preface=preface,
+        extra=extra,
     )
 
 
@@ -257,6 +267,14 @@ def _part(record: Mapping[str, Any]) -> str:
         if is_number(value) or (isinstance(value, str) and value.strip()):
             return " ".join([key, *str(value).split()])
     return ""
+
+
+def _extra(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that become no other field of the example."""
+    ours = _OURS | set(media.file_keys(record))
+    if "A" in record and "B" in record:
+        ours |= set(options.LETTERS)
+    return {key: value for key, value in record.items() if key not in ours}
 
 
 def _malformed(message: str) -> BadSample:

@@ -27,6 +27,7 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -42,7 +43,7 @@ from rrft_jax.monitoring import Progress, say
 from rrft_jax.tasks import SPLITS, TASKS, Example
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
-_LATER = ("part", "system", "preface", "image_offsets")  # texts that older builds may lack
+_LATER = ("part", "system", "preface", "image_offsets", "extra")  # texts older builds may lack
 _MAX_RECORD_BYTES = 1 << 30  # a record can't hold 2 GiB
 
 
@@ -129,6 +130,7 @@ class RecordSource(Sequence[Example]):
         fields = {name: record[name].decode() for name in (*_TEXTS, *_LATER) if name in record}
         fields["cot"] = fields["cot"] or None
         fields["image_offsets"] = tuple(map(int, fields.get("image_offsets", "").split()))
+        fields["extra"] = json.loads(fields.get("extra") or "{}")
         return Example(images=tuple(record["images"]), **fields)
 
     def __reduce__(self) -> tuple:
@@ -260,8 +262,10 @@ def _record(example: Example) -> dict[str, Any]:
     return record
 
 
-def _text(value: str | tuple[int, ...] | None) -> str:
-    """Return a field of an example as a text, with spaces between numbers."""
+def _text(value: Any) -> str:
+    """Return a field of an example as a text: numbers with spaces between, a mapping as JSON."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), ensure_ascii=False)
     return " ".join(map(str, value)) if isinstance(value, tuple) else value or ""
 
 

@@ -1,7 +1,7 @@
 """`Example`: one question about pictures, from any source."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
@@ -37,6 +37,8 @@ class Example:
     image_offsets: tuple[int, ...] = ()
     system: str = ""  # the row's own system prompt
     preface: str = ""  # the <summary> and <caption> blocks that its reply begins with
+    # The other columns of its row, as JSON values, for rewards. No picture is among them.
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def question(self) -> str:

@@ -1,6 +1,7 @@
 """Every part of a record's question is used, or refused by its key, in every form of record."""
 
 import json
+import pickle
 
 import pytest
 
@@ -248,6 +249,26 @@ def test_a_file_address_does_not_lead_out_of_the_root(tmp_path):
     for example in _read(tmp_path, *rows, image_root=str(tmp_path / "root")):
         (picture,) = example.images
         assert isinstance(picture, BadSample) and "not opened, it leads out of" in str(picture)
+
+
+# Columns for rewards.
+
+
+def test_every_column_that_is_not_ours_is_extra(tmp_path):
+    extra = {
+        "boxes": [[1, 2.5, 3, 4]], "meta": {"label": "cat", "score": None}, "level": 2,
+        "type": "both", "source": "COCO", "file_name": "part-1.json", "image_id": 7, "ü": True,
+    }  # fmt: skip
+    ours = {
+        "id": 3, "image": "a.png", "path": "b/a.png", "system": "Be brief.", "cot": "One.",
+        "options": ["0", "1"],
+    }  # fmt: skip
+    for row in (_row(**ours, **extra), _chat("How many?", "1", **ours, **extra)):
+        (example,) = _read(tmp_path, row)
+        assert example.extra == extra and pickle.loads(pickle.dumps(example)) == example
+    (letters,) = _read(tmp_path, _row(answer="A", A="1", B="2", C="", area=3))
+    assert letters.extra == {"area": 3}
+    assert "a text that is not Unicode" in _refused(tmp_path, _row(note=["\ud800"]))
 
 
 # The rest of a question.

@@ -362,6 +362,7 @@ def test_whatever_a_row_may_hold_reads_back(tmp_path):
         "system": "Answer in French.\nÜ",
         "preface": "<summary>\na\n</summary>\n<caption>\nb\n</caption>",
         "part": "level 2",
+        "extra": {"boxes": [[1, 2.5]], "meta": {"ü": None}},
     }
     examples = [_example("all", picture, picture, **fields), _example("front", picture)]
     build(tmp_path / "set", {"train": examples})
