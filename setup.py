@@ -14,8 +14,12 @@ setup(
     description="Fine-tunes Qwen2-VL for visual reasoning in JAX: SFT, then GRPO",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["rrft_jax", "rrft_jax.*"]),
+    # The configs are beside the package here, and inside it when installed. There they can't stand
+    # in the way of another project's `configs`.
+    packages=[*find_packages(include=["rrft_jax", "rrft_jax.*"]), "rrft_jax.packaged.configs"],
+    package_dir={"rrft_jax.packaged.configs": "configs"},
     package_data={"rrft_jax": ["assets/**"]},
+    entry_points={"console_scripts": ["rrft = rrft_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
         "grain>=0.2.14",

@@ -4,11 +4,13 @@ A mistake is a UserError of one line, before anything is loaded or compiled.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",  # the loader has threads of its own
     "HF_HUB_OFFLINE": "1",  # checkpoints are folders, so no library needs the Hub
 }
+
+# An installed package has the configs inside, and a clone has them beside the package.
+_INSTALLED = Path(__file__).resolve().parent / "packaged" / "configs"
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / "configs"
 
 
 def quieten() -> None:
@@ -89,7 +95,8 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         "--config",
         default="configs/grpo.py",
         metavar="FILE[:NAME=CHOICE,...]",
-        help="a config file and its argument; default: %(default)s, the demo",
+        help="a config file, or else the packaged one of that name, and its argument; default: "
+        "%(default)s, the demo",
     )
     parser.add_argument(
         "--workdir",
@@ -122,24 +129,53 @@ class Parser(argparse.ArgumentParser):
 def _load(path_and_arg: str) -> ml_collections.ConfigDict:
     """Load a config, locked: "configs/grpo.py:model=2b" calls `get_config("model=2b")` there."""
     path, _, arg = path_and_arg.partition(":")
-    if not Path(path).exists():
+    file = Path(path)
+    if not file.exists() and file.parts[:1] == (CONFIGS.name,):
+        file = CONFIGS.parent / path
+    if not file.exists():
         raise UserError(f"--config={path}: no such file; expected one such as configs/grpo.py")
-    if not Path(path).is_file() or not path.endswith(".py"):
+    if not file.is_file() or not path.endswith(".py"):
         raise UserError(f"--config={path}: expected a Python file, such as configs/grpo.py")
-    # A config imports its neighbours by `from configs import ...`, from any current folder.
-    project = str(Path(__file__).resolve().parents[1])
-    if project not in sys.path:
-        sys.path.insert(0, project)
-    spec = importlib.util.spec_from_file_location("rrft_jax_config", path)
-    module = importlib.util.module_from_spec(spec)
+    with _neighbours(file):
+        spec = importlib.util.spec_from_file_location("rrft_jax_config", file)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            line = f"{error.filename}, line {error.lineno}"
+            raise UserError(f"--config={path}: not valid Python ({line}): {error.msg}") from None
+        except ImportError as error:
+            raise UserError(
+                f"--config={path}: {error}; `from configs import NAME` finds the files beside it, "
+                f"if its folder is called configs, and those of {CONFIGS}"
+            ) from None
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={path}: expected the file to define get_config(arg)")
+        return module.get_config(arg).lock()
+
+
+@contextlib.contextmanager
+def _neighbours(file: Path) -> Iterator[None]:
+    """Let `from configs import ...` find a config file's neighbours, then the packaged configs.
+
+    Inside the block no other package has this name.
+    """
+    folders = dict.fromkeys((file.absolute().parent, CONFIGS))
+    package = types.ModuleType(CONFIGS.name)
+    package.__path__ = [str(folder) for folder in folders if folder.name == CONFIGS.name]
+    others = _take_modules(CONFIGS.name)
+    sys.modules[CONFIGS.name] = package
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        line = f"{error.filename}, line {error.lineno}"
-        raise UserError(f"--config={path}: not valid Python ({line}): {error.msg}") from None
-    if not hasattr(module, "get_config"):
-        raise UserError(f"--config={path}: expected the file to define get_config(arg)")
-    return module.get_config(arg).lock()
+        yield
+    finally:
+        _take_modules(CONFIGS.name)
+        sys.modules.update(others)
+
+
+def _take_modules(package: str) -> dict[str, types.ModuleType]:
+    """Remove a package and its modules from the imported ones, and return them."""
+    names = [name for name in sys.modules if name.partition(".")[0] == package]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The command line: overrides arrive, mistakes end in one line that helps."""
 
+import importlib
 import subprocess
 import sys
 import types
@@ -65,14 +66,66 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert workdir == Path("/home/someone/runs/a")
 
 
-def test_a_config_from_anywhere_finds_its_neighbours(monkeypatch, tmp_path):
-    own = tmp_path / "own.py"
-    own.write_text(
-        "from configs import sft\n\ndef get_config(arg=''):\n  return sft.get_config(arg)\n"
+def a_config(file: Path, imports: str, source: str, seed: int | None = None) -> None:
+    """Writes a config file that takes the config of another one."""
+    file.parent.mkdir(exist_ok=True)
+    change = "" if seed is None else f"  config.seed = {seed}\n"
+    file.write_text(
+        f"{imports}\n\ndef get_config(arg=''):\n"
+        f"  config = {source}.get_config(arg)\n{change}  return config\n"
     )
+
+
+def test_a_config_from_anywhere_imports_the_packaged_ones(monkeypatch, tmp_path):
+    a_config(tmp_path / "own.py", "from configs import sft", "sft")
     monkeypatch.chdir(tmp_path)
     config, _ = main.parse(["--config", "own.py:paradigm=ans_sft", "--config.stages=sft"])
     assert config.paradigm == "ans_sft" and config.stages == ("sft",)
+
+
+def test_a_file_of_the_current_folder_comes_before_the_packaged_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config, workdir = main.parse(["--config=configs/sft.py"])
+    assert config.stages == ("sft",) and workdir.name.startswith("sft-tiny-")
+    a_config(tmp_path / "configs/sft.py", "from configs import grpo", "grpo", seed=5)
+    config, _ = main.parse(["--config=configs/sft.py"])
+    assert config.seed == 5 and config.stages == ("sft", "grpo")
+
+
+def test_neighbours_come_before_the_packaged_configs_from_any_folder(monkeypatch, tmp_path):
+    folder = tmp_path / "configs"
+    a_config(folder / "sft.py", "from configs import grpo", "grpo", seed=5)
+    a_config(folder / "mine.py", "import configs.sft\nfrom configs import sft", "sft")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    assert main.parse([f"--config={folder / 'mine.py'}"])[0].seed == 5
+    assert main.parse(["--config=configs/sft.py"])[0].stages == ("sft",)  # the packaged one
+
+
+def test_another_project_s_configs_are_not_in_the_way(monkeypatch, tmp_path):
+    (tmp_path / "configs").mkdir()
+    for name in ("__init__", "base", "tiny_visual_counting"):
+        (tmp_path / f"configs/{name}.py").write_text("other = 1\n")
+    (tmp_path / "own").mkdir()
+    a_config(tmp_path / "own/run.py", "from configs import grpo", "grpo", seed=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    theirs = importlib.import_module("configs.base")
+    assert main.parse(["--config=configs/grpo.py"])[0].stages == ("sft", "grpo")
+    assert main.parse(["--config=own/run.py"])[0].seed == 2
+    assert sys.modules["configs.base"] is theirs and theirs.other == 1
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_config_that_can_t_import_says_what_it_finds(tmp_path, capsys):
+    a_config(tmp_path / "own.py", "from configs import grop", "grop")
+    assert main.main([f"--config={tmp_path / 'own.py'}"]) == 1
+    err = capsys.readouterr().err
+    assert "cannot import name 'grop' from 'configs'" in err and err.count("\n") == 1
+    assert f"those of {CONFIGS}" in err
 
 
 @pytest.mark.parametrize(

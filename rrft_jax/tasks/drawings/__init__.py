@@ -1,0 +1,1 @@
+"""The drawings of the tasks: pictures with exact answers."""
