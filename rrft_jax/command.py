@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
+from rrft_jax.prog import prog
 from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config, make
 
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
       UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
     """
     parser = Parser(
-        prog="python -m rrft_jax.main",
+        prog=prog("rrft_jax.main"),
         description="Fine-tunes Qwen2-VL for visual reasoning.",
         epilog="--config.KEY=VALUE overrides a field of the config. Where several processes don't "
         "find each other by themselves: --coordinator=HOST:PORT --num_processes=N --process_id=I; "

@@ -24,6 +24,7 @@ from rrft_jax.hf import kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, table
+from rrft_jax.prog import prog
 from rrft_jax.settings import ModelSettings
 from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
 from rrft_jax.workdir import EXPORT, fingerprint
@@ -121,7 +122,7 @@ def export(
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser = command.Parser(
-        prog="python -m rrft_jax.export",
+        prog=prog("rrft_jax.export"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -12,7 +12,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.fields import plain
 from rrft_jax.hf import kinds, storage
 from rrft_jax.renamed import RENAMED
-from rrft_jax.settings import Config
+from rrft_jax.settings import Config, make
 
 EXPORT, EXPORT_BEST = "export", "export-best"
 # The blocks that `fingerprint` reads of a file: enough to tell any two trainings apart.
@@ -54,6 +54,23 @@ def claim(config: Config, workdir: pathlib.Path, weights: str) -> None:
             f"{workdir} holds a run of another config: {key} is {theirs.get(key)!r} there and "
             f"{mine.get(key)!r} here; give another --workdir, or delete that one"
         )
+
+
+def read_config(run: pathlib.Path) -> Config:
+    """Return the config of a run that is in a folder.
+
+    Raises:
+      UserError: the folder holds no run.
+    """
+    values = storage.json_object(storage.read(run, "config.json") or b"{}", f"{run}/config.json")
+    if not kinds.is_run(values):
+        raise UserError(f"{run}: not the folder of a run; expected one with the run's config.json")
+    values.pop("weights", None)
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        if name in values.get(section, {}):
+            values[section][new.partition(".")[2]] = values[section].pop(name)
+    return make(values)
 
 
 def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:

@@ -37,6 +37,7 @@ measurement.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
@@ -45,6 +46,7 @@ from rrft_jax.bench.sampler import bench_sampler
 from rrft_jax.bench.update import bench_repeated, bench_update
 from rrft_jax.bench.workload import PRESETS
 from rrft_jax.errors import UserError
+from rrft_jax.prog import prog
 from rrft_jax.rollout import SamplingParams
 
 ON_A_WORKLOAD = {
@@ -54,10 +56,10 @@ ON_A_WORKLOAD = {
 }
 
 
-def main() -> None:
-    """Run the command line; print the result as JSON."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; print the result as JSON; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m rrft_jax.bench",
+        prog=prog("rrft_jax.bench"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,7 +83,7 @@ def main() -> None:
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("rewards", help="what a batch's rewards take")
     command.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         if args.command == "rewards":
             result = bench_rewards(args.repeats)
@@ -101,9 +103,11 @@ def main() -> None:
             run, _ = ON_A_WORKLOAD[args.command]
             result = run(PRESETS[args.preset], args.checkpoint, args.repeats)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -40,6 +40,7 @@ from rrft_jax.data.processor import BadSample, open_image
 from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
+from rrft_jax.prog import prog
 from rrft_jax.tasks import SPLITS, TASKS, Example
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
@@ -341,7 +342,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m rrft_jax.data.tfds_builder", description=__doc__.splitlines()[0]
+        prog=prog("rrft_jax.data.tfds_builder"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to make")

@@ -20,6 +20,7 @@ from rrft_jax.evaluation.predictions import Prediction
 from rrft_jax.evaluation.scores import paired_gain, summary
 from rrft_jax.evaluation.tables import percent
 from rrft_jax.markdown import aligned
+from rrft_jax.prog import prog
 
 _WIDTH = 1.96  # half of a 95 % interval, in standard errors
 _PREFIX = "predictions-"
@@ -30,7 +31,7 @@ Passes = Mapping[str, Sequence[Prediction]]  # sample -> its completions
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m rrft_jax.evaluation.compare", description=__doc__.splitlines()[0]
+        prog=prog("rrft_jax.evaluation.compare"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
     parser.add_argument("--show", type=int, default=0, metavar="N", help="samples of each kind")

@@ -1,12 +1,49 @@
-"""The report at the end of a run: its table, the gain of each stage, the trend of rewards."""
+"""The report at the end of a run: its table, the gain of each stage, the trend of rewards.
 
+    python -m rrft_jax.evaluation.report runs/demo
+
+prints the report of a run again. If the run has not ended, it reports the evaluations so far.
+"""
+
+import argparse
 import itertools
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 
+import jax
+
+from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, scores, tables
 from rrft_jax.evaluation.results import Results
+from rrft_jax.monitoring import MetricsWriter
+from rrft_jax.prog import prog
 from rrft_jax.settings import Config
+from rrft_jax.workdir import read_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerators
+    parser = argparse.ArgumentParser(
+        prog=prog("rrft_jax.evaluation.report"),
+        description="Prints the results of a run again, or those that it has so far.",
+    )
+    parser.add_argument("run", type=pathlib.Path, metavar="RUN", help="the folder of a run")
+    run = parser.parse_args(argv).run.expanduser()
+    try:
+        config = read_config(run)
+        metrics = MetricsWriter(run / "metrics.jsonl", writes=False)
+        steps = {stage: max(metrics.values(stage, "step"), default=0) for stage in config.stages}
+        results = Results(run, steps, config.best_split)
+        if not any(results.rows.values()):
+            raise UserError(f"{run}: no results yet; they come with the run's first evaluation")
+        results.deciding = results.deciding or next(iter(next(filter(None, results.rows.values()))))
+        _print(config, results, metrics.values("grpo", "reward"))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def report(
@@ -25,9 +62,7 @@ def report(
     """
     text = table(config, results, results.better_steps())
     (workdir / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text, flush=True)
-    for line in (*gains(results, config.stages), *trend(rewards)):
-        print(line)
+    _print(config, results, rewards)
 
 
 def table(config: Config, results: Results, better: Mapping[str, int]) -> str:
@@ -65,3 +100,13 @@ def trend(rewards: Sequence[float]) -> list[str]:
         f"grpo, mean reward of its own samples: {first:.3f} in the first {steps} steps, "
         f"{last:.3f} in the last: {last - first:+.3f} ± {error:.3f}"
     ]
+
+
+def _print(config: Config, results: Results, rewards: Sequence[float]) -> None:
+    print(table(config, results, results.better_steps()), flush=True)
+    for line in (*gains(results, config.stages), *trend(rewards)):
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

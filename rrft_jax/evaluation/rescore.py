@@ -20,13 +20,14 @@ from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import MODES, Prediction
 from rrft_jax.evaluation.scores import summary
 from rrft_jax.markdown import aligned
+from rrft_jax.prog import prog
 from rrft_jax.tasks import TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m rrft_jax.evaluation.rescore", description=__doc__.splitlines()[0]
+        prog=prog("rrft_jax.evaluation.rescore"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--task", choices=TASKS, default="", help="of rows that don't name theirs")

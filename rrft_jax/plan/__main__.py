@@ -60,6 +60,7 @@ from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import report, search
+from rrft_jax.prog import prog
 from rrft_jax.settings import Config
 from rrft_jax.training import objectives
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     """Return the config, and the other arguments of the command line."""
     parser = command.Parser(
-        prog="python -m rrft_jax.plan",
+        prog=prog("rrft_jax.plan"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -19,6 +19,7 @@ from rrft_jax.data.drawn import SIZE, DrawnSource
 from rrft_jax.data.processor import open_image
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress
+from rrft_jax.prog import prog
 from rrft_jax.tasks import TASKS
 
 
@@ -61,7 +62,7 @@ def write(source: DrawnSource, root: pathlib.Path) -> pathlib.Path:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m rrft_jax.data.drawn", description=__doc__.splitlines()[0]
+        prog=prog("rrft_jax.data.drawn"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to write")

@@ -10,6 +10,7 @@ from rrft_jax import command
 from rrft_jax.data.processor import BadSample
 from rrft_jax.data.show import lines, visible, write_pictures
 from rrft_jax.errors import UserError
+from rrft_jax.prog import prog
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rrft_jax.data.stages import open_processor, stage_loader
 
     parser = command.Parser(
-        prog="python -m rrft_jax.data.show",
+        prog=prog("rrft_jax.data.show"),
         description="Shows training samples as the model sees them.",
         epilog="--config=FILE[:NAME=CHOICE,...] and --config.KEY=VALUE: as of rrft_jax.main.",
         allow_abbrev=False,
