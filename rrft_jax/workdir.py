@@ -1,4 +1,4 @@
-"""The folder of a run: its owner, its config.json, and the checkpoint that it stands for."""
+"""The folder of a run: its owner, and its config.json."""
 
 import concurrent.futures
 import hashlib
@@ -14,7 +14,7 @@ from rrft_jax.hf import kinds, storage
 from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config, make
 
-EXPORT, EXPORT_BEST = "export", "export-best"
+EXPORT, EXPORT_BEST = kinds.EXPORT, "export-best"
 # The blocks that `fingerprint` reads of a file: enough to tell any two trainings apart.
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 
@@ -93,30 +93,6 @@ def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:
             for block in pool.map(file.read, begins, ends):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def checkpoint(path: storage.Path) -> storage.Path:
-    """Return the checkpoint folder that a path stands for: the export of a run, else the path.
-
-    Raises:
-      UserError: the path is a run without an export, or a name instead of a folder.
-    """
-    kinds.check_name(path)
-    try:
-        settings = json.loads(storage.read(path, "config.json") or b"")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        return path  # loading it raises an error that names the problem
-    if not kinds.is_run(settings):
-        return path
-    export = storage.join(path, EXPORT)
-    if storage.read(export, "config.json") is None:
-        raise UserError(
-            f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
-            f"finish it, or write what it has by python -m rrft_jax.export {path}, and give that"
-        )
-    return export
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:

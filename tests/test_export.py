@@ -158,11 +158,10 @@ def test_the_model_that_a_run_started_from_must_be_there_unchanged(tmp_path, cap
     ],
 )
 def test_a_folder_of_checkpoints_names_the_command(run, folder, arguments):
-    for load in (load_pretrained, lambda path: load_pretrained(workdir.checkpoint(path))):
-        with pytest.raises(UserError) as error:
-            load(run / folder)
-        assert "(orbax)" in str(error.value)
-        assert f"python -m rrft_jax.export {run}{arguments}, and give that" in str(error.value)
+    with pytest.raises(UserError) as error:
+        load_pretrained(run / folder)
+    assert "(orbax)" in str(error.value)
+    assert f"python -m rrft_jax.export {run}{arguments}, and give that" in str(error.value)
 
 
 def test_a_checkpoint_without_its_run_is_called_that_too(run, tmp_path):
@@ -173,7 +172,7 @@ def test_a_checkpoint_without_its_run_is_called_that_too(run, tmp_path):
 
 def test_an_unfinished_run_names_the_command(run):
     with pytest.raises(UserError, match=f"a run without export/.*rrft_jax.export {run}"):
-        workdir.checkpoint(run)
+        load_pretrained(run)
 
 
 def test_a_checkpoint_that_is_not_whole_is_named(run, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""A run's folder is claimed by one config and one set of weights, and stands for its export."""
+"""A run's folder is claimed by one config and one set of weights."""
 
 import dataclasses
 import json
@@ -59,22 +59,6 @@ def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):
     assert workdir.fingerprint(tmp_path / "b", sizes) != found
     (tmp_path / "b" / "model.safetensors").write_bytes(weights + b"\0")
     assert workdir.fingerprint(tmp_path / "b", {"model.safetensors": len(weights) + 1}) != found
-
-
-def test_a_run_means_its_export(tmp_path):
-    workdir.claim(_config(), tmp_path / "run", "abc")
-    with pytest.raises(UserError, match="run: a run without export/"):
-        workdir.checkpoint(tmp_path / "run")
-    (tmp_path / "run" / "export").mkdir()
-    (tmp_path / "run" / "export" / "config.json").write_text("{}")
-    assert workdir.checkpoint(tmp_path / "run") == str(tmp_path / "run" / "export")
-
-
-@pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]", "{", None])
-def test_any_other_folder_means_itself(tmp_path, content):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    assert workdir.checkpoint(tmp_path) == tmp_path
 
 
 def test_json_is_written_whole(tmp_path):

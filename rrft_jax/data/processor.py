@@ -18,7 +18,7 @@ from rrft_jax.data.pictures import BadSample, image_size, open_image, picture_na
 from rrft_jax.data.positions import patch_rows_cols, rope_positions
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
-from rrft_jax.hf import agreement, pretrained
+from rrft_jax.hf import agreement, kinds, pretrained
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.rewards.format import TAGS
 
@@ -92,7 +92,8 @@ class Processor:
         """Load the tokenizer and the image processor of a Hugging Face folder.
 
         Args:
-          path: the folder, on a disk or at a URL; names on a hub are not looked up.
+          path: the folder, on a disk or at a URL, or the folder of a run; names on a hub are not
+            looked up.
           min_pixels: pictures of fewer pixels are enlarged; None or 0 keeps the folder's limit.
           max_pixels: pictures of more pixels are reduced; None or 0 keeps the folder's limit.
 
@@ -105,6 +106,7 @@ class Processor:
             Qwen2VLImageProcessorPil,
         )
 
+        path = kinds.checkpoint(path)
         folder = pretrained.on_disk(path)
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise UserError(

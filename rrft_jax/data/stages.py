@@ -11,12 +11,12 @@ from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Format, Source
 from rrft_jax.errors import UserError
+from rrft_jax.hf.kinds import checkpoint
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import batch_shards
 from rrft_jax.settings import Config, DataSettings, ModelSettings, StageSettings
-from rrft_jax.workdir import checkpoint
 
 
 def model_folder(model: ModelSettings) -> Path:

@@ -1,4 +1,7 @@
-"""Errors for names and folders that are not a checkpoint of a whole model; each says what it is."""
+"""The kinds of folders: the checkpoint that a run stands for, and errors for what is no checkpoint.
+
+Each error says what the folder is.
+"""
 
 import json
 import pathlib
@@ -6,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import storage
 from rrft_jax.hf.storage import Path
@@ -17,16 +21,54 @@ _HUB = re.compile(
 )
 
 
+EXPORT = "export"  # the folder in that of a run, with the weights of its last step
+
+
+def checkpoint(path: Path) -> Path:
+    """Return the checkpoint folder that a path stands for.
+
+    The folder of a run stands for its export, or for the model that it evaluated if it trained
+    none. Any other folder stands for itself.
+
+    Raises:
+      UserError: the path is a run without an export, or a name instead of a folder.
+    """
+    check_name(path)
+    if not storage.is_url(path):
+        path = pathlib.Path(path).expanduser()
+    try:
+        settings = json.loads(storage.read(path, "config.json") or b"")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        return path  # loading it raises an error that names the problem
+    if not is_run(settings):
+        return path
+    export = storage.join(path, EXPORT)
+    if storage.read(export, "config.json") is not None:
+        return export
+    if not settings["stages"]:
+        return checkpoint(settings.get("model", {}).get("path") or TINY)
+    raise UserError(
+        f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
+        f"finish it, or write what it has by python -m rrft_jax.export {path}, and give that"
+    )
+
+
 def check_name(path: Path) -> None:
     """Raise UserError for a name or a page of the Hugging Face Hub, unless it is a local folder."""
     found = _HUB.fullmatch(str(path))
     if found is None or pathlib.Path(path).exists():
         return
-    name = found[1]
     raise UserError(
-        f"{path}: no such folder; if it is a name on the Hugging Face Hub, download it first (hf "
-        f"download {name} --local-dir {name.rpartition('/')[2]}) and give that folder"
+        f"{path}: no such folder; if it is a name on the Hugging Face Hub, download it first "
+        f"({download(found[1])}) and give that folder"
     )
+
+
+def download(name: str) -> str:
+    """Return the command that downloads a checkpoint of the Hugging Face Hub."""
+    return f"hf download {name} --local-dir {name.rpartition('/')[2]}"
 
 
 def check_folder(path: Path, folder: pathlib.Path) -> None:

@@ -48,7 +48,8 @@ def load_pretrained(
     """Load a Hugging Face folder.
 
     Args:
-      path: the folder, on a disk or at a URL (gs://, s3://, https://).
+      path: the folder, on a disk or at a URL (gs://, s3://, https://); or the folder of a run,
+        which stands for its export.
       dtype: the dtype of the parameters; None keeps that of the files.
       compute_dtype: the dtype of the activations; None takes that of the parameters.
       mesh: the mesh on which each parameter is laid out as the table says; None puts all
@@ -60,6 +61,7 @@ def load_pretrained(
     Raises:
       UserError: the folder, a file or a weight is not what it should be.
     """
+    path = kinds.checkpoint(path)
     config, _ = read_config(path)
     source = str(path) if storage.is_url(path) else str(on_disk(path))
     params = weights.Weights(source, config).load(dtype, mesh)
@@ -165,7 +167,8 @@ def on_disk(path: Path) -> pathlib.Path:
     folder = pathlib.Path(path).expanduser()
     if not folder.exists():
         raise UserError(
-            f"{folder}: no such folder; give one that holds a {families.TITLES} checkpoint"
+            f"{folder}: no such folder; give one that holds a {families.TITLES} checkpoint, as "
+            f"{kinds.download('Qwen/Qwen2-VL-2B-Instruct')} makes it"
         )
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give the one that holds config.json")

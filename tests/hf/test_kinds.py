@@ -1,4 +1,4 @@
-"""What is no checkpoint of a whole Qwen2-VL is called what it is, in one line."""
+"""A run stands for a checkpoint; what is no checkpoint is called what it is, in one line."""
 
 import json
 import os
@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from rrft_jax import workdir
 from rrft_jax.assets import TINY
+from rrft_jax.data import Processor
 from rrft_jax.errors import UserError
-from rrft_jax.hf import load_pretrained
+from rrft_jax.hf import kinds, load_pretrained
 from rrft_jax.hf.pretrained import read_config
 
 WEIGHTS = "model.safetensors"
@@ -28,13 +28,47 @@ def folder(tmp_path):
 
 
 def refused(path, *parts: str) -> None:
-    """Both ways in say what it is: a run's, and the loader's."""
-    for load in (lambda: load_pretrained(workdir.checkpoint(path)), lambda: load_pretrained(path)):
-        with pytest.raises(UserError) as error:
-            load()
-        assert "\n" not in str(error.value)
-        for part in (str(path), *parts):
-            assert part in str(error.value)
+    """The loader says what it is."""
+    with pytest.raises(UserError) as error:
+        load_pretrained(path)
+    assert "\n" not in str(error.value)
+    for part in (str(path), *parts):
+        assert part in str(error.value)
+
+
+def a_run(folder: pathlib.Path, **settings) -> pathlib.Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_run_means_its_export(tmp_path):
+    run = a_run(tmp_path / "run", stages=["sft"])
+    for load in (load_pretrained, Processor.from_pretrained):
+        with pytest.raises(UserError, match="run: a run without export/.*rrft_jax.export"):
+            load(run)
+    shutil.copytree(TINY, run / "export")
+    assert kinds.checkpoint(run) == str(run / "export")
+    model, _ = load_pretrained(run)
+    assert model.source == str(run / "export")
+    assert Processor.from_pretrained(run).stop_tokens
+
+
+def test_a_run_that_trained_nothing_means_the_model_that_it_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(TINY, tmp_path / "m")
+    assert kinds.checkpoint(a_run(tmp_path / "a", stages=[], model={"path": ""})) == TINY
+    a_run(tmp_path / "b", stages=[], model={"path": str(tmp_path / "m")})
+    assert kinds.checkpoint("~/b") == tmp_path / "m"
+    c = a_run(tmp_path / "c", stages=[], model={"path": str(tmp_path / "b")})
+    assert kinds.checkpoint(c) == tmp_path / "m"
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]", "{", None])
+def test_any_other_folder_means_itself(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert kinds.checkpoint(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -50,6 +84,12 @@ def test_a_name_on_the_hub_is_to_be_downloaded(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = "hf download Qwen/Qwen2-VL-2B-Instruct --local-dir Qwen2-VL-2B-Instruct"
     refused(name, "no such folder", command)
+
+
+def test_a_missing_folder_is_named_with_the_command_that_downloads_one(tmp_path):
+    for load in (load_pretrained, Processor.from_pretrained):
+        with pytest.raises(UserError, match="no/such: no such folder; .* hf download Qwen/"):
+            load(tmp_path / "no/such")
 
 
 def test_a_folder_with_such_a_name_is_that_folder(tmp_path, monkeypatch):

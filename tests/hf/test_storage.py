@@ -14,7 +14,7 @@ import pytest
 from rrft_jax import workdir
 from rrft_jax.data import Processor
 from rrft_jax.errors import UserError
-from rrft_jax.hf import load_pretrained, save_pretrained, storage
+from rrft_jax.hf import kinds, load_pretrained, save_pretrained, storage
 from rrft_jax.hf.weights import file_sizes
 
 
@@ -89,11 +89,11 @@ def test_a_folder_at_a_url_is_the_one_on_the_disk(checkpoint, serve, tmp_path, m
 
 def test_a_run_at_a_url_means_its_export(checkpoint, serve):
     url, copy = serve(checkpoint("small"))
-    assert workdir.checkpoint(url) == url
+    assert kinds.checkpoint(url) == url
     (copy / "export").mkdir()
     (copy / "config.json").rename(copy / "export" / "config.json")
     (copy / "config.json").write_text('{"stages": []}')
-    assert workdir.checkpoint(url) == f"{url}/export"
+    assert kinds.checkpoint(url) == f"{url}/export"
 
 
 def _torn(folder):
