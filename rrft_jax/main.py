@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from rrft_jax.command import parse, processes, quieten
 from rrft_jax.errors import UserError
-from rrft_jax.monitoring import interrupts, progress
+from rrft_jax.monitoring import interrupts, progress, waiting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,15 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         told, argv = processes(sys.argv[1:] if argv is None else argv)
         config, workdir = parse(argv)
-        from rrft_jax.parallel import distributed
-        from rrft_jax.training import objectives
+        with waiting("loading JAX"):
+            from rrft_jax.parallel import distributed
+            from rrft_jax.training import objectives
 
         objectives.check(config.grpo)
-        with interrupts.at_once("waiting for the other processes of the run"):
+        meeting = "waiting for the other processes of the run"
+        with interrupts.at_once(meeting), waiting(meeting):
             distributed.initialize(**told)
-        if not distributed.is_host0():
-            progress.silence()
-        from rrft_jax import recipe
+        with waiting("looking for the devices"):
+            if not distributed.is_host0():
+                progress.silence()
+        with waiting("loading the libraries"):
+            from rrft_jax import recipe
 
         with distributed.leaving_together():
             recipe.run(config, workdir)

@@ -15,7 +15,7 @@ from rrft_jax.hf import load_pretrained
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, layout
-from rrft_jax.monitoring import compilations, say
+from rrft_jax.monitoring import compilations, say, waiting
 from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 from rrft_jax.settings import Config
@@ -56,17 +56,21 @@ def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
     folder = model_folder(config.model)
     sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
-    data = Data.open(config)
+    with waiting("reading the data"):
+        data = Data.open(config)
     _check_best_split(config, data)
-    check_targets(config, data.training.get("sft", ()))
-    processor = open_processor(config.model, config.data)
+    with waiting("scoring the first targets: the processes of the rewards start"):
+        check_targets(config, data.training.get("sft", ()))
+    with waiting("reading the tokenizer"):
+        processor = open_processor(config.model, config.data)
     for line in layout.summary(sizes, mesh):
         say(line)
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
         say(line)
-    model, params = load_pretrained(
-        folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
-    )
+    with waiting(f"reading the weights of {folder}"):
+        model, params = load_pretrained(
+            folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
+        )
     model = dataclasses.replace(
         model,
         attention=config.model.attention,
@@ -77,7 +81,10 @@ def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
     for stage in config.stages:
         states.split(params, config.stage(stage).freeze)
     _warn_about_size(config, params)
-    distributed.on_host0(lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder))))
+    with waiting(f"comparing the weights with those of {workdir}"):
+        distributed.on_host0(
+            lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder)))
+        )
     return Prepared(config, model, params, processor, data)
 
 

@@ -16,7 +16,8 @@ from rrft_jax.evaluation.report import report
 from rrft_jax.evaluation.results import Results
 from rrft_jax.hf import save_pretrained
 from rrft_jax.models import VLM
-from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say
+from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say, waiting
+from rrft_jax.monitoring.beside import Beside
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
 from rrft_jax.settings import Config
@@ -25,8 +26,6 @@ from rrft_jax.training.grpo import GRPO
 from rrft_jax.training.sft import SFT
 from rrft_jax.training.trainer import Trainer
 from rrft_jax.workdir import EXPORT, EXPORT_BEST
-
-BESIDE_THE_BAR = ("loss", "reward", "kl", "completion_length")
 
 
 def run(config: Config, workdir: pathlib.Path) -> None:
@@ -61,11 +60,13 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
         for stage in config.stages:
             sources, last = data.training[stage], steps[stage]
             say(f"{stage}: {last} steps on {num_samples(sources):,} samples")
-            loader = stage_loader(
-                config, stage, sources, processor, model.mesh, skipped.report(stage)
-            )
+            with waiting(f"{stage}: measuring the first samples"):
+                loader = stage_loader(
+                    config, stage, sources, processor, model.mesh, skipped.report(stage)
+                )
+                shapes = loader.description()
             with contextlib.closing(loader):
-                for line in loader.description():
+                for line in shapes:
                     say(f"{stage}: {line}")
                 if stage == "sft":
                     algorithm = SFT(config.sft, model, params, last)
@@ -78,6 +79,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 # A stopped run may not have finished the evaluation of its last step.
                 if _is_evaluated(config, trainer.done, last):
                     evaluator.evaluate(f"{stage}@{trainer.done}", trainer.state.params)
+                beside = Beside()
                 with Progress(stage, total=last, start=trainer.done) as progress:
                     for step in trainer.steps():
                         number, due = step.number, _is_evaluated(config, step.number, last)
@@ -86,10 +88,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                                 rollouts.write(stage, number, rollout)
                         metrics.write(stage, number, step.metrics)
                         trainer.check(step)
-                        progress.update(
-                            number,
-                            {k: step.metrics[k] for k in BESIDE_THE_BAR if k in step.metrics},
-                        )
+                        progress.update(number, beside(step.metrics))
                         stop = distributed.agree(interrupts.requested())
                         if stop or due or number == last or number % config.checkpoint_every == 0:
                             trainer.save(step, results.best_step(stage))
@@ -104,7 +103,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
             step = trainer = algorithm = None
             evaluator.evaluate(stage, params)
     if config.stages:
-        save_pretrained(workdir / EXPORT, model, params)
+        with waiting(f"writing {workdir / EXPORT}"):
+            save_pretrained(workdir / EXPORT, model, params)
         say(f"export: {workdir / EXPORT}")
         export_best(results, model, params, workdir)
     if host0:

@@ -81,7 +81,7 @@ def test_a_run_leaves_the_promised_files(finished):
         "kl", "mismatch_kl", "clip_fraction", "flat_groups", "replaced_groups", "sampled_batches",
         "entropy", "completion_length", "truncated_share", "gradient_norm",
         "learning_rate", "tokens_per_second", "seconds_sample", "seconds_rewards", "seconds_update",
-        "padding_patches", "padding_tokens", "skipped_samples", "compilations",
+        "padding_patches", "padding_tokens", "skipped_samples", "compilations", "seconds_step",
     }  # fmt: skip
     counts = [m["compilations"] for m in metrics]
     assert 0 < counts[0] and counts == sorted(counts)

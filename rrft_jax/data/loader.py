@@ -21,6 +21,7 @@ from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Format, Row, Samples, Source
 from rrft_jax.errors import UserError
+from rrft_jax.monitoring import waiting
 from rrft_jax.parallel import distributed
 
 # The share of skipped samples can end a run only after this many samples.
@@ -116,11 +117,14 @@ class Loader(Iterator[Batch]):
             self._skip(begun.skipped)
         if plan is None:
             raise StopIteration
+        start = ""
         if self._rows is None:
             self._rows = self._read_ahead()
+            start = "; its worker processes start" * bool(self._reading.workers)
         own, rows, broken, failed = self._share.own(plan), [], {}, None
         for number in range(max(1, own)):
-            row, bad = next(self._rows)
+            with waiting(f"reading a batch{start}"):
+                row, bad = next(self._rows)
             if row is None:
                 failed = bad
                 break

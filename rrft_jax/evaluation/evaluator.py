@@ -19,7 +19,7 @@ from rrft_jax.evaluation.results import Results
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
-from rrft_jax.monitoring import Progress, interrupts, say
+from rrft_jax.monitoring import Progress, interrupts, say, waiting
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
 from rrft_jax.settings import Config
@@ -109,15 +109,17 @@ class Evaluator:
 
     def _loader(self, split: str) -> Loader:
         if split not in self._loaders:
-            self._loaders[split] = loader = stage_loader(
-                self.config,
-                "eval",
-                self.splits[split],
-                self.processor,
-                self.model.mesh,
-                self.skipped.report(split),
-            )
-            for line in loader.description():
+            with waiting(f"{split}: measuring its samples"):
+                self._loaders[split] = loader = stage_loader(
+                    self.config,
+                    "eval",
+                    self.splits[split],
+                    self.processor,
+                    self.model.mesh,
+                    self.skipped.report(split),
+                )
+                shapes = loader.description()
+            for line in shapes:
                 say(f"{split}: {line}")
         return self._loaders[split]
 
@@ -150,9 +152,11 @@ class Evaluator:
                 if rows is None:
                     if any(stop for stop, _ in told):
                         raise interrupts.Interrupted(f"{title}, at sample {done} of {total}")
-                    rollouts = self._sample(prompt, number, sampling, params)
+                    first = f"{title}: the first batch, which compiles its programs"
+                    with waiting(first if done == begun else ""):
+                        rollouts = self._sample(prompt, number, sampling, params).fetch()
                     row_ids = [batch.row_ids[b] for b in batch.rows]
-                    own = list(_rows(self.processor, batch, rollouts.fetch()))
+                    own = list(_rows(self.processor, batch, rollouts))
                     rows = list(
                         itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
                     )

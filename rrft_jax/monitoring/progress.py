@@ -8,6 +8,8 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 15.0
+_COLUMNS = 100  # of a line
+_BAR = len("|########| 10:00:00 left  ")  # columns of the bar in front of the values
 _silent = False
 
 
@@ -34,16 +36,27 @@ class Progress:
         self._silent = _silent and stream is None
         if self._stream.isatty() and not self._silent:
             self._bar = tqdm(
-                desc=stage, total=total, initial=start, file=self._stream, dynamic_ncols=True
+                desc=f"{stage} {start}/{total}",
+                bar_format="|{bar:8}| {remaining} left  {desc}",
+                total=total,
+                initial=start,
+                file=self._stream,
+                dynamic_ncols=True,
             )
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
-        """Show that `step` steps are done, and the values (numbers or text) beside them."""
+        """Show that `step` steps are done, and the values (numbers or text) beside them.
+
+        The line has at most 100 columns, and no more than the terminal. The last values are left
+        out if there is no room for them.
+        """
         if self._silent:
             return
-        shown = {name: _short(value) for name, value in (values or {}).items()}
+        begin = [f"{self._stage} {step}/{self._total}"]
+        shown = [f"{name} {_short(value)}" for name, value in (values or {}).items()]
         if self._bar is not None:
-            self._bar.set_postfix(shown, refresh=False)
+            columns = min(self._bar.format_dict["ncols"] or _COLUMNS, _COLUMNS)
+            self._bar.set_description_str(_fitted(begin, shown, columns - _BAR), refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
@@ -52,12 +65,10 @@ class Progress:
         if not (first or last or now - self._said >= _SECONDS_BETWEEN_LINES):
             return
         self._said = now
-        parts = [f"{self._stage} {step}/{self._total}"]
-        parts += [f"{name} {value}" for name, value in shown.items()]
         if not (first or last):
             left = (now - self._began) / (step - self._start) * (self._total - step)
-            parts.append(f"{tqdm.format_interval(left)} left")
-        print("  ".join(parts), file=self._stream, flush=True)
+            begin.append(f"{tqdm.format_interval(left)} left")
+        print(_fitted(begin, shown, _COLUMNS), file=self._stream, flush=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -73,6 +84,16 @@ def say(text: str, stream: TextIO | None = None) -> None:
         return
     tqdm.write(text, file=stream or sys.stderr)
     (stream or sys.stderr).flush()
+
+
+def _fitted(begin: list[str], values: list[str], columns: int) -> str:
+    """Return a line of the beginning and of as many values as fit into the columns."""
+    line = "  ".join(begin)
+    for value in values:
+        if len(line) + 2 + len(value) > columns:
+            break
+        line += f"  {value}"
+    return line
 
 
 def _short(value: Any) -> str:

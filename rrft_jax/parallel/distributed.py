@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from jaxlib import _jax
 
 from rrft_jax.errors import UserError
+from rrft_jax.monitoring import waiting
 from rrft_jax.parallel.rollcall import RollCall
 
 HEARTBEAT_SECONDS = 30  # of silence from one process, after which the others give up
@@ -109,7 +110,8 @@ def gather(value: Any) -> list[Any]:
         return [value]
     data = pickle.dumps(value)
     data = len(data).to_bytes(8, "little") + data
-    parts = [[part] for part in _exchange(data[:_SHORT], _SHORT)]
+    with waiting("waiting for the other processes"):
+        parts = [[part] for part in _exchange(data[:_SHORT], _SHORT)]
     sizes = [8 + int.from_bytes(part[:8], "little") for (part,) in parts]
     for start in range(_SHORT, max(sizes), _LONG):
         for found, part in zip(parts, _exchange(data[start : start + _LONG], _LONG)):

@@ -239,7 +239,7 @@ def make_update(
     the weights of the reference.
     """
 
-    def step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
+    def grpo_step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
         parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)
         # Computed before the split into micro-batches, because they depend on the whole batch.
@@ -254,4 +254,4 @@ def make_update(
             sharding.micro_batches(batch, axes(batch), number),
         )
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+    return jax.jit(grpo_step, donate_argnums=0, out_shardings=(layout, None))

@@ -100,7 +100,7 @@ def make_step(
     tree of shardings like the state (`state.layout`); the new state has the same layout.
     """
 
-    def step(state: TrainState, batch: SFTBatch):
+    def sft_step(state: TrainState, batch: SFTBatch):
         tokens = jnp.maximum(jnp.sum(batch.mask), 1)
         number = micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
         new, metrics = states.update(
@@ -112,4 +112,4 @@ def make_step(
         )
         return new, {**metrics, "target_tokens": tokens}
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(layout, None))
+    return jax.jit(sft_step, donate_argnums=0, out_shardings=(layout, None))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from rrft_jax.data import Batch, Loader, Prefetch
 from rrft_jax.errors import UserError
-from rrft_jax.monitoring import compilations, say
+from rrft_jax.monitoring import compilations, say, waiting
 from rrft_jax.training.checkpoints import Checkpoints
 from rrft_jax.training.state import TrainState
 
@@ -81,7 +82,8 @@ class Trainer:
         self._checkpoints = Checkpoints(folder)
         self.state, self.done = algorithm.state, self._checkpoints.latest or 0
         if self.done:
-            self.state, position = self._checkpoints.restore(self.state)
+            with waiting(f"{algorithm.stage}: restoring step {self.done}"):
+                self.state, position = self._checkpoints.restore(self.state)
             self.done = self._checkpoints.latest
             loader.set_state(position)
             say(f"{algorithm.stage}: goes on after step {self.done} of {steps}")
@@ -90,9 +92,14 @@ class Trainer:
         """Run the steps that are left; yield the result of each one."""
         algorithm, compiled_before = self._algorithm, compilations.total("step")
         batches = Prefetch(self._loader, algorithm.place)
+        first = f"{algorithm.stage}: the first step, which compiles its programs"
         for number in range(self.done + 1, self._steps + 1):
-            self.state, metrics, rollouts = algorithm.step(self.state, batches, number)
+            began = time.perf_counter()
+            with waiting(first):
+                self.state, metrics, rollouts = algorithm.step(self.state, batches, number)
+            first = ""
             metrics |= {
+                "seconds_step": time.perf_counter() - began,
                 "skipped_samples": sum(batches.position["skipped"].values()),
                 "compilations": compilations.total(),
             }
@@ -130,7 +137,8 @@ class Trainer:
 
     def save(self, step: Step, best: int | None) -> None:
         """Save a step's state; delete older ones except the previous one and step `best`."""
-        self._checkpoints.save(step.number, step.state, step.position, best)
+        with waiting(f"{self._algorithm.stage}: saving step {step.number}"):
+            self._checkpoints.save(step.number, step.state, step.position, best)
 
     def close(self) -> None:
         self._checkpoints.close()

@@ -26,7 +26,7 @@ def test_a_log_gets_the_time_left(monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     lines = run(io.StringIO()).splitlines()
     assert len(lines) == 5
-    assert lines[1].endswith("left") and "left" not in lines[-1]
+    assert lines[1].startswith("sft 2/5  00:00 left  loss") and "left" not in lines[-1]
 
 
 def test_a_terminal_gets_a_bar():
