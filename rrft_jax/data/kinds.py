@@ -43,19 +43,32 @@ def kind_of(answer: str) -> str:
     return "value" if _VALUE.fullmatch(text) else "word"
 
 
-def is_of_four(question: str, answer: str) -> bool:
-    """Return whether a letter is A, B, C or D, and the question has no option E."""
-    if re.findall("[A-Za-z]", bare(answer))[0] not in "ABCD":
+def kind_asked(question: str, answer: str = "") -> str:
+    """Return the kind of an answer.
+
+    An unknown answer ("") is a letter if the question has options, and else a value.
+    """
+    if answer:
+        return kind_of(answer)
+    return "letter" if _has_options(question, "AB") else "value"
+
+
+def is_of_four(question: str, answer: str = "") -> bool:
+    """Return whether a letter is A, B, C or D or unknown, and the question has no option E."""
+    if answer and re.findall("[A-Za-z]", bare(answer))[0] not in "ABCD":
         return False
-    return not any(
-        _has_five(question, *signs) for signs in (("(", ")"), ("", "."), ("", ")"), ("", ":"))
-    )
+    return not _has_options(question, "ABCDE")
 
 
-def _has_five(question: str, before: str, after: str) -> bool:
-    """Return whether options from A to E stand in a question, in order and between these signs."""
+def _has_options(question: str, letters: str) -> bool:
+    """Return whether options of these letters stand in a question, in order and signed alike."""
+    signs = (("(", ")"), ("", "."), ("", ")"), ("", ":"))
+    return any(_stand(question, letters, *pair) for pair in signs)
+
+
+def _stand(question: str, letters: str, before: str, after: str) -> bool:
     place = 0
-    for letter in "ABCDE":
+    for letter in letters:
         option = re.compile(rf"(?<![A-Za-z]){re.escape(f'{before}{letter}{after}')}\s*\S")
         found = option.search(question, place)
         if not found:

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rrft_jax.data.config_files import read_settings
-from rrft_jax.data.kinds import is_of_four, kind_of
+from rrft_jax.data.kinds import is_of_four, kind_asked
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.errors import UserError
@@ -64,11 +64,15 @@ class Prompts:
     def instruction(self, example: Example, paradigm: str) -> str:
         """Return the instruction about the reply, under a paradigm that has one.
 
+        It fits the kind of the answer, or the question alone if the answer is not known ("").
+
         Raises:
           UserError: the example's task is unknown.
         """
         wording, zero_shot = find(example.task).wording, paradigm == ZERO_SHOT
-        own = self.variant if wording.variants else kind_of(example.answer)
+        own = self.variant
+        if not wording.variants:
+            own = kind_asked(example.problem, example.answer)
         if own not in wording.instructions:
             own = ""
         for key in (own, wording.nearest.get(own, own)):
@@ -147,24 +151,42 @@ def messages(
     Raises:
       UserError: an instruction repeats a question that has pictures inside it.
     """
-    before = after = ""
+    instruction = ""
     asks = _known(paradigm, (*PARADIGMS, ZERO_SHOT), "paradigm") != "ans_sft"
     if asks and not prompts.system:
         instruction = prompts.instruction(example, paradigm)
+    return chat(example, instruction, prompts.system)
+
+
+def chat(
+    example: Example, instruction: str = "", system: str = ""
+) -> list[dict[str, str | list[dict[str, Any]]]]:
+    """Return the chat that asks `example`'s question with one instruction, or with none.
+
+    Args:
+      example: the sample, with its own system prompt if it has one.
+      instruction: follows the question on a new line, or has it at the place of `{problem}`.
+      system: the system prompt in front of the sample's own.
+
+    Raises:
+      UserError: the instruction repeats a question that has pictures inside it.
+    """
+    before = after = ""
+    if instruction:
         before, here, after = instruction.partition("{problem}")
         if not here:
             before, after = "", f"\n{instruction}"
         if "{problem}" in after and example.image_offsets:
             raise UserError(
-                f"data.prompts: {{problem}} stands more than once in {instruction!r:.60}, but "
+                f"{{problem}} stands more than once in the instruction {instruction!r:.60}, but "
                 f"sample {example.id} has pictures inside of its question; use it once"
             )
         after = after.replace("{problem}", example.problem)
     content = _content(example, before, after)
-    chat = [{"role": "user", "content": content}]
-    if system := "\n\n".join(filter(None, (prompts.system, example.system))):
-        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    return chat
+    turns = [{"role": "user", "content": content}]
+    if system := "\n\n".join(filter(None, (system, example.system))):
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    return turns
 
 
 def _content(example: Example, before: str, after: str) -> list[dict[str, Any]]:

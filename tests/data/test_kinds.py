@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from rrft_jax.data import Example, Prompts, messages
-from rrft_jax.data.kinds import is_of_four, kind_of
+from rrft_jax.data.kinds import is_of_four, kind_asked, kind_of
+from rrft_jax.tasks import TASKS
 
 ANSWERS = {
     "letter": [
@@ -79,3 +80,35 @@ def test_own_words_stand_in_for_the_kinds_that_they_do_not_name():
     assert [asked(counting, x) for x in ("E", "AB", "7", "Yes")] == ["N", "N", "N", "W"]
     assert asked(counting, "Yes", "zero_shot") == "Z"
     assert "a word" in asked(structure, "Yes", "zero_shot")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_unknown_answer_is_asked_for_in_the_words_of_the_known_one(task):
+    drawn = [TASKS[task].sample(split, 0, i, 56) for split in TASKS[task].splits for i in range(20)]
+    for paradigm in ("reason_rft", "zero_shot"):
+        for example in drawn:
+            unknown = dataclasses.replace(example, answer="")
+            assert messages(unknown, paradigm) == messages(example, paradigm)
+
+
+@pytest.mark.parametrize(
+    "question, kind",
+    [
+        ("How many?", "value"),
+        ("Which?\nA. red\nB. blue", "letter"),
+        ("Which? (A) 1 (B) 2", "letter"),
+        ("Which? A: red, B: blue", "letter"),
+        ("Line A meets line B. How long is AB?", "value"),
+    ],
+)
+def test_a_question_with_options_asks_for_a_letter(question, kind):
+    assert kind_asked(question) == kind
+    assert kind_asked(question, "red") == "word"
+
+
+def test_without_an_answer_the_letters_are_those_of_the_question():
+    example = Example("a", (), "Which? (A) 1 (B) 2", "", None, "structure_perception")
+    assert "(A, B, C or D)" in str(messages(example, "reason_rft"))
+    five = dataclasses.replace(example, problem="Which? A) 1 B) 2 C) 3 D) 4 E) 5")
+    assert "the letter of an option" in str(messages(five, "reason_rft"))
+    assert "(A, B, C or D)" not in str(messages(five, "reason_rft"))
