@@ -6,14 +6,21 @@
 A run is given as its folder, the folder of one of its stages, or a file of predictions. Samples are
 matched by their id. A difference compares the same samples, so samples that are easy or hard for
 both runs cancel out. Its interval is narrower than the intervals of the two accuracies suggest.
+
+A run that was asked in other words than the first one is marked by `*`, and both wordings are
+printed. Then a difference is that of the models and of the words together. With `--show=N`, the
+completions of the first N samples that only one of two runs solves stand side by side.
 """
 
 import argparse
 import math
+import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
+from rrft_jax.columns import side_by_side, visible
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import Prediction
@@ -23,7 +30,7 @@ from rrft_jax.markdown import aligned
 from rrft_jax.prog import prog
 
 _WIDTH = 1.96  # half of a 95 % interval, in standard errors
-_PREFIX = "predictions-"
+_SHOWN = 120  # characters of a prompt's words
 
 Passes = Mapping[str, Sequence[Prediction]]  # sample -> its completions
 
@@ -34,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog=prog("rrft_jax.evaluation.compare"), description=__doc__.splitlines()[0]
     )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
-    parser.add_argument("--show", type=int, default=0, metavar="N", help="samples of each kind")
+    parser.add_argument(
+        "--show",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print what the runs said to the first N samples that only one of two solves",
+    )
     args = parser.parse_args(argv)
     try:
         if len(args.runs) < 2:
@@ -89,7 +102,9 @@ def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
     for split, files in _splits(paths).items():
         read = {run: predictions.by_sample(predictions.read(file)) for run, file in files.items()}
         runs = _matched(split, read)
-        cells += [[split, *row] for row in table(runs)]
+        words = _wordings(runs)
+        cells += [[split, name + " *" * (name in words), *row] for name, *row in table(runs)]
+        notes += [f"{split}: {line}" for line in _other_words(runs, words)]
         for run, passes in runs.items():
             if left := len(read[run]) - len(passes):
                 notes.append(f"{split}: {left:,} samples of {run} are not in all of the runs.")
@@ -97,7 +112,8 @@ def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
         for name, passes in others if show > 0 else ():
             for only, ids in zip((first, name), differing(theirs, passes)):
                 samples += [f"\n{split}: {len(ids):,} samples that only {only} solves"]
-                samples += [_sample(theirs[i][0]) for i in ids[:show]]
+                for i in ids[:show]:
+                    samples += _sample({first: theirs[i], name: passes[i]})
     head = ["split", "run", "samples", "accuracy, %", "difference, points [95 %]"]
     head += ["only the first solves", "only this solves"]
     notes.insert(0, "± standard error. Differences are to the first run, paired by sample.")
@@ -110,7 +126,7 @@ def _splits(runs: Sequence[pathlib.Path]) -> dict[str, dict[str, pathlib.Path]]:
     Files that are given by their own paths are one split, whatever their names.
     """
     if all(run.is_file() for run in runs):
-        return {_split(runs[0]): {str(run): run for run in runs}}
+        return {predictions.split(runs[0]): {str(run): run for run in runs}}
     found = {str(run): _files(run) for run in runs}
     first = str(runs[0])
     splits = {}
@@ -125,16 +141,7 @@ def _splits(runs: Sequence[pathlib.Path]) -> dict[str, dict[str, pathlib.Path]]:
 
 
 def _files(run: pathlib.Path) -> dict[str, pathlib.Path]:
-    files = [run] if run.is_file() else sorted(run.glob(f"{_PREFIX}*.jsonl"))
-    if not files:
-        raise UserError(
-            f"{run}: no predictions; expected a run's folder with {_PREFIX}SPLIT.jsonl, or a file"
-        )
-    return {_split(file): file for file in files}
-
-
-def _split(file: pathlib.Path) -> str:
-    return file.stem.removeprefix(_PREFIX)
+    return {predictions.split(file): file for file in predictions.files(run)}
 
 
 def _matched(split: str, runs: Mapping[str, Passes]) -> dict[str, Passes]:
@@ -168,9 +175,75 @@ def _solves(passes: Sequence[Prediction]) -> bool:
     return 2 * sum(p.scores["default"] == 1 for p in passes) >= len(passes)
 
 
-def _sample(prediction: Prediction) -> str:
-    problem = " ".join(prediction.problem.split())
-    return f"- {prediction.id}: {problem} ({prediction.answer})"
+def _sample(runs: Passes) -> list[str]:
+    """Return the lines of a sample: its question, and a completion of each run side by side."""
+    one = next(iter(runs.values()))[0]
+    problem = visible(" ".join(one.problem.split()))
+    width = min(shutil.get_terminal_size((100, 24)).columns, 160) - 2
+    said = {f"{run}{_pass(passes)}": _told(passes).completion for run, passes in runs.items()}
+    columns = [f"  {line}".rstrip() for line in side_by_side(said, width)]
+    return [f"\n- {visible(one.id)}: {problem} ({visible(one.answer)})", *columns]
+
+
+def _told(passes: Sequence[Prediction]) -> Prediction:
+    """Return the first completion that stands for all: a right one if the run solves the sample."""
+    solves = _solves(passes)
+    return next((p for p in passes if (p.scores["default"] == 1) == solves), passes[0])
+
+
+def _pass(passes: Sequence[Prediction]) -> str:
+    return f", pass {_told(passes).row.get('pass', 0)}" if len(passes) > 1 else ""
+
+
+def _wordings(runs: Mapping[str, Passes]) -> dict[str, str]:
+    """Return run -> the first sample that it was asked in other words than the first run.
+
+    Runs that did not record their prompts are left out.
+    """
+    (_, theirs), *others = runs.items()
+    found = {}
+    for name, passes in others:
+        for sample, own in passes.items():
+            prompts = [_prompt(theirs[sample][0]), _prompt(own[0])]
+            if all(prompts) and prompts[0] != prompts[1]:
+                found[name] = sample
+                break
+    return found
+
+
+def _prompt(prediction: Prediction) -> str:
+    """Return the prompt as the model saw it; "" if the file doesn't say."""
+    prompt = prediction.row.get("prompt")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _other_words(runs: Mapping[str, Passes], words: Mapping[str, str]) -> list[str]:
+    """Return the notes about the words of the prompts."""
+    (first, theirs), *others = runs.items()
+    lines = []
+    for name, sample in words.items():
+        prompts = _prompt(theirs[sample][0]), _prompt(runs[name][sample][0])
+        here, there = _differing_part(*prompts)
+        lines.append(
+            f"* {name} was asked in other words, so the difference is not that of the models "
+            f"alone. Sample {visible(sample)}: {first} reads {here!r}, {name} reads {there!r}."
+        )
+    silent = [run for run, passes in runs.items() if not _prompt(next(iter(passes.values()))[0])]
+    if silent:
+        lines.append(f"prompts are not recorded by {', '.join(silent)}, so they are not compared.")
+    return lines
+
+
+def _differing_part(one: str, other: str) -> tuple[str, str]:
+    """Return the parts of two texts between their common beginning and their common end."""
+    start = len(os.path.commonprefix([one, other]))
+    one, other = one[start:], other[start:]
+    end = len(os.path.commonprefix([one[::-1], other[::-1]]))
+    return tuple(_short(text[: len(text) - end]) for text in (one, other))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 if __name__ == "__main__":

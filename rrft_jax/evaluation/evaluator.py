@@ -15,7 +15,7 @@ from rrft_jax.data.stages import num_samples, stage_loader
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, entry, read, score_all
-from rrft_jax.evaluation.results import Results
+from rrft_jax.evaluation.results import Results, shown_name
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
@@ -86,10 +86,11 @@ class Evaluator:
     ) -> None:
         """Evaluate one split with one way of decoding."""
         loader, row = self._loader(split), split + suffix
+        title = f"{shown_name(self.config, name)}: {row}"
         beginning = loader.get_state()
         file = self.results.predictions(name, row)
         total = num_samples(self.splits[split])
-        self._complete(f"{name}: {row}", loader, total, sampling, params, file)
+        self._complete(title, loader, total, sampling, params, file)
         found = distributed.on_host0(lambda: entry(read(file)))
         found["decoding"] = decoding(sampling)
         if loader.skipped:
@@ -97,7 +98,7 @@ class Evaluator:
         loader.set_state(beginning)
         self.results.add(name, row, found)
         say(
-            f"{name}: {row} {100 * found['accuracy']:.1f} % "
+            f"{title} {100 * found['accuracy']:.1f} % "
             f"(± {100 * found['standard_error']:.1f}, {found['decoding']}, "
             f"{found['samples']:,} samples)"
         )

@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from rrft_jax import json_files
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation.scores import score, summary
 from rrft_jax.json_files import is_number, unique_ids
@@ -25,6 +26,7 @@ from rrft_jax.tasks import TASKS
 
 # Mode of scoring -> the key of the score in a row.
 MODES = {"default": "score", "reference": "score_reference"}
+PREFIX = "predictions-"  # of a file's name; the split follows
 _GROUPS = ("level", "type")  # keys by which the rows of a data set may be grouped
 
 
@@ -102,6 +104,43 @@ def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
             )
         )
     return predictions
+
+
+def files(run: pathlib.Path) -> list[pathlib.Path]:
+    """Return the files of one evaluation: those in its folder, or the file itself.
+
+    Raises:
+      UserError: the folder has none.
+    """
+    found = [run] if run.is_file() else sorted(run.glob(f"{PREFIX}*.jsonl"))
+    if not found:
+        raise UserError(
+            f"{run}: no predictions; expected a run's folder with {PREFIX}SPLIT.jsonl, or a file"
+        )
+    return found
+
+
+def every_file(run: pathlib.Path) -> list[pathlib.Path]:
+    """Return the files of all evaluations of a run, its last one at the end; or the file itself.
+
+    Raises:
+      UserError: the folder has none.
+    """
+    results = run / "results.json"
+    order = list(json_files.read_object(results.read_bytes())) if results.exists() else []
+
+    def place(file: pathlib.Path) -> tuple[int, pathlib.Path]:
+        name = file.parent.name
+        return order.index(name) if name in order else len(order), file
+
+    before = sorted(run.glob(f"evaluations/*/{PREFIX}*.jsonl"), key=place)
+    last = sorted(run.glob(f"{PREFIX}*.jsonl"))
+    return [*before, *last] if before else files(run)
+
+
+def split(file: pathlib.Path) -> str:
+    """Return the split of a file of predictions, from its name."""
+    return file.stem.removeprefix(PREFIX)
 
 
 def by_sample(

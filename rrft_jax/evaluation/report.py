@@ -15,7 +15,7 @@ import jax
 
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, scores, tables
-from rrft_jax.evaluation.results import Results
+from rrft_jax.evaluation.results import Results, shown_name
 from rrft_jax.monitoring import MetricsWriter
 from rrft_jax.prog import prog
 from rrft_jax.settings import Config
@@ -68,6 +68,7 @@ def report(
 def table(config: Config, results: Results, better: Mapping[str, int]) -> str:
     """Return the results in Markdown, with the paper's results if it has any."""
     rows = best.final_rows(results.rows, better)
+    rows = {shown_name(config, name): row for name, row in rows.items()}
     splits = list(dict.fromkeys(split for row in rows.values() for split in row))
     reported = {}
     if config.data.path or config.data.source:  # the paper has no results on drawn pictures

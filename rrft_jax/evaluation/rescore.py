@@ -1,11 +1,11 @@
 """Scores predictions that exist already, without a model: ours, or the public Reason-RFT code's.
 
-    python -m rrft_jax.evaluation.rescore runs/demo/predictions-id.jsonl
+    python -m rrft_jax.evaluation.rescore runs/demo
     python -m rrft_jax.evaluation.rescore results.json --task=TASK --out=rows.jsonl
 
-It prints 100 x the mean score of each file and of its parts, with the standard error: by this
-project's rules, and by the rules of the public code ("reference"), which its published numbers
-follow.
+A run's folder stands for the files of all its evaluations. The command prints 100 x the mean score
+of each file and of its parts, with the standard error: by this project's rules, and by the rules of
+the public code ("reference"), which its published numbers follow.
 """
 
 import argparse
@@ -29,17 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=prog("rrft_jax.evaluation.rescore"), description=__doc__.splitlines()[0]
     )
-    parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE")
+    parser.add_argument(
+        "files", nargs="+", type=pathlib.Path, metavar="FILE", help="a file, or a run's folder"
+    )
     parser.add_argument("--task", choices=TASKS, default="", help="of rows that don't name theirs")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="both", help="whose rules")
     parser.add_argument("--out", type=pathlib.Path, help="writes the rows with their scores here")
     args = parser.parse_args(argv)
     modes = list(MODES) if args.mode == "both" else [args.mode]
     try:
-        if args.out and len(args.files) > 1:
-            raise UserError(f"--out={args.out}: holds the rows of one FILE, not of several")
-        for file in args.files:
-            scored = [row.scored(modes) for row in predictions.read(file.expanduser(), args.task)]
+        files = [
+            file for given in args.files for file in predictions.every_file(given.expanduser())
+        ]
+        if args.out and len(files) > 1:
+            raise UserError(f"--out={args.out}: holds the rows of one FILE, not of {len(files)}")
+        for file in files:
+            scored = [row.scored(modes) for row in predictions.read(file, args.task)]
             print(report(str(file), scored, modes))
         if args.out:
             _write(args.out.expanduser(), scored)

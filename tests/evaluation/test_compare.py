@@ -69,8 +69,37 @@ def test_a_sample_counts_as_solved_by_half_of_its_passes(tmp_path, capsys):
     assert compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--show=2"]) == 0
     said = capsys.readouterr().out
     assert _table(said)[2][4:] == ["-25.0 [-25.0, -25.0]", "1", "0"]
-    assert f"id: 1 samples that only {tmp_path / 'a'} solves\n- x: How many? (3)\n" in said
+    assert f"id: 1 samples that only {tmp_path / 'a'} solves\n\n- x: How many? (3)\n" in said
+    assert "a, pass 0" in said and "b, pass 1" in said  # the first right one, and a wrong one
     assert said.rstrip().endswith(f"id: 0 samples that only {tmp_path / 'b'} solves")
+
+
+def test_what_the_runs_said_stands_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "62")
+    ours(tmp_path / "a/predictions-id.jsonl", [("0", "I see " + 9 * "a cube, " + "3.", "3")])
+    ours(tmp_path / "b/predictions-id.jsonl", [("0", "one\n\x1b[2Jtwo", "3")])
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--show=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("- 0: "))
+    left, right = zip(*(line.split(" | ") for line in lines[at + 1 : at + 5] if " | " in line))
+    assert left[0].strip().endswith("a") and right[0].endswith("b")
+    assert max(map(len, lines[at + 1 : at + 5])) <= 62 and len(set(map(len, left))) == 1
+    assert left[1].strip().startswith("I see a cube,")
+    assert [text.strip() for text in right[1:]] == ["one", r"\x1b[2Jtwo"]
+
+
+def test_runs_that_were_asked_in_other_words_are_marked(tmp_path, capsys):
+    words = {"a": "Answer.", "b": "Think, then answer.", "c": "Answer.", "d": None}
+    for name, asked in words.items():
+        prompt = {} if asked is None else {"prompt": f"<user>How many?\n{asked}<end>"}
+        ours(tmp_path / name / "predictions-id.jsonl", [("0", "3", "3")], **prompt)
+    assert compare.main([str(tmp_path / name) for name in words]) == 0
+    said = capsys.readouterr().out
+    runs = [row[1] for row in _table(said)[1:]]
+    assert [name[len(str(tmp_path)) + 1 :] for name in runs] == ["a", "b *", "c", "d"]
+    assert f"id: * {tmp_path / 'b'} was asked in other words" in said
+    assert "reads 'A', " in said and "reads 'Think, then a'." in said
+    assert f"id: prompts are not recorded by {tmp_path / 'd'}, so they are not compared." in said
 
 
 def test_only_so_many_samples_are_shown(tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_beside_published_files_stand_the_paper_s_rows(tmp_path, capsys):
     assert list(lines(tmp_path / "run" / "predictions-id.jsonl")[1])[:3] == ["id", "task", "part"]
     table = (tmp_path / "run" / "table.md").read_text()
     assert table in capsys.readouterr().out
-    assert "start, reference scoring" in table and "paper: Reason-RFT-Zero" in table
+    assert "| tiny, reference scoring" in table and "paper: Reason-RFT-Zero" in table
     assert "98.40" in table and "level 2" in table
     assert "temperature 0.5, top-k 50, top-p 0.9" in table
 

@@ -36,6 +36,23 @@ def test_scores_and_their_errors_are_printed_in_both_modes(tmp_path, capsys):
     ]
 
 
+def test_a_run_stands_for_all_its_evaluations_in_their_order(tmp_path, capsys):
+    names = ("start", "sft@9", "sft@10", "sft")
+    for name in names:
+        ours(tmp_path / f"evaluations/{name}/predictions-id.jsonl", [("a", tagged("3"), "3")])
+    ours(tmp_path / "predictions-id.jsonl", [("a", tagged("4"), "3")])
+    (tmp_path / "results.json").write_text(json.dumps({name: {} for name in names}))
+    assert rescore.main([str(tmp_path), "--mode=default"]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.endswith("1 samples")]
+    before = [f"evaluations/{name}/" for name in names]
+    assert said == [
+        f"{tmp_path}/{folder}predictions-id.jsonl: visual_counting, 1 samples"
+        for folder in [*before, ""]
+    ]
+    assert rescore.main([str(tmp_path), "--out=x"]) == 1
+    assert "--out=x: holds the rows of one FILE, not of 5" in capsys.readouterr().err
+
+
 def test_transformations_earn_part_of_a_score(tmp_path, capsys):
     answer = "change_color(3, 'red'), change_size(1, 'small')"
     said = "<answer>change_color(3, 'blue'), change_size(1, 'small')</answer>"
@@ -77,8 +94,8 @@ def test_the_rows_are_written_with_their_scores(tmp_path, capsys):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda path: [f"{path}/none.json"], "none.json: cannot be read"),
-        (lambda path: [str(path)], "cannot be read"),
+        (lambda path: [f"{path}/none.json"], "none.json: no predictions; expected"),
+        (lambda path: [str(path)], "no predictions; expected a run's folder"),
         (lambda path: [f"{path}/p.jsonl", f"{path}/p.jsonl", "--out=x"], "--out=x: holds the rows"),
     ],
 )

@@ -1,10 +1,12 @@
 """`results.json` holds each change, and forgets the evaluations of steps that come again."""
 
+import dataclasses
 import json
 
 import pytest
 
-from rrft_jax.evaluation.results import Results
+from rrft_jax import command
+from rrft_jax.evaluation.results import Results, shown_name
 
 STEPS = {"sft": 4, "grpo": 6}
 
@@ -57,3 +59,17 @@ def test_predictions_of_the_last_stage_are_in_the_folder_itself(results, tmp_pat
     assert results.predictions("sft", "id").parent == tmp_path / "evaluations" / "sft"
     alone = Results(tmp_path, {}, "id")
     assert alone.predictions("start", "id") == tmp_path / "predictions-id.jsonl"
+
+
+@pytest.mark.parametrize(
+    "stages, path, shown",
+    [
+        ((), "", "tiny"),
+        ((), "models/Qwen2-VL-2B-Instruct/", "Qwen2-VL-2B-Instruct"),
+        ((), "runs/counting/export", "counting"),
+        (("sft",), "runs/counting", "start"),
+    ],
+)
+def test_an_evaluation_alone_is_called_by_its_model(stages, path, shown):
+    config, _ = command.parse(["--config=configs/sft.py", f"--config.model.path={path}"])
+    assert shown_name(dataclasses.replace(config, stages=stages), "start") == shown
