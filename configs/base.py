@@ -4,20 +4,25 @@ Fields are named as on the command line. If several places set a field, the last
 
     rrft_jax/settings.py     the default, with its meaning
     rrft_jax/tasks/TASK.py   the task's rewards and epochs, and whether it reuses samples
-    MODELS, or the file of an experiment with a tuned model
+    MODELS                   the model
+    configs/tiny_*.py        the experiment, if the model is tuned for the task
+    configs/objectives.py    the objective
 
 `configs/grpo.py`, `configs/sft.py` and `configs/eval.py` choose an experiment by name.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from configs import tiny_visual_counting
+from configs.objectives import OBJECTIVES
 from rrft_jax import settings
 from rrft_jax.errors import UserError
 from rrft_jax.fields import plain
+from rrft_jax.origins import OBJECTIVE, Layered
 from rrft_jax.tasks import TASKS
 
 # `fsdp` splits weights and optimizer over all devices, but the sampler's weights only `tensor`
@@ -37,20 +42,29 @@ class Choice(NamedTuple):
     model: str
     task: str
     paradigm: str
+    objective: str = "grpo"
+
+    @property
+    def experiment(self) -> tuple[str, str, str]:
+        """The key of a tuned experiment in a config file's `EXPERIMENTS`."""
+        return self.model, self.task, self.paradigm
 
 
-def choose(arg: str, paradigms: tuple[str, ...]) -> Choice:
+def choose(arg: str, paradigms: tuple[str, ...], objectives: tuple[str, ...] = ()) -> Choice:
     """Read the argument of a config file.
 
     Args:
       arg: comma-separated `name=choice` pairs in any order; the first choice of a name is its
         default.
       paradigms: the paradigms of the config file.
+      objectives: its objectives, if it has the stage that they belong to.
 
     Raises:
       UserError: a name or a choice does not exist; the message lists the existing ones.
     """
     choices = {"model": tuple(MODELS), "task": tuple(TASKS), "paradigm": paradigms}
+    if objectives:
+        choices["objective"] = objectives
     chosen = {name: available[0] for name, available in choices.items()}
     for pair in filter(None, (pair.strip() for pair in arg.split(","))):
         name, _, choice = (part.strip() for part in pair.partition("="))
@@ -67,13 +81,17 @@ def choose(arg: str, paradigms: tuple[str, ...]) -> Choice:
     return Choice(**chosen)
 
 
-def base(choice: Choice, fields: Fields, sections: settings.Config) -> ml_collections.ConfigDict:
+def base(
+    choice: Choice,
+    experiments: Mapping[tuple[str, str, str], Fields],
+    sections: settings.Config,
+) -> ml_collections.ConfigDict:
     """Make a config.
 
     Args:
-      choice: the model, the task and the paradigm.
-      fields: the fields of the model or the experiment; a field of a stage that the config does
-        not have is left out.
+      choice: the model, the task, the paradigm and the objective.
+      experiments: the fields of each tuned experiment, by `Choice.experiment`; a field of a stage
+        that the config does not have is left out.
       sections: the defaults, with the sections of the config's stages.
 
     Raises:
@@ -82,21 +100,38 @@ def base(choice: Choice, fields: Fields, sections: settings.Config) -> ml_collec
     values, task = plain(sections), TASKS[choice.task]
     own = {
         "task": choice.task,
-        "paradigm": choice.paradigm,
-        "model.name": choice.model,
         "data.reuse_activation": task.reuse_activation,
         "grpo.epochs": task.epochs,
         "grpo.rewards": task.rewards,
     }
-    for key, value in {**own, **fields}.items():
-        section, _, field = key.rpartition(".")
-        if section in settings.STAGES and section not in values:
-            continue
-        target = values.get(section, {}) if section else values
-        if field not in target:
-            raise UserError(f"unknown config key {key}: expected a field of rrft_jax/settings.py")
-        target[field] = value
+    layers: list[tuple[str, Fields]] = [
+        (f"task={choice.task}", own),
+        (f"paradigm={choice.paradigm}", {"paradigm": choice.paradigm, "stages": sections.stages}),
+        (f"model={choice.model}", {"model.name": choice.model, **MODELS[choice.model]}),
+    ]
+    if tuned := experiments.get(choice.experiment):
+        layers.append((_file(tuned), tuned))
+    layers.append((OBJECTIVE + choice.objective, OBJECTIVES[choice.objective].fields))
+    for _, fields in layers:
+        for key, value in fields.items():
+            section, _, field = key.rpartition(".")
+            if section in settings.STAGES and section not in values:
+                continue
+            target = values.get(section, {}) if section else values
+            if field not in target:
+                raise UserError(
+                    f"unknown config key {key}: expected a field of rrft_jax/settings.py"
+                )
+            target[field] = value
     if "grpo" in values:  # a reward's name may be a dotted path
         terms = ml_collections.ConfigDict(values["grpo"]["rewards"], allow_dotted_keys=True)
         values["grpo"]["rewards"] = terms
-    return ml_collections.ConfigDict(values)
+    return Layered(values, layers)
+
+
+def _file(fields: Fields) -> str:
+    """Return the file of this folder that states the fields of an experiment."""
+    for name, module in sys.modules.items():
+        if name.startswith("configs.") and any(value is fields for value in vars(module).values()):
+            return f"{name.replace('.', '/')}.py"
+    return "experiment"

@@ -30,7 +30,7 @@ from configs import (
     tiny_visual_counting,
     tiny_visual_counting_zero,
 )
-from configs.base import MODELS, base, choose
+from configs.base import base, choose
 from rrft_jax.settings import Config
 
 PARADIGMS = ("reason_rft", "reason_rft_zero", "cot_sft", "ans_sft", "zero_shot")
@@ -56,5 +56,4 @@ EXPERIMENTS = {
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Return the config that the argument chooses; see `configs.base.choose`."""
     choice = choose(arg, PARADIGMS)
-    fields = EXPERIMENTS.get(choice, MODELS[choice.model])
-    return base(choice, fields, Config())
+    return base(choice, EXPERIMENTS, Config())

@@ -4,6 +4,9 @@
     python -m rrft_jax.main --config=configs/grpo.py:model=2b,paradigm=reason_rft_zero \
         --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
 
+`objective=dapo`, `dr_grpo`, `gspo`, `cispo` or `rloo` has the settings of that method's paper: see
+`configs/objectives.py`.
+
 Experiments with the `tiny` model are tuned, and each has a file with its result. `2b` and `7b` have
 the settings of Reason-RFT: the defaults of `rrft_jax/settings.py`, with the mesh from `MODELS`.
 They have not been trained yet.
@@ -19,7 +22,8 @@ from configs import (
     tiny_visual_counting,
     tiny_visual_counting_zero,
 )
-from configs.base import MODELS, base, choose
+from configs.base import base, choose
+from configs.objectives import OBJECTIVES
 from rrft_jax.settings import Config, GRPOSettings, SFTSettings
 
 EXPERIMENTS = {
@@ -35,10 +39,9 @@ STAGES = {"reason_rft": ("sft", "grpo"), "reason_rft_zero": ("grpo",)}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Return the config that the argument chooses; see `configs.base.choose`."""
-    choice = choose(arg, tuple(STAGES))
-    fields = EXPERIMENTS.get(choice, MODELS[choice.model])
+    choice = choose(arg, tuple(STAGES), tuple(OBJECTIVES))
     return base(
         choice,
-        fields,
+        EXPERIMENTS,
         Config(stages=STAGES[choice.paradigm], sft=SFTSettings(), grpo=GRPOSettings()),
     )

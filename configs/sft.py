@@ -9,9 +9,9 @@ The stage is the first stage of `configs/grpo.py`, but trains on all samples.
 
 import ml_collections
 
-from configs.base import MODELS, base, choose
+from configs.base import base, choose
 from configs.eval import EXPERIMENTS  # SFT has the fields of its evaluation
-from rrft_jax.settings import Config, SFTSettings
+from rrft_jax.settings import Config, DataSettings, SFTSettings
 
 PARADIGMS = ("cot_sft", "ans_sft")
 
@@ -19,6 +19,5 @@ PARADIGMS = ("cot_sft", "ans_sft")
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Return the config that the argument chooses; see `configs.base.choose`."""
     choice = choose(arg, PARADIGMS)
-    fields = EXPERIMENTS.get(choice, MODELS[choice.model])
-    fields = {**fields, "data.max_pixels": 512 * 512}
-    return base(choice, fields, Config(stages=("sft",), sft=SFTSettings()))
+    data = DataSettings(max_pixels=512 * 512)
+    return base(choice, EXPERIMENTS, Config(stages=("sft",), data=data, sft=SFTSettings()))

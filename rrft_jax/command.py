@@ -12,12 +12,13 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from rrft_jax import effects, origins
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
 from rrft_jax.prog import prog
@@ -78,11 +79,31 @@ def processes(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return told, rest
 
 
+class Command(NamedTuple):
+    """A command line that was read.
+
+    Attributes:
+      config: the checked settings.
+      workdir: the run's folder.
+      origins: the origin of each field's value, by its key.
+    """
+
+    config: Config
+    workdir: Path
+    origins: dict[str, str]
+
+
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
-    """Return the checked settings of a command line, and the run's folder.
+    """Return the checked settings of a command line, and the run's folder; see `read`."""
+    return read(argv)[:2]
+
+
+def read(argv: Sequence[str]) -> Command:
+    """Read a command line; `--print_config` prints every field and ends the program.
 
     Raises:
-      UserError: an unknown argument, config key or choice, or a value of the wrong type or size.
+      UserError: an unknown argument, config key or choice, a value of the wrong type or size, or a
+        value without effect.
     """
     parser = Parser(
         prog=prog("rrft_jax.main"),
@@ -104,15 +125,28 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
         type=Path,
         help="the run's folder; default: runs/<config>-<model>-<task>-<paradigm>",
     )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print every field, its value, where that comes from and what it means; then end",
+    )
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
-    _override(config, overrides)
+    given = _override(config, overrides)
     settings = make(config.to_dict())
+    file = known.config.partition(":")[0]
+    traced = origins.trace(settings, config, file, given)
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
         settings = replaced(settings, {key: os.path.expanduser(_get(config, key))})
-    program = Path(known.config.partition(":")[0]).stem
-    name = f"{program}-{settings.model.name}-{settings.task}-{settings.paradigm}"
-    return settings, (known.workdir or Path("runs") / name).expanduser()
+    name = f"{Path(file).stem}-{settings.model.name}-{settings.task}-{settings.paradigm}"
+    workdir = (known.workdir or Path("runs") / name).expanduser()
+    if not (workdir / "config.json").exists():  # a run that has begun may go on as it is
+        chosen = (origins.COMMAND_LINE, file)
+        effects.check(settings, [key for key, origin in traced.items() if origin in chosen])
+    if known.print_config:
+        print(*origins.listing(settings, traced), sep="\n")
+        raise SystemExit(0)
+    return Command(settings, workdir, traced)
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}
@@ -179,9 +213,15 @@ def _take_modules(package: str) -> dict[str, types.ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> None:
-    """Apply `--config.key=value` arguments in place, with the types that the config has."""
-    arguments = [argument for argument in arguments if not _override_reward(config, argument)]
+def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> set[str]:
+    """Apply `--config.key=value` arguments in place, with the types that the config has.
+
+    Returns:
+      The keys of the fields that were set.
+    """
+    others = [argument for argument in arguments if not _override_reward(config, argument)]
+    given = {"grpo.rewards"} if len(others) < len(arguments) else set()
+    arguments = others
     for argument in arguments:
         name = argument.partition("=")[0]
         if name.startswith("-") and not name.startswith("--config."):
@@ -189,7 +229,8 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> No
                 f"unknown argument {name}: expected --config, --workdir or --config.KEY"
             )
         if name.startswith("-"):
-            _check_key(config, name.removeprefix("--config."))
+            _check_key(config, key := name.removeprefix("--config."))
+            given.add(key)
     values = flags.FlagValues()
     command = ["main", *arguments]
     try:
@@ -208,6 +249,7 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> No
     for section, field in ((config, "stages"), (config.eval, "tasks")):  # "a,b" is one text so far
         parts = [part.strip() for item in section[field] for part in str(item).split(",")]
         section[field] = tuple(filter(None, parts))
+    return given
 
 
 def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rrft_jax.errors import UserError
 
@@ -67,28 +67,80 @@ DTYPE = one_of("float32", "bfloat16")
 ANY = Rule("", lambda value: True)
 
 
-def field(default: Any, meaning: str, rule: Rule = ANY) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """The mark of a field that a run may change after it has begun.
+
+    Its value changes how a result is computed, or how much is computed, but not what it means.
+
+    Attributes:
+      consequence: a remark for the user who changes the value, "" if there is none.
+      only_more: True if the new value must be larger.
+    """
+
+    consequence: str = ""
+    only_more: bool = False
+
+
+FREE = Free()
+
+
+def field(default: Any, meaning: str, rule: Rule = ANY, free: Free | None = None) -> Any:
     """Declare a field of a section.
 
     Args:
       default: the default value.
-      meaning: the field's description, for `docs/configs.md`.
+      meaning: the field's description, for `docs/configs.md` and `--print_config`.
       rule: the rule for its values.
+      free: says that a run may change the value after it has begun; None: it may not.
     """
-    metadata = {"meaning": meaning, "rule": rule}
+    metadata = {"meaning": meaning, "rule": rule, "free": free}
     if isinstance(default, Mapping):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def described(section: type) -> Iterator[tuple[dataclasses.Field, str, Rule]]:
-    """Yield the fields of a section that are values, each with its meaning and its rule."""
+class Described(NamedTuple):
+    """A field that is a value, with its declaration; `key` is its name, such as "grpo.beta"."""
+
+    key: str
+    own: dataclasses.Field
+    meaning: str
+    rule: Rule
+    free: Free | None
+
+    @property
+    def default(self) -> Any:
+        """The default value."""
+        if self.own.default is not dataclasses.MISSING:
+            return self.own.default
+        return self.own.default_factory()
+
+
+def described(section: type, path: str = "") -> Iterator[Described]:
+    """Yield the fields of a section that are values; `path` is the start of their keys."""
     for own in dataclasses.fields(section):
         for cls in section.__mro__:
             declared = getattr(cls, "__dataclass_fields__", {}).get(own.name)
             if declared is not None and declared.metadata:
-                yield own, declared.metadata["meaning"], declared.metadata["rule"]
+                yield Described(f"{path}{own.name}", own, **declared.metadata)
                 break
+
+
+def every(settings: type) -> Iterator[Described]:
+    """Yield the fields of the settings that are values, and then those of each section."""
+    yield from described(settings)
+    for name, section in sections(settings).items():
+        yield from described(section, f"{name}.")
+
+
+def items(settings: Any) -> Iterator[tuple[Described, Any]]:
+    """Yield the fields that the settings have, without those of missing sections, with values."""
+    for found in every(type(settings)):
+        section, _, name = found.key.rpartition(".")
+        owner = getattr(settings, section) if section else settings
+        if owner is not None:
+            yield found, getattr(owner, name)
 
 
 def sections(settings: type) -> dict[str, type]:
@@ -125,24 +177,24 @@ def build(section: type[Section], values: Mapping[str, Any], path: str = "") -> 
             )
         if name in nested:
             given[name] = build(nested[name], value, f"{path}{name}.")
-    for own, _, rule in described(section):
-        if own.name in values:
-            given[own.name] = _checked(own, values[own.name], rule, path)
+    for found in described(section, path):
+        if found.own.name in values:
+            given[found.own.name] = _checked(found, values[found.own.name])
     return section(**given)
 
 
-def _checked(own: dataclasses.Field, value: Any, rule: Rule, path: str) -> Any:
+def _checked(found: Described, value: Any) -> Any:
     """Return the value in the type of its field."""
-    kind = typing.get_origin(own.type) or own.type
+    kind = typing.get_origin(found.own.type) or found.own.type
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     elif kind is tuple and isinstance(value, list):
         value = tuple(value)
-    key = f"--config.{path}{own.name}={value}"
+    key = f"--config.{found.key}={value}"
     if kind in _KINDS and type(value) is not kind:
         raise UserError(f"{key}: expected {_KINDS[kind]}, found {type(value).__name__}")
-    if not rule.holds(value):
-        raise UserError(f"{key}: expected {rule.wanted}")
+    if not found.rule.holds(value):
+        raise UserError(f"{key}: expected {found.rule.wanted}")
     return value
 
 
@@ -154,6 +206,15 @@ def plain(settings: Any) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None
     }
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested values as one dict whose keys are like "grpo.beta"."""
+    items: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{path}{name}"
+        items |= flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return items
 
 
 def replaced(settings: Section, changes: Mapping[str, Any]) -> Section:

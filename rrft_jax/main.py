@@ -16,18 +16,18 @@ connect, because there is nothing to save.
 import sys
 from collections.abc import Sequence
 
-from rrft_jax.command import parse, processes, quieten
+from rrft_jax import command, origins
 from rrft_jax.errors import UserError
-from rrft_jax.monitoring import interrupts, progress, waiting
+from rrft_jax.monitoring import interrupts, progress, say, waiting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    quieten()
+    command.quieten()
     interrupts.listen()  # before the imports below, which take seconds
     try:
-        told, argv = processes(sys.argv[1:] if argv is None else argv)
-        config, workdir = parse(argv)
+        told, argv = command.processes(sys.argv[1:] if argv is None else argv)
+        config, workdir, origin_of = command.read(argv)
         with waiting("loading JAX"):
             from rrft_jax.parallel import distributed
             from rrft_jax.training import objectives
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with waiting("loading the libraries"):
             from rrft_jax import recipe
 
+        for line in origins.expansion(config, origin_of):
+            say(line)
         with distributed.leaving_together():
             recipe.run(config, workdir)
     except UserError as error:

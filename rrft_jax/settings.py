@@ -17,9 +17,11 @@ from rrft_jax.fields import (
     AXIS,
     DECAY,
     DTYPE,
+    FREE,
     POSITIVE,
     SHARE,
     TOP_P,
+    Free,
     Rule,
     at_least,
     field,
@@ -55,14 +57,18 @@ class ModelSettings:
         "auto",
         "`auto` is splash attention on TPUs, cuDNN on GPUs, and XLA elsewhere.",
         one_of("auto", "xla", "splash", "cudnn"),
+        FREE,
     )
     remat: str = field(
         "full",
         "The backward pass recomputes every layer (`full`), all but its products with weights "
         "(`dots`), or nothing.",
         one_of("none", "full", "dots"),
+        FREE,
     )
-    logit_chunk: int = field(128, "Completion tokens whose logits exist at one time.", at_least(1))
+    logit_chunk: int = field(
+        128, "Completion tokens whose logits exist at one time.", at_least(1), FREE
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,12 +111,12 @@ class DataSettings:
         False, "GRPO trains on the samples of SFT too. The task says whether it has too few."
     )
     buckets: int = field(4, "The most shapes that a stage's batches are padded to.", at_least(1))
-    workers: int = field(0, "Processes that read pictures. 0 reads in threads.", at_least(0))
+    workers: int = field(0, "Processes that read pictures. 0 reads in threads.", at_least(0), FREE)
     thought_dropout: float = field(
         0.0, "Share of the chains of thought that SFT sees emptied.", SHARE
     )
     max_skipped_share: float = field(
-        0.5, "Share of the rows that may be left out; more end the run.", SHARE
+        0.5, "Share of the rows that may be left out; more end the run.", SHARE, FREE
     )
 
 
@@ -126,7 +132,9 @@ class SamplingSettings:
         0.9, "Draw from the likeliest tokens with this share. 1 is the whole vocabulary.", TOP_P
     )
     max_new_tokens: int = field(512, "Tokens of the longest completion.", at_least(1))
-    cache_chunk: int = field(256, "Tokens by which the cache of completions grows.", at_least(1))
+    cache_chunk: int = field(
+        256, "Tokens by which the cache of completions grows.", at_least(1), FREE
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,10 +147,13 @@ class EvalSettings:
         fields.each_once(TASKS),
     )
     samples: int = field(
-        0, "Samples of each split. 0 takes all, or 1,000 if they are drawn.", at_least(0)
+        0,
+        "Samples of each split. 0 takes all, or 1,000 if they are drawn.",
+        at_least(0),
+        Free("finished evaluations keep their samples"),
     )
     passes: int = field(1, "Completions per sample. The score is their mean.", at_least(1))
-    batch_size: int = field(16, "Samples at a time.", at_least(1))
+    batch_size: int = field(16, "Samples at a time.", at_least(1), FREE)
     temperature: float = field(0.1, "Divides the logits. 0 is greedy.", at_least(0))
     top_k: int = field(50, "As in `sampling`.", at_least(0))
     top_p: float = field(0.9, "As in `sampling`.", TOP_P)
@@ -154,17 +165,21 @@ class EvalSettings:
 class MeshSettings:
     """Devices along each axis, of all processes together. One axis may be -1: the rest."""
 
-    data: int = field(-1, "Each device has a copy of the weights, and rows of its own.", AXIS)
+    data: int = field(-1, "Each device has a copy of the weights, and rows of its own.", AXIS, FREE)
     fsdp: int = field(
-        1, "Devices share the weights and the optimizer, and each has its own rows.", AXIS
+        1, "Devices share the weights and the optimizer, and each has its own rows.", AXIS, FREE
     )
-    tensor: int = field(1, "Devices share the weights, and work on the same rows.", AXIS)
-    show: bool = field(False, "Print where each parameter lies.")
+    tensor: int = field(1, "Devices share the weights, and work on the same rows.", AXIS, FREE)
+    show: bool = field(False, "Print where each parameter lies.", free=FREE)
 
     @property
     def axes(self) -> dict[str, int]:
         """The sizes of the axes, as `make_mesh` takes them."""
         return {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+
+
+# More steps of a stage that has begun: no step is lost, but the schedule is another one.
+_MORE = Free("its learning rate decays over the new number of steps from here on", only_more=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,8 +193,8 @@ class StageSettings:
     moment_dtype: str = field(
         "float32", "Dtype of both of Adam's moments. bfloat16 halves their memory.", DTYPE
     )
-    steps: int = field(0, "Steps of the stage. 0: as many as the epochs have.", at_least(0))
-    epochs: int = field(1, "Passes over the samples.", at_least(1))
+    steps: int = field(0, "Steps of the stage. 0: as many as the epochs have.", at_least(0), _MORE)
+    epochs: int = field(1, "Passes over the samples.", at_least(1), _MORE)
     batch_size: int = field(
         16,
         "Prompts per step: a multiple of mesh.data x mesh.fsdp x mini_batches x micro_batches.",
@@ -190,6 +205,7 @@ class StageSettings:
         "Parts of a batch whose gradients are added up before the update. 0: as many as leave a "
         "device one row at a time, which takes the least memory.",
         at_least(0),
+        FREE,
     )
     learning_rate: float = field(1e-5, "The highest, after the warm-up.", at_least(0))
     schedule: str = field("cosine", "Decay of the learning rate to 0.", one_of("cosine", "linear"))
@@ -282,12 +298,15 @@ class Config:
         "Stages of training to run, `sft` and `grpo`, in order. Evaluation always follows.",
         fields.each_once(STAGES, ordered=True),
     )
-    checkpoint_every: int = field(100, "Steps between checkpoints.", at_least(1))
+    checkpoint_every: int = field(100, "Steps between checkpoints.", at_least(1), FREE)
     eval_every: int = field(
-        0, "Steps between evaluations. 0 evaluates only after each stage.", at_least(0)
+        0,
+        "Steps between evaluations. 0 evaluates only after each stage.",
+        at_least(0),
+        Free("steps that are done are not evaluated"),
     )
     rollouts_every: int = field(
-        10, "Steps between the completions that `rollouts.jsonl` keeps.", at_least(1)
+        10, "Steps between the completions that `rollouts.jsonl` keeps.", at_least(1), FREE
     )
     best_split: str = field(
         "",

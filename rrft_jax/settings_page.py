@@ -3,12 +3,10 @@
 python -m rrft_jax.settings_page
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Iterator
 
 from rrft_jax import markdown
-from rrft_jax.fields import Rule, described, sections
+from rrft_jax.fields import Described, described, sections
 from rrft_jax.settings import Config, GRPOSettings, SFTSettings, StageSettings
 from rrft_jax.tasks import TASKS
 from rrft_jax.training import objectives
@@ -34,7 +32,9 @@ a field.
 
 The other choices are `model` (`tiny`, `2b`, `7b`) and `task`
 ({tasks}).
-The first one is the default. A choice that does not exist is an error that lists the others.
+The first one is the default. `configs/grpo.py` also takes an `objective`, which names the
+[method of a paper](algorithms.md#methods). A choice that does not exist is an error that lists the
+others.
 
 ## Where a value comes from
 
@@ -42,6 +42,14 @@ The first one is the default. A choice that does not exist is an error that list
 
 A value in a lower row wins. An experiment is plain data: names of fields, as the command line has
 them, and values. A run writes the config that it used to `config.json` in its folder.
+
+`--print_config` prints every field, its value, where the value comes from, and what it means. Then
+the command ends.
+
+```sh
+python -m rrft_jax.main --config=configs/grpo.py:objective=dapo --config.grpo.steps=100 \\
+    --print_config
+```
 
 The defaults are those of the public Reason-RFT scripts, with one exception: 16 prompts per batch,
 because 14 do not divide over a slice. The fields of `tiny` suit the packaged base model and two CPU
@@ -88,7 +96,9 @@ assert config.grpo.num_generations == 8
 ## Mistakes
 
 An unknown key, a wrong type or a value without sense ends in one line on the console and exit code
-1, before anything is compiled. A field that was renamed is an error with the new name.
+1, before anything is compiled. So does a value of yours that has no effect beside the others, such
+as `grpo.kl_in=reward` without a weight of the KL. A field that was renamed is an error with the new
+name.
 
 ## Every field
 
@@ -118,6 +128,8 @@ _PLACES = (
         "`configs/tiny_visual_counting.py` and its neighbours `tiny_*`",
         "all fields of an experiment with the packaged model, and its result",
     ),
+    ("`configs/objectives.py`", "the settings of a method, by the name of its objective"),
+    ("a config file of your own", "the fields that it assigns"),
     ("`--config.KEY=VALUE`", "the fields that this run changes"),
 )
 
@@ -138,12 +150,12 @@ def page() -> str:
 
 
 def _section(name: str, section: type) -> str:
-    of_both = {own.name for own, _, _ in described(StageSettings)}
+    of_both = {found.own.name for found in described(StageSettings)}
     shared = of_both if issubclass(section, StageSettings) else set()
     rows = (
-        (f"`{name}.{own.name}`" if name else f"`{own.name}`", _default(own), meaning, values)
-        for own, meaning, values in _described(name, section)
-        if own.name not in shared
+        (f"`{found.key}`", markdown.code(found.default), _meaning(found), _values(found))
+        for found in described(section, f"{name}." if name else "")
+        if found.own.name not in shared
     )
     table = markdown.table(("field", "default", "meaning", "values"), rows)
     title = f"### `{name}`" if name else "### The run"
@@ -154,32 +166,29 @@ def _section(name: str, section: type) -> str:
 def _stages() -> str:
     """Return the part on the fields that both stages have, with the defaults of each."""
     defaults = [
-        {own.name: _default(own) for own, _, _ in described(stage)}
+        {found.own.name: markdown.code(found.default) for found in described(stage)}
         for stage in (SFTSettings, GRPOSettings)
     ]
     rows = (
-        (f"`{own.name}`", *(values[own.name] for values in defaults), meaning, wanted)
-        for own, meaning, wanted in _described("", StageSettings)
+        (f"`{found.key}`", *(own[found.key] for own in defaults), _meaning(found), _values(found))
+        for found in described(StageSettings)
     )
     header = ("field", "default of `sft`", "default of `grpo`", "meaning", "values")
     return f"### `sft` and `grpo`\n\n{StageSettings.__doc__}\n\n{markdown.table(header, rows)}"
 
 
-def _described(name: str, section: type) -> Iterator[tuple[dataclasses.Field, str, str]]:
-    for own, meaning, rule in described(section):
-        yield own, meaning, _values(name, own, rule)
+def _meaning(found: Described) -> str:
+    """Return the meaning of a field, and whether a run may change it."""
+    if found.free is None:
+        return found.meaning
+    return f"{found.meaning} {'May grow' if found.free.only_more else 'Free'}."
 
 
-def _values(section: str, own: dataclasses.Field, rule: Rule) -> str:
-    if section == "grpo" and own.name in objectives.TERMS:
-        return f"one of {', '.join(objectives.TERMS[own.name])}"
-    return rule.wanted
-
-
-def _default(own: dataclasses.Field) -> str:
-    if own.default is not dataclasses.MISSING:
-        return markdown.code(own.default)
-    return markdown.code(own.default_factory())
+def _values(found: Described) -> str:
+    section, _, name = found.key.rpartition(".")
+    if section == "grpo" and name in objectives.TERMS:
+        return f"one of {', '.join(objectives.TERMS[name])}"
+    return found.rule.wanted
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rrft_jax import main
+from rrft_jax import command, main
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
 
@@ -17,7 +17,7 @@ GRPO = f"--config={CONFIGS / 'grpo.py'}"
 
 
 def test_overrides_have_the_config_s_types():
-    config, workdir = main.parse(
+    config, workdir = command.parse(
         [
             f"{GRPO}:model=2b,paradigm=reason_rft_zero",
             "--config.model.path=3",
@@ -43,14 +43,14 @@ def test_overrides_have_the_config_s_types():
 
 def test_defaults_are_the_demo(monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)
-    config, workdir = main.parse([])
+    config, workdir = command.parse([])
     assert config.model.name == "tiny" and config.stages == ("sft", "grpo")
     assert workdir == Path("runs/grpo-tiny-visual_counting-reason_rft")
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    config, workdir = main.parse(
+    config, workdir = command.parse(
         [
             GRPO,
             "--config.model.path=~/base",
@@ -79,16 +79,16 @@ def a_config(file: Path, imports: str, source: str, seed: int | None = None) -> 
 def test_a_config_from_anywhere_imports_the_packaged_ones(monkeypatch, tmp_path):
     a_config(tmp_path / "own.py", "from configs import sft", "sft")
     monkeypatch.chdir(tmp_path)
-    config, _ = main.parse(["--config", "own.py:paradigm=ans_sft", "--config.stages=sft"])
+    config, _ = command.parse(["--config", "own.py:paradigm=ans_sft", "--config.stages=sft"])
     assert config.paradigm == "ans_sft" and config.stages == ("sft",)
 
 
 def test_a_file_of_the_current_folder_comes_before_the_packaged_one(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    config, workdir = main.parse(["--config=configs/sft.py"])
+    config, workdir = command.parse(["--config=configs/sft.py"])
     assert config.stages == ("sft",) and workdir.name.startswith("sft-tiny-")
     a_config(tmp_path / "configs/sft.py", "from configs import grpo", "grpo", seed=5)
-    config, _ = main.parse(["--config=configs/sft.py"])
+    config, _ = command.parse(["--config=configs/sft.py"])
     assert config.seed == 5 and config.stages == ("sft", "grpo")
 
 
@@ -98,8 +98,8 @@ def test_neighbours_come_before_the_packaged_configs_from_any_folder(monkeypatch
     a_config(folder / "mine.py", "import configs.sft\nfrom configs import sft", "sft")
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
-    assert main.parse([f"--config={folder / 'mine.py'}"])[0].seed == 5
-    assert main.parse(["--config=configs/sft.py"])[0].stages == ("sft",)  # the packaged one
+    assert command.parse([f"--config={folder / 'mine.py'}"])[0].seed == 5
+    assert command.parse(["--config=configs/sft.py"])[0].stages == ("sft",)  # the packaged one
 
 
 def test_another_project_s_configs_are_not_in_the_way(monkeypatch, tmp_path):
@@ -113,8 +113,8 @@ def test_another_project_s_configs_are_not_in_the_way(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
         monkeypatch.delitem(sys.modules, name)
     theirs = importlib.import_module("configs.base")
-    assert main.parse(["--config=configs/grpo.py"])[0].stages == ("sft", "grpo")
-    assert main.parse(["--config=own/run.py"])[0].seed == 2
+    assert command.parse(["--config=configs/grpo.py"])[0].stages == ("sft", "grpo")
+    assert command.parse(["--config=own/run.py"])[0].seed == 2
     assert sys.modules["configs.base"] is theirs and theirs.other == 1
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
         monkeypatch.delitem(sys.modules, name)
@@ -192,7 +192,7 @@ def test_mistakes_end_in_one_line(arguments, message, capsys):
 )
 def test_config_files(config, message):
     with pytest.raises(UserError, match=message):
-        main.parse([f"--config={config}", "--config.stages=sft"])
+        command.parse([f"--config={config}", "--config.stages=sft"])
 
 
 def test_a_config_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys):
@@ -240,7 +240,7 @@ def test_help_and_mistakes_come_before_jax_is_imported(argument):
 
 
 def test_rewards_are_added_and_weighed_on_the_command_line():
-    config, _ = main.parse(
+    config, _ = command.parse(
         ["--config.grpo.rewards.repetition=0.1", "--config.grpo.rewards.math.fsum=2"]
         + ["--config.grpo.rewards.format=0.5"]
     )
@@ -248,6 +248,6 @@ def test_rewards_are_added_and_weighed_on_the_command_line():
     expected = {"accuracy": 1.0, "format": told, "repetition": 0.1, "math.fsum": 2.0}
     assert config.grpo.rewards == expected
     with pytest.raises(UserError, match="grpo.rewards.format=much: expected a number"):
-        main.parse(["--config.grpo.rewards.format=much"])
+        command.parse(["--config.grpo.rewards.format=much"])
     with pytest.raises(UserError, match="grpo.rewards.luck: reward 'luck': expected one of"):
-        main.parse(["--config.grpo.rewards.luck=1"])
+        command.parse(["--config.grpo.rewards.luck=1"])

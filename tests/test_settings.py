@@ -13,13 +13,12 @@ SECTIONS = {"": Config, **fields.sections(Config)}
 
 def test_every_field_has_a_meaning_and_a_default_that_its_rule_takes():
     for section in SECTIONS.values():
-        described = {found[0].name: found for found in fields.described(section)}
+        described = {found.key: found for found in fields.described(section)}
         own_names = {own.name for own in dataclasses.fields(section)}
         assert described.keys() == own_names - fields.sections(section).keys()
-        for own, meaning, rule in described.values():
-            assert meaning.endswith("."), own.name
-            if own.default is not dataclasses.MISSING:
-                assert rule.holds(own.default), own.name
+        for found in described.values():
+            assert found.meaning.endswith("."), found.key
+            assert found.rule.holds(found.default), found.key
 
 
 def test_plain_values_and_back():

@@ -1,76 +1,20 @@
-"""Write `docs/algorithms.md`: the objective's terms and the known methods, from the registry.
+"""Write `docs/algorithms.md`: the objective's terms, and the methods of `configs/objectives.py`.
 
 python -m rrft_jax.training.algorithms
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator
 
+from configs.objectives import OBJECTIVES, Objective
 from rrft_jax import markdown
 from rrft_jax.fields import described
+from rrft_jax.origins import shown
 from rrft_jax.settings import GRPOSettings
 from rrft_jax.training import objectives
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "algorithms.md"
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A method from a paper: the fields of `grpo` that differ from the defaults."""
-
-    name: str
-    paper: str  # URL
-    settings: dict[str, str]
-    note: str = ""
-
-    @property
-    def arguments(self) -> list[str]:
-        """The overrides in the form that the command line takes."""
-        return [f"--config.grpo.{name}={value}" for name, value in self.settings.items()]
-
-
-RECIPES = (
-    Recipe("GRPO, as in Reason-RFT", "https://arxiv.org/abs/2503.20752", {}, "the defaults"),
-    Recipe(
-        "DAPO",
-        "https://arxiv.org/abs/2503.14476",
-        {
-            "aggregation": "token",
-            "epsilon_high": "0.28",
-            "beta": "0",
-            "dynamic_sampling": "4",
-            "mask_truncated": "true",
-        },
-        "the paper sets no limit to `dynamic_sampling`; the 4 is ours",
-    ),
-    Recipe(
-        "Dr. GRPO",
-        "https://arxiv.org/abs/2503.20783",
-        {"aggregation": "constant", "advantages": "group", "beta": "0"},
-    ),
-    Recipe(
-        "GSPO",
-        "https://arxiv.org/abs/2507.18071",
-        {
-            "ratio": "sequence",
-            "epsilon_low": "3e-4",
-            "epsilon_high": "4e-4",
-            "beta": "0",
-            "mini_batches": "4",
-        },
-    ),
-    Recipe(
-        "CISPO",
-        "https://arxiv.org/abs/2506.13585",
-        {"ratio": "cispo", "epsilon_low": "1", "aggregation": "token", "beta": "0"},
-    ),
-    Recipe(
-        "RLOO",
-        "https://arxiv.org/abs/2402.14740",
-        {"advantages": "rloo", "kl_in": "reward", "kl": "k1"},
-    ),
-)
 
 # Fields of `grpo` that shape the objective beside its terms, and the source of each.
 _FIELDS = {
@@ -103,16 +47,16 @@ Each term is a function in `rrft_jax/training/objectives.py`, and a field of the
 
 ## Methods
 
-Each row lists the settings that differ from the defaults.
-
-{recipes}
-
-On the command line, DAPO is
-
 ```sh
-python -m rrft_jax.main --config=configs/grpo.py \\
-    {example}
+python -m rrft_jax.main --config=configs/grpo.py:objective=dapo
 ```
+
+An objective stands for the settings that differ from the defaults. A run prints them at its start.
+The command line wins over them.
+
+{objectives}
+
+The table is `configs/objectives.py`.
 
 ## Terms
 
@@ -152,17 +96,19 @@ python -m rrft_jax.main --config=configs/grpo.py \\
   `mismatch_kl` in `metrics.jsonl` measures the difference, whether it is corrected or not.
 * **Micro-batches** change no result: the weights of `aggregation` are computed for the whole
   batch.
-* **A combination that is refused**: `ratio=cispo` with a `dual_clip`, because the ratio is
-  bounded already, whatever the advantage.
+* **Combinations that are refused.** `ratio=cispo` with a `dual_clip`: the ratio is bounded already,
+  whatever the advantage. A setting that has no effect: one of the KL with `beta=0`, an
+  `importance_cap` with `importance_sampling=none`, and a clip or another `ratio` with one update a
+  batch.
 """
 
 
 def page() -> str:
     """Return the text of `docs/algorithms.md`."""
-    [dapo] = [recipe for recipe in RECIPES if recipe.name == "DAPO"]
     return _TEMPLATE.format(
-        recipes=markdown.table(("method", "settings of `grpo`"), map(_recipe_row, RECIPES)),
-        example=" \\\n    ".join(dapo.arguments),
+        objectives=markdown.table(
+            ("objective", "method", "settings of `grpo`"), map(_objective_row, OBJECTIVES.items())
+        ),
         terms=markdown.table(("field", "choice", "computes", "from"), _term_rows()),
         numbers=markdown.table(("field", "default", "meaning", "from"), _number_rows()),
         rounding=objectives.ROUNDING,
@@ -172,14 +118,16 @@ def page() -> str:
     )
 
 
-def _recipe_row(recipe: Recipe) -> tuple[str, ...]:
-    settings = " ".join(f"{name}={value}" for name, value in recipe.settings.items())
-    cell = "; ".join(filter(None, (settings and f"`{settings}`", recipe.note)))
-    return f"[{recipe.name}]({recipe.paper})", cell
+def _objective_row(named: tuple[str, Objective]) -> tuple[str, ...]:
+    name, objective = named
+    fields = objective.fields.items()
+    settings = " ".join(f"{key.removeprefix('grpo.')}={shown(value)}" for key, value in fields)
+    cell = "; ".join(filter(None, (settings and f"`{settings}`", objective.note)))
+    return f"`{name}`", f"[{objective.title}]({objective.paper})", cell
 
 
 def _term_rows() -> Iterator[tuple[str, ...]]:
-    defaults = {own.name: own.default for own, _, _ in described(GRPOSettings)}
+    defaults = {found.own.name: found.default for found in described(GRPOSettings)}
     for field, choices in objectives.TERMS.items():
         for name, choice in choices.items():
             shown = f"**`{name}`**" if name == defaults[field] else f"`{name}`"
@@ -187,10 +135,10 @@ def _term_rows() -> Iterator[tuple[str, ...]]:
 
 
 def _number_rows() -> Iterator[tuple[str, ...]]:
-    meanings = {own.name: (own.default, meaning) for own, meaning, _ in described(GRPOSettings)}
+    numbers = {found.own.name: found for found in described(GRPOSettings)}
     for name, origin in _FIELDS.items():
-        default, meaning = meanings[name]
-        yield f"`{name}`", markdown.code(default), meaning, origin
+        found = numbers[name]
+        yield f"`{name}`", markdown.code(found.default), found.meaning, origin
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def test_every_choice_makes_a_valid_config():
         (sft, "paradigm=reason_rft", "paradigm is one of cot_sft, ans_sft"),
         (eval, "paradigm=x", "reason_rft, reason_rft_zero, cot_sft, ans_sft"),
         (grpo, "size=2b", "'size=2b': expected name=choice with name one of model, task, paradigm"),
+        (grpo, "objective=ppo", "objective is one of grpo, dapo, dr_grpo, gspo, cispo, rloo"),
+        (sft, "objective=dapo", "with name one of model, task, paradigm"),
         (grpo, "2b", "'2b': expected name=choice"),
     ],
 )
@@ -65,7 +67,7 @@ def test_a_field_that_does_not_exist_is_named():
     choice = base.choose("", ("reason_rft",))
     for key in ("sed", "grpo.betta", "gpro.beta"):
         with pytest.raises(UserError, match=f"unknown config key {key}"):
-            base.base(choice, {key: 1}, Config(grpo=GRPOSettings()))
+            base.base(choice, {choice.experiment: {key: 1}}, Config(grpo=GRPOSettings()))
 
 
 def test_argument_takes_any_order_and_spaces():

@@ -1,0 +1,104 @@
+"""Settings that have no effect beside others: a value that a user has chosen in vain is refused."""
+
+from collections.abc import Callable, Collection
+
+from rrft_jax import fields
+from rrft_jax.errors import UserError
+from rrft_jax.settings import STAGES, Config
+
+# Fields, the reason why they have no effect, and whether that reason holds for a config. A field
+# that is a section stands for all of its fields. The first reason that holds is told.
+_IDLE: tuple[tuple[tuple[str, ...], str, Callable[[Config], bool]], ...] = (
+    *(
+        (
+            (stage,),
+            f"the stage {stage} does not run; add it to --config.stages",
+            lambda config, stage=stage: stage not in config.stages,
+        )
+        for stage in STAGES
+    ),
+    (
+        ("checkpoint_every", "eval_every", "best_split", "model.remat"),
+        "this config trains nothing; choose a config with a stage",
+        lambda config: not config.stages,
+    ),
+    (
+        ("sampling", "rollouts_every"),
+        "only GRPO samples by it; an evaluation has the fields of --config.eval",
+        lambda config: "grpo" not in config.stages,
+    ),
+    (
+        ("data.thought_dropout", "data.max_target_length"),
+        "only SFT has targets; add it to --config.stages",
+        lambda config: "sft" not in config.stages,
+    ),
+    (
+        ("data.activation_samples", "data.reuse_activation"),
+        "only paradigm=reason_rft divides the samples between SFT and GRPO",
+        lambda config: config.paradigm != "reason_rft" and "sft" not in config.stages,
+    ),
+    (
+        ("data.image_root",),
+        "no path of a picture is read; set --config.data.path or --config.data.mixture",
+        lambda config: not (config.data.path or config.data.mixture),
+    ),
+    (
+        ("eval.top_k", "eval.top_p"),
+        "--config.eval.temperature=0 takes the likeliest token",
+        lambda config: config.eval.temperature == 0,
+    ),
+    *(
+        (
+            (f"{stage}.epochs",),
+            f"{stage}.steps says how long the stage is; set --config.{stage}.steps=0 beside it",
+            lambda config, stage=stage: config.stage(stage).steps > 0,
+        )
+        for stage in STAGES
+    ),
+    (
+        ("grpo.kl", "grpo.kl_in", "grpo.reference_dtype"),
+        "--config.grpo.beta=0 leaves the KL penalty out; give it a weight",
+        lambda config: config.grpo.beta == 0,
+    ),
+    (
+        ("grpo.importance_cap",),
+        "--config.grpo.importance_sampling=none has no weights; choose token or sequence",
+        lambda config: config.grpo.importance_sampling == "none",
+    ),
+    (
+        ("grpo.epsilon_low", "grpo.epsilon_high", "grpo.dual_clip"),
+        "with one update a batch the ratio is 1; raise --config.grpo.mini_batches or "
+        "--config.grpo.num_iterations",
+        lambda config: _one_update(config),
+    ),
+    (
+        ("grpo.ratio",),
+        "with one update a batch all ratios are 1; raise --config.grpo.mini_batches or "
+        "--config.grpo.num_iterations",
+        # A sequence's ratio also spreads the weights of single tokens over the sequence.
+        lambda config: _one_update(config) and config.grpo.importance_sampling != "token",
+    ),
+)
+
+
+def check(config: Config, chosen: Collection[str]) -> None:
+    """Refuse a field that the user has set to another value than its default, without any effect.
+
+    Args:
+      config: the settings.
+      chosen: the keys of the fields that the user has set.
+
+    Raises:
+      UserError: names the field, and says what it needs to have an effect.
+    """
+    for found, value in fields.items(config):
+        section = found.key.partition(".")[0]
+        if found.key not in chosen or value == found.default:
+            continue
+        for names, reason, holds in _IDLE:
+            if (found.key in names or section in names) and holds(config):
+                raise UserError(f"--config.{found.key}={value}: no effect: {reason}")
+
+
+def _one_update(config: Config) -> bool:
+    return config.grpo.num_iterations * config.grpo.mini_batches == 1

@@ -1,0 +1,118 @@
+"""Where a value comes from: each layer, a file of the user's, and the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.objectives import OBJECTIVES
+from rrft_jax import command, fields, origins
+from rrft_jax.settings import Config
+from rrft_jax.training import objectives
+
+ROOT = Path(__file__).resolve().parents[1]
+ARGUMENTS = [
+    "--config=configs/grpo.py:task=structure_perception,objective=dapo",
+    "--config.grpo.beta=0.01",
+    "--config.seed",
+    "3",
+]
+
+
+def read(*arguments: str) -> command.Command:
+    return command.read([*arguments])
+
+
+def test_each_value_has_the_origin_that_won():
+    of = read(*ARGUMENTS, "--config.grpo.rewards.repetition=0.1").origins
+    assert of.keys() == {found.key for found in fields.every(Config)}
+    expected = {
+        "seed": "command line",
+        "grpo.beta": "command line",
+        "grpo.rewards": "command line",
+        "grpo.epsilon_high": "objective=dapo",
+        "grpo.epochs": "task=structure_perception",
+        "grpo.learning_rate": "configs/tiny_structure_perception.py",
+        "sft.learning_rate": "model=tiny",
+        "stages": "paradigm=reason_rft",
+        "eval.passes": "default",
+    }
+    assert {key: of[key] for key in expected} == expected
+    of = read("--config=configs/sft.py:model=2b").origins
+    assert of["mesh.fsdp"] == "model=2b" and of["data.max_pixels"] == "configs/sft.py"
+    assert not any(key.startswith("grpo.") for key in of)
+
+
+def test_a_layer_that_returns_to_a_lower_value_is_the_origin():
+    layers = [("model=x", {"seed": 1}), ("objective=y", {"seed": 0}), ("z", {"seed": 0})]
+    made = origins.Layered({}, layers)
+    assert origins.trace(Config(), made, "own.py", ())["seed"] == "objective=y"
+
+
+def test_a_file_of_the_users_is_the_origin_of_what_it_assigns(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import grpo\n\ndef get_config(arg=''):\n"
+        "  config = grpo.get_config(arg)\n  config.grpo.advantages = 'rloo'\n  return config\n"
+    )
+    of = read(f"--config={own}:objective=dapo").origins
+    assert of["grpo.advantages"] == str(own) and of["grpo.epsilon_high"] == "objective=dapo"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_stands_for_its_settings_and_the_command_line_wins(name):
+    config, _, of = read(f"--config=configs/grpo.py:objective={name}", "--config.grpo.beta=0.3")
+    objectives.check(config.grpo)
+    values, expected = fields.flat(fields.plain(config)), dict(OBJECTIVES[name].fields)
+    said = origins.expansion(config, of)
+    expected.pop("grpo.beta", None)
+    assert {key: values[key] for key in expected} == expected and values["grpo.beta"] == 0.3
+    assert len(said) == bool(expected)
+    for key, value in expected.items():
+        assert said[0].startswith(f"objective={name}: ")
+        assert f"--config.{key}={origins.shown(value)}" in said[0].split()
+
+
+@pytest.mark.parametrize("name", set(OBJECTIVES) - {"grpo"})
+def test_an_objective_changes_what_it_names(name):
+    """A field with the value of the default would be no part of the method."""
+    defaults = {found.key: found.default for found in fields.every(Config)}
+    assert all(defaults[key] != value for key, value in OBJECTIVES[name].fields.items())
+
+
+@pytest.mark.parametrize("model", ["tiny", "2b"])
+def test_the_expansion_is_what_the_command_line_takes(model):
+    config, _, of = read(f"--config=configs/grpo.py:model={model},objective=gspo")
+    [line] = origins.expansion(config, of)
+    again, _ = command.parse([f"--config=configs/grpo.py:model={model}", *line.split()[1:]])
+    assert again == config
+
+
+def test_the_list_has_a_line_for_each_field_and_ends_the_program(capsys, tmp_path):
+    with pytest.raises(SystemExit) as end:
+        command.parse([*ARGUMENTS, "--print_config", f"--workdir={tmp_path / 'run'}"])
+    out, err = capsys.readouterr()
+    head, *lines = out.splitlines()
+    assert end.value.code == 0 and err == "" and not (tmp_path / "run").exists()
+    assert head.split() == ["field", "value", "from", "meaning"]
+    described = {found.key: found for found in fields.every(Config)}
+    assert [line.split()[0] for line in lines] == list(described)
+    for line in lines:
+        assert line.endswith(described[line.split()[0]].meaning)
+    [line] = [line for line in lines if line.startswith("grpo.epsilon_high ")]
+    assert line.split()[1:3] == ["0.28", "objective=dapo"]
+    columns = {line.index("  default  ") for line in lines if "  default  " in line}
+    assert len(columns) == 1  # aligned
+
+
+def test_the_list_needs_no_jax():
+    program = (
+        "import contextlib, sys\n"
+        "from rrft_jax.main import main\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    main(['--config=configs/grpo.py:objective=dapo', '--print_config'])\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0 and b"objective=dapo" in done.stdout
