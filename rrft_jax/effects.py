@@ -1,77 +1,99 @@
 """Settings that have no effect beside others: a value that a user has chosen in vain is refused."""
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from rrft_jax import fields
 from rrft_jax.errors import UserError
 from rrft_jax.settings import STAGES, Config
 
-# Fields, the reason why they have no effect, and whether that reason holds for a config. A field
-# that is a section stands for all of its fields. The first reason that holds is told.
-_IDLE: tuple[tuple[tuple[str, ...], str, Callable[[Config], bool]], ...] = (
+
+class _Idle(NamedTuple):
+    """Fields that have no effect if something holds for a config.
+
+    Attributes:
+      fields: their keys; the name of a section stands for all of its fields.
+      reason: the reason, and how to give the fields an effect.
+      holds: whether they have no effect.
+    """
+
+    fields: tuple[str, ...]
+    reason: str
+    holds: Callable[[Config], bool]
+
+
+def _one_update(config: Config) -> bool:
+    return config.grpo.num_iterations * config.grpo.mini_batches == 1
+
+
+# Of the stages that a config file runs. If the command line leaves some of them out, the fields of
+# the others stay as they are.
+_OF_STAGES = (
     *(
-        (
+        _Idle(
             (stage,),
             f"the stage {stage} does not run; add it to --config.stages",
             lambda config, stage=stage: stage not in config.stages,
         )
         for stage in STAGES
     ),
-    (
+    _Idle(
         ("checkpoint_every", "eval_every", "best_split", "model.remat"),
         "this config trains nothing; choose a config with a stage",
         lambda config: not config.stages,
     ),
-    (
+    _Idle(
         ("sampling", "rollouts_every"),
         "only GRPO samples by it; an evaluation has the fields of --config.eval",
         lambda config: "grpo" not in config.stages,
     ),
-    (
+    _Idle(
         ("data.thought_dropout", "data.max_target_length"),
         "only SFT has targets; add it to --config.stages",
         lambda config: "sft" not in config.stages,
     ),
-    (
+    _Idle(
         ("data.activation_samples", "data.reuse_activation"),
         "only paradigm=reason_rft divides the samples between SFT and GRPO",
         lambda config: config.paradigm != "reason_rft" and "sft" not in config.stages,
     ),
-    (
+)
+_OF_FIELDS = (
+    _Idle(
         ("data.image_root",),
         "no path of a picture is read; set --config.data.path or --config.data.mixture",
         lambda config: not (config.data.path or config.data.mixture),
     ),
-    (
+    _Idle(
         ("eval.top_k", "eval.top_p"),
         "--config.eval.temperature=0 takes the likeliest token",
         lambda config: config.eval.temperature == 0,
     ),
     *(
-        (
+        _Idle(
             (f"{stage}.epochs",),
             f"{stage}.steps says how long the stage is; set --config.{stage}.steps=0 beside it",
             lambda config, stage=stage: config.stage(stage).steps > 0,
         )
         for stage in STAGES
     ),
-    (
+    _Idle(
         ("grpo.kl", "grpo.kl_in", "grpo.reference_dtype"),
         "--config.grpo.beta=0 leaves the KL penalty out; give it a weight",
         lambda config: config.grpo.beta == 0,
     ),
-    (
+    _Idle(
         ("grpo.importance_cap",),
         "--config.grpo.importance_sampling=none has no weights; choose token or sequence",
         lambda config: config.grpo.importance_sampling == "none",
     ),
-    (
+    _Idle(
         ("grpo.epsilon_low", "grpo.epsilon_high", "grpo.dual_clip"),
         "with one update a batch the ratio is 1; raise --config.grpo.mini_batches or "
         "--config.grpo.num_iterations",
-        lambda config: _one_update(config),
+        _one_update,
     ),
-    (
+    _Idle(
         ("grpo.ratio",),
         "with one update a batch all ratios are 1; raise --config.grpo.mini_batches or "
         "--config.grpo.num_iterations",
@@ -91,14 +113,11 @@ def check(config: Config, chosen: Collection[str]) -> None:
     Raises:
       UserError: names the field, and says what it needs to have an effect.
     """
+    rules = _OF_FIELDS if "stages" in chosen else (*_OF_STAGES, *_OF_FIELDS)
     for found, value in fields.items(config):
-        section = found.key.partition(".")[0]
         if found.key not in chosen or value == found.default:
             continue
-        for names, reason, holds in _IDLE:
-            if (found.key in names or section in names) and holds(config):
-                raise UserError(f"--config.{found.key}={value}: no effect: {reason}")
-
-
-def _one_update(config: Config) -> bool:
-    return config.grpo.num_iterations * config.grpo.mini_batches == 1
+        for idle in rules:
+            named = found.key in idle.fields or found.key.partition(".")[0] in idle.fields
+            if named and idle.holds(config):
+                raise UserError(f"--config.{found.key}={value}: no effect: {idle.reason}")

@@ -18,7 +18,7 @@ IN_VAIN = [
     ("grpo", ["grpo.ratio=sequence"], "with one update a batch all ratios are 1"),
     ("grpo", ["grpo.epochs=3"], "set --config.grpo.steps=0 beside it"),
     ("grpo", ["sft.epochs=3"], "set --config.sft.steps=0 beside it"),
-    ("grpo", ["stages=sft", "grpo.beta=0"], "the stage grpo does not run"),
+    ("grpo:paradigm=reason_rft_zero", ["sft.steps=7"], "the stage sft does not run"),
     ("grpo", ["eval.top_p=0.5"], "--config.eval.temperature=0 takes the likeliest token"),
     ("grpo", ["data.image_root=pictures"], "set --config.data.path or --config.data.mixture"),
     ("grpo:paradigm=reason_rft_zero", ["data.thought_dropout=1"], "only SFT has targets"),
@@ -29,6 +29,7 @@ IN_VAIN = [
     ("eval", ["model.remat=dots"], "this config trains nothing"),
 ]
 EFFECTIVE = [
+    ("grpo", ["stages=sft", "grpo.batch_size=8", "sampling.top_k=7"]),  # of a stage left out
     ("grpo", ["grpo.kl_in=reward", "grpo.kl=k1", "grpo.reference_dtype=int8"]),
     ("grpo", ["grpo.beta=0", "grpo.kl_in=loss"]),  # the default
     ("grpo", ["grpo.importance_sampling=token", "grpo.importance_cap=3", "grpo.ratio=sequence"]),
