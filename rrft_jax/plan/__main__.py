@@ -1,7 +1,8 @@
 """Report what a config needs and costs on devices, before any are rented. Nothing is run.
 
     python -m rrft_jax.plan --config=configs/grpo.py:model=7b --topology=v5e:4x8 [--search] [--json]
-        [--prompt-tokens=1024] [--patches=2448] [--target-tokens=512] [--config.KEY=VALUE ...]
+        [--prompt-tokens=1024] [--patches=2448] [--target-tokens=512] [--samples=N]
+        [--config.KEY=VALUE ...]
 
 The programs of the config's stages are compiled for the mesh of the config. They are the functions
 that a run jits:
@@ -19,7 +20,9 @@ Compiling for a TPU slice takes `libtpu`, but no TPU. `--topology` is v4:, v5e:,
 tpu7x:, followed by the chips along each axis. Without it, the programs are compiled for the devices
 of this machine, GPUs included. Absent GPUs can't be compiled for.
 
-The report has three parts for each program:
+The report begins with the verdict: does everything fit, by how much, and which setting to change
+first for more room. The seconds of a step, the hours of an epoch and the seconds of compilation
+follow. Then it has three parts for each program:
 
   memory     the bytes on a device by kind, with those that other parts of the run keep there
              meanwhile, and the memory of the device
@@ -27,8 +30,6 @@ The report has three parts for each program:
              with its loops counted
   time       the seconds that the slowest of these three costs takes at the device's peak; no run
              is faster
-
-The verdict follows: does everything fit, and which setting to change first for more room.
 
 All batches are assumed to have one size: prompts of `--prompt-tokens` with a picture of
 `data.max_pixels` (or `--patches` in all), targets of `--target-tokens`, and completions of the
@@ -45,6 +46,7 @@ command fails.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -52,14 +54,16 @@ import jax
 
 from rrft_jax import command
 from rrft_jax.data.shapes import Shape
+from rrft_jax.data.sources import TFDS, Data
 from rrft_jax.data.stages import model_folder
+from rrft_jax.data.stages import num_samples as count
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan import report, search
+from rrft_jax.plan import measure, report, search
 from rrft_jax.prog import prog
 from rrft_jax.settings import Config
 from rrft_jax.training import objectives
@@ -97,13 +101,14 @@ def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     parser.add_argument("--prompt-tokens", type=int, default=1024, help="default: %(default)s")
     parser.add_argument("--patches", type=int, help="default: those of data.max_pixels")
     parser.add_argument("--target-tokens", type=int, default=512, help="default: %(default)s")
+    parser.add_argument("--samples", type=int, help="of an epoch; default: those of the data")
     args, rest = parser.parse_known_args(argv)
     config = command.parse(rest)[0]
     objectives.check(config.grpo)
     return config, args
 
 
-def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Plan]]:
+def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, measure.Plan]]:
     """Return (changes, plan) pairs: one without changes, or with --search one per candidate.
 
     Raises:
@@ -121,10 +126,32 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, report.Pla
             "picture has (data.max_pixels, --patches)"
         )
     limits = devices.limits(found[0])
+    samples = num_samples(config, args.samples)
     if args.search:
-        return search.search(config, sizes, found, shape, limits, args.tries, _say)
-    mesh = make_mesh(**config.mesh.axes, devices=found)
-    return [({}, report.make_plan(config, sizes, mesh, shape, limits, say=_say))]
+        plans = search.search(config, sizes, found, shape, limits, args.tries, _say)
+    else:
+        mesh = make_mesh(**config.mesh.axes, devices=found)
+        plans = [({}, measure.make_plan(config, sizes, mesh, shape, limits, say=_say))]
+    for _, plan in plans:
+        plan.samples = samples
+    return plans
+
+
+def num_samples(config: Config, told: int | None) -> dict[str, int]:
+    """Return stage -> number of its samples; no stage if the data isn't on this machine.
+
+    Args:
+      config: the config of a run.
+      told: the number of samples of every stage; None counts those of the config's data.
+    """
+    if told is not None:
+        return dict.fromkeys(config.stages, told)
+    places = (config.data.path, config.data.source.removeprefix(TFDS), config.data.mixture)
+    if any(place and not os.path.exists(place) for place in places):
+        _say("the data isn't here; --samples=N tells the samples of an epoch")
+        return {}
+    training = Data.open(config).training
+    return {stage: count(sources) for stage, sources in training.items()}
 
 
 def find_devices(topology: str | None) -> Sequence[jax.Device]:

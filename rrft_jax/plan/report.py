@@ -1,171 +1,35 @@
-"""The plan of a config on a mesh: the memory and cost of its programs, and the verdict."""
+"""The report of a plan: the verdict first, then tables of memory and cost, as text or JSON."""
 
-import dataclasses
-import re
-import time
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jax
 
 from rrft_jax.data.shapes import Shape
 from rrft_jax.markdown import aligned
-from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits
-from rrft_jax.plan import hlo
-from rrft_jax.plan.programs import Program, bytes_a_device, programs
+from rrft_jax.plan.measure import Part, Plan
 from rrft_jax.settings import Config
 
-STEPS = {  # stage -> part of a step -> the programs that take the time of the part
-    "sft": {"update": {"sft"}},
-    "grpo": {
-        "sample": {"prefill", "layer", "ends", "grow", "decode"},
-        "reference": {"reference"},
-        "update": {"update"},
-    },
+# Column -> its meaning.
+MEMORY = {
+    "arguments": "what the program reads: parameters, optimizer, batch",
+    "outputs": "what it returns, without what it writes over its arguments",
+    "temporaries": "its work space",
+    "held": "other arrays of the run that stay on the device meanwhile",
+    "sum": "all four; the largest sum must fit the device",
+    "written over": "outputs that take the place of arguments, and need no memory of their own",
+    "compiled in, s": "seconds of its compilation on this machine",
 }
-
-
-@dataclasses.dataclass
-class Part:
-    """One program on one device; all sizes are in bytes.
-
-    Attributes:
-      name: the name of the program.
-      memory: the sizes by kind: "arguments", "outputs" (those not written over arguments),
-        "aliased" (those written over arguments), "temporaries"; None if the compiler found no room.
-      arguments: the sizes of the arguments, by their role.
-      held: the sizes of other arrays that lie on the device meanwhile, by their role.
-      needed: the sum of all, as far as it is known.
-      cost: the cost of all its runs in a step; see `hlo.Cost`.
-      compile_seconds: the time that its compilation took here.
-    """
-
-    name: str
-    memory: dict[str, int] | None
-    arguments: dict[str, int]
-    held: dict[str, int]
-    needed: float
-    cost: hlo.Cost | None = None
-    compile_seconds: float = 0.0
-
-    @property
-    def pieces(self) -> dict[str, float]:
-        """The sizes of everything that lies on the device at once, by its role."""
-        new = {k: self.memory[k] for k in ("outputs", "temporaries")} if self.memory else {}
-        return {**self.arguments, **self.held, **new}
-
-    def seconds(self, limits: Limits) -> dict[str, float]:
-        """Return the least time of its operations, memory traffic and collectives, each alone."""
-        return {
-            "compute": self.cost.flops / limits.flops,
-            "memory": self.cost.bytes / limits.bandwidth,
-            "network": self.cost.sent / limits.network,
-        }
-
-
-@dataclasses.dataclass
-class Plan:
-    """The programs of a config on a mesh, measured; `limits` are None if they aren't known."""
-
-    config: Config
-    sizes: VLMConfig
-    mesh: jax.sharding.Mesh
-    shape: Shape
-    limits: Limits | None
-    parts: list[Part]
-
-    @property
-    def peak(self) -> Part:
-        """The part that needs the most memory."""
-        return max(self.parts, key=lambda part: part.needed)
-
-    @property
-    def spare(self) -> float | None:
-        """The bytes that are left at the peak, negative if it doesn't fit; None if not known."""
-        if self.limits is None or self.limits.memory is None:
-            return None
-        return self.limits.memory - self.peak.needed
-
-    @property
-    def fits(self) -> bool | None:
-        """True if every program fits the device; None if the device's memory isn't known."""
-        if any(part.memory is None for part in self.parts):
-            return False
-        return None if self.spare is None else self.spare >= 0
-
-    def seconds(self, stage: str) -> dict[str, float]:
-        """Return the least seconds of each part of a step: those of its slowest resource."""
-        least = {p.name: max(p.seconds(self.limits).values()) for p in self.parts if p.cost}
-        return {
-            step: sum(least[name] for name in names & least.keys())
-            for step, names in STEPS[stage].items()
-            if names & least.keys()
-        }
-
-
-def make_plan(
-    config: Config,
-    sizes: VLMConfig,
-    mesh: jax.sharding.Mesh,
-    shape: Shape,
-    limits: Limits | None,
-    only: tuple[str, ...] = (),
-    say=lambda text: None,
-) -> Plan:
-    """Compile the config's programs one after the other, and measure them.
-
-    Args:
-      config: the config of a run.
-      sizes: the sizes of its model.
-      mesh: a mesh of present devices, or of an absent slice.
-      shape: the shape of its batches.
-      limits: the limits of a device; None if they aren't known.
-      only: the names of the programs to compile; () compiles all.
-      say: a function that is called with a line before each compilation.
-
-    Raises:
-      UserError: the mesh can't split a batch.
-    """
-    parts = []
-    for program in programs(config, sizes, mesh, shape):
-        if not only or program.name in only:
-            say(f"compiling {program.name}")
-            parts.append(_measure(program))
-            if parts[-1].memory is None:
-                break  # the next program needs the outputs of this one
-    return Plan(config, sizes, mesh, shape, limits, parts)
-
-
-def _measure(program: Program) -> Part:
-    arguments, held = (
-        {name: bytes_a_device(tree) for name, tree in trees.items() if tree is not None}
-        for trees in (program.arguments, program.held)
-    )
-    started = time.perf_counter()
-    try:
-        compiled = program.compiled
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return Part(program.name, None, arguments, held, sum(held.values()) + _used(str(error)))
-    seconds = time.perf_counter() - started
-    used = compiled.memory_analysis()
-    memory = {
-        "arguments": used.argument_size_in_bytes,
-        "outputs": used.output_size_in_bytes - used.alias_size_in_bytes,
-        "aliased": used.alias_size_in_bytes,
-        "temporaries": used.temp_size_in_bytes,
-    }
-    needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
-    cost = hlo.cost(compiled.as_text(), program.branch).times(program.times)
-    return Part(program.name, memory, arguments, held, needed, cost, seconds)
-
-
-def _used(message: str) -> float:
-    """Return the bytes that a program would have needed, read from the compiler's error."""
-    found = re.search(r"(?:Used|required[^(]*\() ?([\d.]+)([KMGT])", message)
-    return float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])) if found else float("inf")
+COST = {
+    "TFLOP": "10^12 operations in matrix products and attention, in one step",
+    "GB moved": "read from and written to the device's memory",
+    "GB sent": "sent to other devices",
+    "collectives, GB": "arriving from other devices, by kind of message",
+}
+TIME = {
+    "seconds at least": "of the slowest of operations, memory and messages, at the device's peak",
+    "bound by": "which of the three it is",
+}
 
 
 def advice(plan: Plan) -> str:
@@ -208,11 +72,19 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     known = plan.limits is not None
     stages = [stage for stage in plan.config.stages if known and plan.seconds(stage)]
     return {
+        "verdict": verdict(plan).splitlines(),
+        "fits": plan.fits,
+        "spare": plan.spare,
+        "capacity": plan.limits.memory if known else None,
         "devices": plan.mesh.size,
         "device": plan.mesh.devices.flat[0].device_kind,
+        "peak": plan.peak.name,
+        "first_to_change": advice(plan),
+        "seconds_at_least": {stage: plan.seconds(stage) for stage in stages},
+        "epochs": {stage: epoch(plan, stage) for stage in plan.samples},
+        "compile_seconds": round(plan.compile_seconds, 1),
         "mesh": dict(plan.mesh.shape),
         "assumed": assumed(plan.config, plan.shape),
-        "capacity": plan.limits.memory if known else None,
         "programs": {
             part.name: {
                 "memory": part.memory,
@@ -224,12 +96,20 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             }
             for part in plan.parts
         },
-        "fits": plan.fits,
-        "spare": plan.spare,
-        "peak": plan.peak.name,
-        "first_to_change": advice(plan),
-        "seconds_at_least": {stage: plan.seconds(stage) for stage in stages},
+        "columns": MEMORY | COST | TIME,
     }
+
+
+def epoch(plan: Plan, stage: str) -> dict[str, Any]:
+    """Return a stage's samples, the steps of an epoch and of the run, and their least hours."""
+    section, samples = plan.config.stage(stage), plan.samples[stage]
+    of_epoch = -(-samples // section.batch_size)
+    of_run = section.steps or -(-samples * section.epochs // section.batch_size)
+    found = {"samples": samples, "steps": of_epoch, "run_steps": of_run}
+    if plan.limits and (parts := plan.seconds(stage)):
+        hours = sum(parts.values()) / 3600
+        found |= {"hours_at_least": of_epoch * hours, "run_hours_at_least": of_run * hours}
+    return found
 
 
 def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
@@ -257,23 +137,18 @@ def assumed(config: Config, shape: Shape) -> dict[str, int]:
 
 
 def as_text(plan: Plan) -> str:
-    """Return the tables of memory and cost, and the verdict."""
+    """Return the verdict, then the tables of memory and cost with a line about each column."""
     sizes = assumed(plan.config, plan.shape).items()
     names = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sizes)
     shape = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items())
-    kind = plan.mesh.devices.flat[0].device_kind
-    memory = ("GiB a device", "arguments", "outputs", "temporaries", "held", "sum", "written over")
-    blocks = [
-        f"{plan.mesh.size} x {kind}; mesh: {shape}\nassumed: {names}",
-        "\n".join(aligned([memory, *map(_memory_row, plan.parts)])),
-    ]
+    memory = [("GiB a device", *MEMORY), *map(_memory_row, plan.parts)]
+    blocks = [verdict(plan), f"mesh: {shape}\nassumed: {names}", _table(memory, MEMORY)]
     measured = [part for part in plan.parts if part.cost]
     if measured:
-        header = ("a device", "TFLOP", "GB moved", "GB sent", "collectives, GB")
-        more = ("seconds at least", "bound by") if plan.limits else ()
-        rows = [(*header, *more), *(_cost_row(part, plan.limits) for part in measured)]
-        blocks.append("\n".join(aligned(rows)))
-    return "\n\n".join([*blocks, verdict(plan)])
+        columns = COST | TIME if plan.limits else COST
+        cost = [("a device", *columns), *(_cost_row(part, plan.limits) for part in measured)]
+        blocks.append(_table(cost, columns))
+    return "\n\n".join(blocks)
 
 
 def verdict(plan: Plan) -> str:
@@ -281,27 +156,55 @@ def verdict(plan: Plan) -> str:
     peak = plan.peak
     pieces = sorted(peak.pieces.items(), key=lambda item: -item[1])[:3]
     most = ", ".join(f"{name} {size / GIB:.1f}" for name, size in pieces)
+    where = f"{plan.mesh.size} x {plan.mesh.devices.flat[0].device_kind}"
     if plan.fits is None:
-        line = f"{peak.needed / GIB:.2f} GiB are needed; what the device has isn't known"
+        line = f"{where}: {peak.needed / GIB:.2f} GiB a device are needed; its memory isn't known"
     elif plan.fits:
-        line = f"fits with {plan.spare / GIB:.2f} GiB to spare"
+        line = f"fits {where} with {plan.spare / GIB:.2f} GiB to spare on each"
     else:
-        line = f"doesn't fit: {-plan.spare / GIB:.2f} GiB are missing"
-    lines = [f"verdict: {line}; most is needed in {peak.name} (GiB: {most})"]
+        line = f"doesn't fit {where}: {-plan.spare / GIB:.2f} GiB are missing on each"
+    if plan.limits and plan.limits.memory:
+        line += f", of {plan.limits.memory / GIB:.2f}"
+    lines = [f"verdict: {line}"]
+    lines.append(f"most is needed in {peak.name} (GiB: {most})")
     lines.append(f"for more room change first: {advice(plan)}")
     for stage in plan.config.stages:
         if plan.limits and (steps := plan.seconds(stage)):
             parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
             lines.append(f"a step of {stage} takes at least {sum(steps.values()):.2f} s ({parts})")
+    lines += [_epoch_line(stage, epoch(plan, stage)) for stage in plan.samples]
+    lines.append(
+        f"compiling took {plan.compile_seconds:.0f} s here, for one shape of batch; a run has "
+        f"up to {plan.config.data.buckets} (data.buckets)"
+    )
     return "\n".join(lines)
 
 
+def _epoch_line(stage: str, found: Mapping[str, Any]) -> str:
+    steps, of_run = found["steps"], found["run_steps"]
+    line = f"an epoch of {stage}, {found['samples']:,} samples in {steps:,} steps, "
+    if "hours_at_least" not in found:
+        return f"{line}takes a time that isn't known, because the device's speed isn't"
+    line += f"takes at least {found['hours_at_least']:.3g} hours without its evaluations"
+    if of_run == steps:
+        return line
+    return f"{line}; the run's {of_run:,} steps, {found['run_hours_at_least']:.3g}"
+
+
+def _table(rows: Sequence[Sequence[str]], columns: Mapping[str, str]) -> str:
+    width = max(map(len, columns))
+    lines = [f"  {name:<{width}}  {meaning}" for name, meaning in columns.items()]
+    return "\n".join([*aligned(rows), *lines])
+
+
 def _memory_row(part: Part) -> tuple[str, ...]:
-    held = sum(part.held.values())
+    held, compiled = sum(part.held.values()), f"{part.compile_seconds:.1f}"
     if part.memory is None:
-        return (part.name, "-", "-", "-", _gib(held), f"{_gib(part.needed)}, too much", "-")
+        needed = f"{_gib(part.needed)}, too much"
+        return (part.name, "-", "-", "-", _gib(held), needed, "-", compiled)
     kinds = [_gib(part.memory[kind]) for kind in ("arguments", "outputs", "temporaries")]
-    return (part.name, *kinds, _gib(held), _gib(part.needed), _gib(part.memory["aliased"]))
+    aliased = _gib(part.memory["aliased"])
+    return (part.name, *kinds, _gib(held), _gib(part.needed), aliased, compiled)
 
 
 def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:

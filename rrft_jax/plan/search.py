@@ -20,11 +20,11 @@ from rrft_jax.fields import replaced
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.plan import programs, report
+from rrft_jax.plan import measure, programs, report
 from rrft_jax.plan.programs import bytes_a_device
 from rrft_jax.settings import Config
 
-Found = list[tuple[dict[str, Any], report.Plan]]
+Found = list[tuple[dict[str, Any], measure.Plan]]
 
 
 def search(
@@ -87,7 +87,7 @@ def search(
             say(f"left out, as likely as not too large: {describe(changes)}")
             continue
         say(f"trying {describe(changes)}")
-        plan = report.make_plan(changed, sizes, mesh, shape, limits, say=say)
+        plan = measure.make_plan(changed, sizes, mesh, shape, limits, say=say)
         if math.isfinite(extra := plan.peak.needed - least):
             beyond[dtype] = min(extra, beyond.get(dtype, extra))
         found.append((changes, plan))
@@ -95,7 +95,7 @@ def search(
     return sorted(found, key=_rank)
 
 
-def _rank(one: tuple[dict[str, Any], report.Plan]) -> tuple[bool, float]:
+def _rank(one: tuple[dict[str, Any], measure.Plan]) -> tuple[bool, float]:
     plan = one[1]
     return (False, total_seconds(plan)) if plan.fits else (True, -plan.spare)
 
@@ -147,7 +147,7 @@ def lower_bound(
     return max(needed)
 
 
-def total_seconds(plan: report.Plan) -> float:
+def total_seconds(plan: measure.Plan) -> float:
     """Return the least seconds of one step of every stage, in sum."""
     return sum(sum(plan.seconds(stage).values()) for stage in plan.config.stages)
 

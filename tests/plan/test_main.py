@@ -1,6 +1,7 @@
 """The command: its reports add up, its verdicts follow, its complaints are of one line."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -16,7 +17,7 @@ from rrft_jax.models.table import parameter_shapes
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import __main__ as command
-from rrft_jax.plan import hlo, programs, report, search
+from rrft_jax.plan import hlo, measure, programs, report, search
 from tests import tiny
 
 QUICK = [
@@ -100,6 +101,56 @@ def test_the_verdict_is_about_the_program_that_needs_most(plan):
     assert "| update  " in report.as_text(known(plan, most))
 
 
+def test_the_report_begins_with_the_verdict_and_explains_its_columns(plan):
+    most = max(part.needed for part in plan.parts)
+    for spare in (2**30, -(2**30)):
+        lines = report.as_text(known(plan, most + spare)).splitlines()
+        fit = ("fits", "to spare") if spare > 0 else ("doesn't fit", "are missing")
+        assert lines[0].startswith(f"verdict: {fit[0]} 4 x TPU v5 lite")
+        assert "1.00 GiB " + fit[1] in lines[0]
+        for table, columns in (("GiB a", report.MEMORY), ("a device", report.COST | report.TIME)):
+            [head] = [line for line in lines if line.startswith(f"| {table}")]
+            assert [cell.strip() for cell in head.strip("|").split("|")][1:] == list(columns)
+            for name, meaning in columns.items():
+                assert any(x.split("  ")[1:2] == [name] and meaning in x for x in lines)
+    assert report.as_dict(plan)["verdict"] == report.verdict(plan).splitlines()
+
+
+def test_the_hours_of_an_epoch_follow_from_its_steps(plan):
+    config = replaced(plan.config, {"grpo.steps": 0})
+    slow = dataclasses.replace(known(plan, 1e12), samples={"grpo": 20}, config=config)
+    step = sum(slow.seconds("grpo").values())
+    found = report.as_dict(slow)["epochs"]["grpo"]
+    assert (found["samples"], found["steps"], found["run_steps"]) == (20, 3, 3)
+    assert found["hours_at_least"] == pytest.approx(3 * step / 3600)
+    assert "an epoch of grpo, 20 samples in 3 steps, takes at least" in report.verdict(slow)
+    twice = dataclasses.replace(slow, config=replaced(config, {"grpo.epochs": 2}))
+    assert "; the run's 5 steps, " in report.verdict(twice)
+    unknown = dataclasses.replace(slow, limits=None)
+    assert "takes a time that isn't known" in report.verdict(unknown)
+    assert "hours_at_least" not in report.as_dict(unknown)["epochs"]["grpo"]
+    compiled = sum(part.compile_seconds for part in plan.parts)
+    assert compiled > 0 and f"compiling took {compiled:.0f} s here" in report.verdict(plan)
+
+
+@pytest.mark.parametrize(
+    "arguments, samples",
+    [
+        (["--samples=7"], {"sft": 7, "grpo": 7}),
+        ([], {"sft": 1600, "grpo": 100_000}),
+        (["--config.data.path=/not/here"], {}),
+        (["--config.data.path={}"], {"sft": 2, "grpo": 2}),
+    ],
+)
+def test_the_samples_are_those_of_the_data_if_it_is_here(arguments, samples, tmp_path, capsys):
+    rows = [{"image": "a.png", "problem": "How many?", "answer": "1", "cot": "One."}] * 2
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    file = tmp_path / "rows.json"
+    config, args = command.read([*QUICK, *(argument.format(file) for argument in arguments)])
+    assert command.num_samples(config, args.samples) == samples
+    assert ("--samples=N tells" in capsys.readouterr().err) == (not samples)
+
+
 @pytest.mark.parametrize(
     "arguments, held, changes, first",
     [
@@ -117,8 +168,8 @@ def test_what_takes_most_is_changed_first(arguments, held, changes, first):
     mesh = make_mesh(**changes.get("mesh", {"data": 2, "fsdp": 2}))
     memory = {"arguments": 0, "outputs": 0, "aliased": 0, "temporaries": 0}
     memory["temporaries"] = arguments.pop("temporaries", 0) if "temporaries" in arguments else 0
-    part = report.Part("update", memory, dict(arguments), held, 9, hlo.Cost())
-    plan = report.Plan(config, tiny.CONFIG, mesh, Shape(16, 36, 16), None, [part])
+    part = measure.Part("update", memory, dict(arguments), held, 9, hlo.Cost())
+    plan = measure.Plan(config, tiny.CONFIG, mesh, Shape(16, 36, 16), None, [part])
     assert report.advice(plan) == first
 
 
@@ -151,7 +202,7 @@ def test_where_nothing_fits_the_search_says_what_misses_least(plan):
     text = search.as_text(found)
     assert text.startswith("nothing that was tried fits; the nearest misses 1.00 GiB:")
     assert text.index("--config.seed=0") < text.index("--config.seed=1")
-    assert text.count("doesn't fit: ") == 3  # of each, and of the report
+    assert text.count("doesn't fit ") == 3  # of each, and of the report
 
 
 def test_the_search_changes_least_first():
@@ -178,13 +229,13 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     config = replaced(config, {"stages": ("grpo",)})
 
     def make_plan(config, sizes, mesh, shape, limits, say):
-        part = report.Part("update", None, {}, {}, 0.0)
+        part = measure.Part("update", None, {}, {}, 0.0)
         part.needed = search.lower_bound(config, sizes, mesh, shape) + more[config.model.dtype]
         made.append((config.model.dtype, config.grpo.moment_dtype, config.mesh.tensor))
         part.memory = {} if part.needed <= limits.memory else None
-        return report.Plan(config, sizes, mesh, shape, limits, [part])
+        return measure.Plan(config, sizes, mesh, shape, limits, [part])
 
-    monkeypatch.setattr(report, "make_plan", make_plan)
+    monkeypatch.setattr(measure, "make_plan", make_plan)
     monkeypatch.setattr(report, "verdict", lambda plan: "verdict")
     more = {"float32": 4.4 * devices.GIB, "bfloat16": 2.5 * devices.GIB}
     found = command.find_devices("v5e:2x4")
