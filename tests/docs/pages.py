@@ -8,7 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
-    for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+    for file in (
+        *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+        *sorted(ROOT.glob("docs/*.md")),
+    )
 }
 
 # The task of the worked example. Only the copy that `test_models_and_tasks.py` makes knows it.
@@ -18,7 +21,8 @@ _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 # The first words of code spans that are commands.
 _STARTS = re.compile(
-    r"(?:[A-Z_]+=\S+ )?(?:python -m |\.venv/bin/|\./launch/|\.ci/|(?:bash|pip|sbatch|kubectl) )"
+    r"(?:[A-Z_]+=\S+ )?(?:python -m |\.venv/bin/|\./launch/|\.ci/"
+    r"|(?:bash|docker|pip|rrft|sbatch|kubectl) )"
 )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rrft_jax import __main__ as rrft
 from rrft_jax import command, main
 from rrft_jax.data import drawn, read_examples
 from rrft_jax.data.prompts import read_prompts
@@ -91,6 +92,7 @@ WHOLE = {
     "rrft_jax.data.tfds_builder": (*FEW, "--out=built"),
     "rrft_jax.evaluation.rescore": (),
     "rrft_jax.evaluation.compare": (),
+    "rrft_jax.evaluation.report": (),
 }
 # Modules whose arguments are read by their own parser, and that go no further.
 PARSED = ("rrft_jax.bench", "rrft_jax.export")
@@ -164,6 +166,8 @@ def a_module(name: str, *arguments: str) -> None:
             [sys.executable, "-m", name, *arguments, checked, "--quiet"], cwd=ROOT
         )
         assert done.returncode in (0, 1)  # 2 is a mistake in the arguments
+    elif name == "build":
+        assert not arguments and '"build' in (ROOT / "setup.py").read_text()
     elif name in GENERATING:
         module = importlib.import_module(name)
         assert module.PAGE.read_text(encoding="utf-8") == module.page()
@@ -213,9 +217,40 @@ def with_pip(*arguments: str) -> None:
         at = rest.index("-c")
         assert Path(rest[at + 1]).exists()
         del rest[at : at + 2]
-    assert rest[0] == "-e" and len(rest) == 2
-    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", rest[1])
+    if rest[0] == "-e":
+        del rest[0]
+    assert len(rest) == 1
+    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", rest[0])
     assert not extra[1] or f'"{extra[1]}": [' in (ROOT / "setup.py").read_text()
+
+
+def with_rrft(*arguments: str) -> None:
+    """A subcommand: its module's arguments; or a word about the command itself."""
+    name, *rest = arguments
+    if "COMMAND" in arguments or arguments in (("--help",), ("--version",)):
+        return
+    if name.startswith("-"):
+        name, rest = "train", arguments
+    if rest:  # without, the text speaks of the subcommand
+        subcommand = rrft.COMMANDS[name]
+        module = subcommand.module.removesuffix(".__main__")
+        a_module(module, *subcommand.first, *rest)
+    assert name in rrft.COMMANDS
+
+
+def with_docker(verb: str, *arguments: str) -> None:
+    """It builds a Dockerfile of ours, or runs the image that one is built to with our arguments."""
+    images = {
+        f"rrft_jax:{file.name.partition('.')[0]}" for file in ROOT.glob("launch/*.Dockerfile")
+    }
+    if verb == "build":
+        option, file, tag, image, context = arguments
+        assert (option, tag, context) == ("-f", "-t", ".") and Path(file).exists()
+        assert file == f"launch/{image.removeprefix('rrft_jax:')}.Dockerfile"
+    else:
+        [image] = images & {*arguments}
+        assert verb == "run"
+        with_rrft(*arguments[arguments.index(image) + 1 :])
 
 
 def with_slurm(*arguments: str) -> None:
@@ -252,6 +287,8 @@ RULES: dict[str, Callable] = {
     "sbatch": with_slurm,
     "kubectl": with_kubectl,
     "bash": with_bash,
+    "rrft": with_rrft,
+    "docker": with_docker,
 }
 
 
@@ -345,7 +382,9 @@ def test_the_mixture_of_the_documentation_is_read(desk):
 @pytest.mark.parametrize("block", blocks(""), ids=lambda block: block.page)
 def test_a_plain_block_is_no_command(block):
     """A command in a block without a language would be run by nothing."""
-    assert not re.search(r"^\s*(python|pip|\./|bash|sbatch|kubectl|git) ", block.text, re.MULTILINE)
+    assert not re.search(
+        r"^\s*(python|pip|rrft|docker|\./|bash|sbatch|kubectl|git) ", block.text, re.MULTILINE
+    )
 
 
 def test_python_parses_everywhere():

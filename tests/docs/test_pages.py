@@ -7,6 +7,7 @@ import yaml
 
 import rrft_jax
 from rrft_jax import rewards
+from rrft_jax.__main__ import COMMANDS
 from rrft_jax.parallel import sharding
 from rrft_jax.tasks import TASKS
 from tests.docs.pages import PAGES, ROOT, spans
@@ -37,6 +38,26 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_page_of_the_commands_is_their_list():
+    rows = re.findall(r"^\| `rrft (\w+)` \| (.+) \| `([\w.]+)` \|$", PAGES["docs/install.md"], re.M)
+    listed = [
+        (name, command.summary, command.module.removesuffix(".__main__"))
+        for name, command in COMMANDS.items()
+    ]
+    assert rows == listed
+
+
+def test_the_changelog_begins_with_what_is_unreleased():
+    """Its sections and the kinds of changes are those of Keep a Changelog."""
+    versions = re.findall(r"^## (.+)$", PAGES["CHANGELOG.md"], re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert all(
+        re.fullmatch(r"\[?\d+\.\d+\.\d+\]? - \d{4}-\d\d-\d\d", name) for name in versions[1:]
+    )
+    kinds = re.findall(r"^### (.+)$", PAGES["CHANGELOG.md"], re.MULTILINE)
+    assert {*kinds} <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_every_page_is_listed_in_the_readme():
