@@ -8,9 +8,10 @@ from rrft_jax.data.positions import rope_positions
 from rrft_jax.data.prefetch import Prefetch
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.prompts import PARADIGMS, Prompts, messages, read_prompts, target
-from rrft_jax.data.readers import SPLITS, find_splits, read_examples
+from rrft_jax.data.readers import find_splits, read_examples
 from rrft_jax.data.samples import Format, Source
 from rrft_jax.data.shapes import Shape, bucket
+from rrft_jax.tasks import SPLITS
 from rrft_jax.tasks.example import Example
 
 __all__ = [

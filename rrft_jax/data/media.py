@@ -1,14 +1,18 @@
-"""The pictures of a record: the keys that name them, and their places in the question.
+"""The pictures of a record: the keys that hold them, their forms, their places in the question.
+
+A picture is a path, an address (`file:`, `data:`), the bytes of a picture file, such bytes as
+base64 text, or {"bytes": ..., "path": ...} as Hugging Face data sets have it.
 
 No picture is left out silently. A value that looks like a picture under a key that is not read is
 refused with an error that names the key. So are videos, sounds and the placeholders of other
 models.
 """
 
+import base64
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rrft_jax.data.pictures import BadSample
 
@@ -20,7 +24,7 @@ PICTURES = (
     *("pixel", "pixels", "pixel_values"),
 )
 # Keys of any file or name: they name a picture if the value ends like a picture's file name.
-_FILES = (
+FILES = (
     *("path", "paths", "file", "files", "file_name", "file_names", "filename", "file_path"),
     *("image_name", "image_names", "img_name"),
 )
@@ -38,8 +42,12 @@ _FILM_FILE = re.compile(
 _FILM_KEY = re.compile(r"(?:videos?|audios?)(?:_?(?:path|file|url|name)s?)?", re.IGNORECASE)
 _KINDS = ("data_type", "modality", "media_type")  # keys that may say "video"
 
-# What the bytes of PNG, JPEG, GIF, WEBP and BMP files begin with in base64.
-_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3])[A-Za-z0-9+/=\s]{24,}")
+# What the bytes of PNG, JPEG, GIF, WEBP, BMP, TIFF, JPEG 2000 and AVIF files begin with in base64.
+_BASE64 = re.compile(
+    r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK|AAAADGpQ|AAAA..Z0eXBhdm)"
+    r"[A-Za-z0-9+/=\s]{24,}"
+)
+_DATA_URL = re.compile(r"data:[^,]{0,200}?;base64,", re.IGNORECASE)
 
 PLACEHOLDER = re.compile(
     r"<\|vision_start\|>(?:<\|image_pad\|>|<image>)<\|vision_end\|>|<\|image_pad\|>|<image>"
@@ -52,48 +60,67 @@ _OTHER_PLACEHOLDER = re.compile(
 _FILM_PLACEHOLDER = re.compile(r"</?\|?(?:video|audio)[\w -]{0,40}\|?/?>", re.IGNORECASE)
 
 
-def image_names(record: Mapping[str, Any]) -> list[str]:
-    """Return the paths of a record's pictures, in order.
+class Picture(NamedTuple):
+    """A picture of a record: the path or address of its file, or its content, or both."""
+
+    name: str = ""
+    content: bytes | None = None
+
+
+def read_pictures(record: Mapping[str, Any]) -> list[Picture]:
+    """Return the pictures of a record, in order.
 
     Raises:
-      BadSample: a picture is no path, or two keys name different pictures.
+      BadSample: a value is no picture, or two keys hold different pictures.
     """
-    found: dict[str, list[str]] = {}
-    for key in (*PICTURES, *_FILES):
-        images = record.get(key)
-        if is_nothing(images) or (key in _FILES and not _is_picture(images)):
-            continue
-        found[key] = [
-            _name(image, key) for image in (images if isinstance(images, list) else [images])
-        ]
+    found = {
+        key: pictures_of(record[key], key)
+        for key in (*PICTURES, *FILES)
+        if not _is_empty(record.get(key)) and (key in PICTURES or _is_picture(record[key]))
+    }
     first = next(iter(found), None)
-    for key, names in found.items():
-        if not _same(names, found[first]):
+    for key, pictures in found.items():
+        if not same(pictures, found[first]):
             raise _malformed(
-                f"{first!r} and {key!r} name different pictures, {found[first]!r:.60} and "
-                f"{names!r:.60}; keep one of the keys"
+                f"{first!r} and {key!r} name different pictures, {record[first]!r:.60} and "
+                f"{record[key]!r:.60}; keep one of the keys, or choose it by "
+                f"--config.data.columns.image={first}"
             )
     return found[first] if first else []
 
 
+def pictures_of(value: Any, key: str) -> list[Picture]:
+    """Return the pictures that a value holds, one or a list; `key` names it in messages.
+
+    Raises:
+      BadSample: it holds something else.
+    """
+    return [_picture(one, key) for one in (value if isinstance(value, list) else [value])]
+
+
+def same(pictures: list[Picture], others: list[Picture]) -> bool:
+    """Return whether two lists may hold the same pictures."""
+    return len(pictures) == len(others) and all(map(_alike, pictures, others))
+
+
 def file_keys(record: Mapping[str, Any]) -> list[str]:
     """Return the keys for any file under which a record names a picture."""
-    return [key for key in _FILES if _is_picture(record.get(key))]
+    return [key for key in FILES if _is_picture(record.get(key))]
 
 
-def check_media(record: Mapping[str, Any], names: Collection[str], texts: Collection[str]) -> None:
+def check_media(record: Mapping[str, Any], pictures: list[Picture], texts: Collection[str]) -> None:
     """Refuse a record, or a turn of a chat, with pictures, videos or sounds that are not read.
 
     Args:
       record: an object of the data set.
-      names: the pictures that are read.
+      pictures: the pictures that are read.
       texts: keys whose values are read as texts, or cannot hold a picture.
 
     Raises:
       BadSample: there is such a key; the message names it.
     """
     for key, value in record.items():
-        if not value or is_nothing(value) or key in texts:
+        if not value or _is_empty(value) or key in texts:
             continue
         says = key in _KINDS and isinstance(value, str) and value.lower() in ("video", "audio")
         is_id = key == "id" or key.endswith("_id")  # often the name of a file
@@ -103,10 +130,10 @@ def check_media(record: Mapping[str, Any], names: Collection[str], texts: Collec
             )
         if is_id or not (key in PICTURES or _is_picture(value)):
             continue
-        if not all(isinstance(v, str) and _is_among(v, names) for v in _values(value)):
+        if not _are_among(value, pictures):
             raise _malformed(
                 f"{key!r} is {value!r:.60}: a picture under this key is not read; name it "
-                "'image' or 'images', or remove the key"
+                f"'image' or 'images', remove the key, or choose --config.data.columns.image={key}"
             )
 
 
@@ -118,10 +145,11 @@ def check_nested(record: Mapping[str, Any]) -> None:
     """
     for key, value in record.items():
         for name, inner in value.items() if isinstance(value, dict) else ():
-            if _is_picture(inner) or (name in PICTURES and not is_nothing(inner)):
+            if _is_picture(inner) or (name in PICTURES and not _is_empty(inner)):
                 raise _malformed(
                     f"{key!r} has {name!r}, {inner!r:.60}: a picture under this key is not read; "
-                    "name it 'image' or 'images' in the record itself"
+                    "name it 'image' or 'images' in the record itself, or choose "
+                    f"--config.data.columns.image={key}.{name}"
                 )
 
 
@@ -185,29 +213,61 @@ def are_pictures(values: Collection[Any]) -> bool:
     return any(map(_is_picture, values))
 
 
+def are_bytes(value: Any) -> bool:
+    """Return whether a value holds the bytes of files, as they are or under "bytes"."""
+    return any(
+        isinstance(one.get("bytes") if isinstance(one, dict) else one, bytes)
+        for one in (value if isinstance(value, list) else [value])
+    )
+
+
 def is_base64(text: str) -> bool:
     """Return whether a text looks like a picture's bytes in base64."""
     return bool(_BASE64.match(text))
 
 
-def _name(image: Any, key: str) -> str:
-    name = image.get("path") if isinstance(image, dict) else image
-    if not isinstance(name, str) or not name:
-        raise _malformed(f"a picture is {image!r:.60} under {key!r}; expected a path")
-    return name
+def _is_empty(value: Any) -> bool:
+    """Return whether a value holds no picture; a table has {"bytes": None, "path": None} for it."""
+    fields = isinstance(value, dict) and bool(value) and value.keys() <= {"bytes", "path"}
+    return is_nothing(value) or (fields and not any(value.values()))
 
 
-def _same(names: list[str], others: list[str]) -> bool:
-    return len(names) == len(others) and all(_ends_alike(a, b) for a, b in zip(names, others))
+def _picture(value: Any, key: str) -> Picture:
+    name, content = value, None
+    if isinstance(value, dict):
+        content, name = value.get("bytes"), value.get("path") or value.get("url")
+    elif isinstance(value, bytes) or (isinstance(value, str) and is_base64(value)):
+        name, content = None, value
+    if isinstance(name, str) and (address := _DATA_URL.match(name)):
+        name, content = None, name[address.end() :]
+    if isinstance(content, str):
+        content = _decoded(content)
+    if (content and isinstance(content, bytes)) or (name and isinstance(name, str)):
+        return Picture(name if isinstance(name, str) else "", content or None)
+    raise _malformed(f"a picture is {value!r:.60} under {key!r}; expected a path, or its bytes")
 
 
-def _is_among(name: str, names: Collection[str]) -> bool:
-    return any(_ends_alike(name, other) for other in names)
+def _decoded(text: str) -> bytes:
+    text = "".join(text.split()).rstrip("=")  # many programs leave the padding out
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as error:  # also for letters that are not ASCII
+        raise BadSample("picture", f"{text:.40}...: no picture in base64: {error}") from None
 
 
-def _ends_alike(name: str, other: str) -> bool:
-    """Return whether two paths may name one file; one path may lack leading folders."""
-    return f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")
+def _alike(one: Picture, other: Picture) -> bool:
+    """Return whether two pictures may be one; one path may lack leading folders."""
+    if one.content and other.content:
+        return one.content == other.content
+    a, b = f"/{one.name}", f"/{other.name}"
+    return bool(one.name and other.name) and (a.endswith(b) or b.endswith(a))
+
+
+def _are_among(value: Any, pictures: list[Picture]) -> bool:
+    try:
+        return all(any(_alike(one, p) for p in pictures) for one in pictures_of(value, ""))
+    except BadSample:
+        return False
 
 
 def _values(value: Any) -> list[Any]:

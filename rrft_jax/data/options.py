@@ -6,7 +6,7 @@ asks "Which?", "A. red" and "B. blue" on three lines, and is answered by B.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rrft_jax.data.kinds import bare
@@ -103,7 +103,7 @@ def letter_of(answer: str, options: Mapping[str, str], *, number: bool, base: in
     )
 
 
-def index_base(rows: Sequence[Any]) -> int | None:
+def index_base(rows: Iterable[Any]) -> int | None:
     """Return the index of a file's first options, 0 or 1; None if it is unknown.
 
     An index of 0 means 0, and an index as large as the number of options means 1. A file with

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rrft_jax.tasks.example import Drawing
 
@@ -22,7 +22,7 @@ MAX_OPEN_PIXELS = 64_000_000
 
 # The formats of data sets. Pillow reads many more, some of them in dangerous ways: EPS runs
 # Ghostscript, icons hold pictures larger than they say.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 # A message may quote a path, and in its place a data set may have a whole picture in base64.
 _LONGEST_MESSAGE = 600
@@ -96,6 +96,9 @@ def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit holds
             with Image.open(picture, formats=_FORMATS) as opened:
                 return read(opened)
+    except UnidentifiedImageError as error:  # its own message has an address in memory
+        reason = f"cannot identify image; expected one of {', '.join(_FORMATS)}"
+        raise BadSample("picture", f"{picture_name(picture)}: {reason}") from error
     except Exception as error:  # Decoders of broken files raise nearly everything.
         raise BadSample("picture", f"{picture_name(picture)}: {error}") from error
 

@@ -1,12 +1,15 @@
 """One record of a data set -> `Example`; every part of the question is used, or refused by name.
 
-* The question is `problem`, or the user's turn of a chat. In it `<image>` marks a picture.
-* The pictures stand under a key of `media.PICTURES`. Videos and sounds are refused.
+* The question stands under a key of `columns.QUESTIONS`: a text, or a chat (`chats.py`). In it
+  `<image>` marks a picture. `input` goes under the `instruction` of Alpaca.
+* The pictures stand under a key of `media.PICTURES`, or in the parts of a chat. Videos and sounds
+  are refused.
 * The options stand under a key of `options.KEYS`. They are written under the question, and the
   answer becomes the letter of an option.
 * The system prompt is `system` or `system_prompt`, or a chat's turn of that name.
-* The thought is `cot` or another key of `THOUGHTS`; the answer is `answer` or `solution`. Either
-  may be a whole reply with tags, as in a chat. Several keys for one part must agree.
+* The thought stands under a key of `columns.THOUGHTS`; the answer is the reply of a chat, or stands
+  under a key of `columns.ANSWERS`. Either may be a whole reply with tags.
+* Several keys for one part must agree. `data.columns` chooses one of them.
 * Every other key goes to `Example.extra`, where rewards find it. `level` and `type` do too, besides
   naming the part of the split.
 """
@@ -17,38 +20,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from rrft_jax.data import media, options
+from rrft_jax.data import chats, columns, media, options
+from rrft_jax.data.chats import Chat
+from rrft_jax.data.columns import ANSWERS, QUESTIONS, SYSTEM, THOUGHTS, UNREAD
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import Reply, read_reply
 from rrft_jax.json_files import is_number
 from rrft_jax.tasks import find
 from rrft_jax.tasks.example import Example
 
-THOUGHTS = (
-    *("cot", "reasoning_content", "reasoning", "thought", "thoughts", "thinking", "rationale"),
-    *("chain_of_thought", "think"),
-)
-ANSWERS = ("answer", "solution")
-SYSTEM = ("system", "system_prompt")
-
-# Keys that other programs read as a part of the question. They are refused here, not ignored.
-_UNREAD = (
-    *("question", "query", "prompt", "instruction", "input", "context", "hint", "passage"),
-    *("history", "tools", "instructions", "system_message", "user_prompt", "background"),
-)
-
-# The two forms of a chat: the keys of speaker and text, the names of user and assistant.
-_CHATS = {
-    "messages": ("role", "content", "user", "assistant"),
-    "conversations": ("from", "value", "human", "gpt"),
-}
 # The keys that become another field of an example. Keys of files are ours if they name a picture.
 _OURS = frozenset(
-    ("id", "problem", *THOUGHTS, *ANSWERS, *SYSTEM, *_UNREAD, *_CHATS)
-    + (*options.KEYS, *media.PICTURES)
+    ("id", *QUESTIONS, *UNREAD, *THOUGHTS, *ANSWERS, *SYSTEM, *options.KEYS, *media.PICTURES)
 )
 _EXPECTED = "expected <think>thought</think><answer>answer</answer>"
-_TEXTS = ("problem", *THOUGHTS, *ANSWERS, *SYSTEM, *options.KEYS, *options.LETTERS, *_CHATS)
+_TEXTS = (
+    *(QUESTIONS + UNREAD + THOUGHTS + ANSWERS + SYSTEM),
+    *(options.KEYS + tuple(options.LETTERS)),
+)
 
 
 def read_record(
@@ -57,6 +46,7 @@ def read_record(
     task: str,
     find_image: Callable[[str], Any],
     index_base: int | None = None,
+    mapped: Mapping[str, str] | None = None,
 ) -> Example:
     """Return the example of a record.
 
@@ -66,6 +56,7 @@ def read_record(
       task: a name in `tasks.TASKS`.
       find_image: maps a path in a record to a picture that `open_image` opens.
       index_base: the index of the first option, from `options.index_base`.
+      mapped: part of a sample -> column, `data.columns`.
 
     Raises:
       BadSample: the record can't be used; the message says why.
@@ -74,34 +65,33 @@ def read_record(
         raise record
     if not isinstance(record, dict):
         raise _malformed(f"expected an object, found {type(record).__name__}")
-    names = media.image_names(record)
-    media.check_media(record, names, _TEXTS)
-    if not names:
-        media.check_nested(record)
-    question, chat = _question(record, names)
+    record, others = columns.apply(record, mapped or {})
+    pictures = media.read_pictures(record)
+    media.check_media(record, pictures, _TEXTS)
+    question, asked = _question(record)
+    pictures = _with_those_of_chats(record, pictures, asked)
     choices = options.read_options(record)
     question = options.with_options(question, choices)
-    problem, offsets = media.place_pictures(question, len(names))
+    problem, offsets = media.place_pictures(question, len(pictures))
     if not problem.strip():
         raise _malformed("no question; expected a text beside the pictures")
-    system = _system(record, chat)
-    preface, thought, answer = _reply(record, chat, choices, index_base)
+    system = _system(record, asked)
+    preface, thought, answer = _reply(record, asked, choices, index_base)
     form = find(task).answers
     if not form.readable(answer):  # no completion could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected {form.expected}")
     name = default_id if record.get("id") in (None, "") else record["id"]
     if not isinstance(name, str) and not is_number(name):
         raise _malformed(f"'id' is {name!r:.60}; expected a text or a number")
-    part, extra = _part(record), _extra(record)
-    others = json.dumps(extra, ensure_ascii=False)
-    for text in (str(name), problem, system, preface, answer, thought, part, others):
+    part, extra = _part(record), _extra(record, others)
+    for text in (str(name), problem, system, preface, answer, thought, part, _json(extra)):
         try:
             text.encode()
         except UnicodeEncodeError:  # Half a surrogate pair, which JSON can spell.
             raise _malformed(f"a text that is not Unicode: {text!r:.60}") from None
     return Example(
         id=str(name),
-        images=tuple(find_image(picture) for picture in names),
+        images=tuple(p.content or find_image(p.name) for p in pictures),
         problem=problem,
         answer=answer,
         cot=thought or None,
@@ -114,83 +104,81 @@ def read_record(
     )
 
 
-def _question(record: Mapping[str, Any], names: list[str]) -> tuple[str, dict[str, Any]]:
-    """Return the question with its placeholders, and the other parts of a chat."""
-    asked, chat = record.get("problem"), {}
-    forms = list(_held(record, _CHATS))
-    if not _is_missing(asked):
-        forms = [key for key in forms if record[key]]  # an empty chat beside a question is none
-    if len(holding := ["problem"] * (not _is_missing(asked)) + forms) > 1:
+def _question(record: Mapping[str, Any]) -> tuple[str, dict[str, Chat]]:
+    """Return the question with its placeholders, and what is asked under each key."""
+    held = {key: value for key, value in _held(record, QUESTIONS).items() if value not in ({}, [])}
+    if not held and isinstance(record.get("input"), str):
+        held = _held(record, ("input",))  # input and output, without an instruction
+    asked = {key: _asked(key, value) for key, value in held.items()}
+    under = record.get("input") if isinstance(record.get("instruction"), str) else None
+    if isinstance(under, str) and under.strip() and "instruction" in asked:
+        question = f"{asked['instruction'].question.rstrip()}\n{under}"
+        asked["instruction"] = Chat(question)
+    else:
+        under = None
+    if not any(chat.question.strip() for chat in asked.values()):
+        found = ", ".join(record) or "nothing"
         raise _malformed(
-            f"{' and '.join(map(repr, holding))} both hold a question; expected one of them"
+            "no question; expected a text as 'problem' or 'question', or a chat as 'messages', "
+            f"found {found:.100}; --config.data.columns.problem=COLUMN names another column"
         )
-    if forms:
-        chat = _read_chat(record, forms[0], names)
-        asked = chat["question"]
-    if not isinstance(asked, str) or not asked.strip():
-        held = ", ".join(record) or "nothing"
-        raise _malformed(
-            "no question; expected a text as 'problem', or a chat as 'messages' or "
-            f"'conversations', found {held:.100}"
-        )
-    for key in _UNREAD:
-        if not media.is_nothing(record.get(key)) and record[key] not in (asked, {}):
+    first, *others = asked
+    for key in others:
+        if _words(asked[key].question) != _words(asked[first].question):
             raise _malformed(
-                f"{key!r} is not read beside the question; put its text into the question, or "
-                "remove the key"
+                f"{first!r} and {key!r} hold different questions; keep one of them, or choose it "
+                f"by --config.data.columns.problem={first}"
             )
-    return asked, chat
-
-
-def _read_chat(record: Mapping[str, Any], form: str, names: list[str]) -> dict[str, Any]:
-    """Return the question, system prompt, reply and thought of a chat.
-
-    Further turns are an error: training cannot use them, and to drop them would change the sample.
-    """
-    speaker, said, asks, replies = _CHATS[form]
-    turns = record[form] if isinstance(record[form], list) else []
-    found = "nothing of this kind"
-    for number, turn in enumerate(turns, 1):
-        content = turn.get(said) if isinstance(turn, dict) else turn
-        for part in content if isinstance(content, list) else ():
-            kind = str(part.get("type")) if isinstance(part, dict) else ""
-            if kind.startswith(("video", "audio", "input_audio")):
-                raise _malformed(f"turn {number} has a part of type {kind!r}: it is not read")
-        if not isinstance(turn, dict) or not isinstance(content, str):
-            found = f"{said!r} of turn {number} is {type(content).__name__}"
-            turns = []
-            break
-    told = []
-    while turns and turns[0].get(speaker) == "system":
-        told.append(turns[0][said])
-        turns = turns[1:]
-    speakers = [turn.get(speaker) for turn in turns]
-    if speakers != [asks, replies]:
-        found = f"turns of {', '.join(map(repr, speakers))}" if speakers else found
+    texts = [chat.question for chat in asked.values()]
+    question = max(texts, key=lambda text: len(media.PLACEHOLDER.findall(text)))
+    for key in UNREAD:
+        if media.is_nothing(record.get(key)) or record[key] in (*texts, under, {}):
+            continue
         raise _malformed(
-            f"{form!r} is no chat of two; expected a list of "
-            f"{{{speaker!r}: {asks!r}, {said!r}: text}} and then the same of {replies!r}, found "
-            f"{found:.120}"
+            f"{key!r} is not read beside the question; put its text into it, remove the key, or "
+            f"say that {first!r} is the whole question by --config.data.columns.problem={first}"
         )
-    for turn in turns:
-        media.check_media(turn, names, (speaker, said, *THOUGHTS))
-        if turn.get("tool_calls"):
-            raise _malformed("'tool_calls' of a turn are not read; leave such records out")
-    ask, reply = turns
-    if _held(ask, THOUGHTS):
-        raise _malformed(f"a thought in the turn of {asks!r}; expected it in that of {replies!r}")
-    return {
-        "question": ask[said].strip(),
-        "system": told,
-        "reply": {f"the reply of {replies!r}": reply[said]},
-        "thoughts": {f"{key!r} of the reply": text for key, text in _held(reply, THOUGHTS).items()},
-    }
+    return question, asked
 
 
-def _system(record: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
+def _asked(key: str, value: Any) -> Chat:
+    if isinstance(value, str) and key not in ("messages", "conversations", "conversation"):
+        return Chat(value)
+    if isinstance(value, list) or key in ("messages", "conversations", "conversation"):
+        return chats.read_chat(key, value)
+    raise _malformed(f"{key!r} is {type(value).__name__}, {value!r:.60}; expected a question")
+
+
+def _words(question: str) -> list[str]:
+    """Return the words of a question without its placeholders."""
+    return media.PLACEHOLDER.sub(" ", question).split()
+
+
+def _with_those_of_chats(
+    record: Mapping[str, Any], pictures: list[media.Picture], asked: Mapping[str, Chat]
+) -> list[media.Picture]:
+    """Return the pictures of a record, or those that the parts of its chats name."""
+    named = {key: media.pictures_of(list(c.pictures), key) for key, c in asked.items()}
+    for key, own in named.items():
+        if pictures and own and not media.same(own, pictures):
+            raise _malformed(
+                f"{key!r} and another key name different pictures; keep one of them, or choose "
+                "by --config.data.columns.image=COLUMN"
+            )
+        pictures = pictures or own
+    for key in asked:
+        for turn in chats.turns_of(record.get(key)):
+            media.check_media(turn, pictures, (*chats.KEYS, *THOUGHTS))
+    if not pictures:
+        media.check_nested(record)
+    return pictures
+
+
+def _system(record: Mapping[str, Any], asked: Mapping[str, Chat]) -> str:
     """Return the system prompt of a record; empty without one."""
     found = {repr(key): text for key, text in _held(record, SYSTEM).items()}
-    found |= {f"turn {number}": text for number, text in enumerate(chat.get("system", []), 1)}
+    for key, chat in asked.items():
+        found |= {f"turn {n} of {key!r}": text for n, text in enumerate(chat.system, 1)}
     for where, text in found.items():
         if not isinstance(text, str):
             raise _malformed(f"{where} is {type(text).__name__}; expected a text")
@@ -199,17 +187,25 @@ def _system(record: Mapping[str, Any], chat: Mapping[str, Any]) -> str:
 
 
 def _reply(
-    record: Mapping[str, Any], chat: Mapping[str, Any], choices: Mapping[str, str], base: int | None
+    record: Mapping[str, Any],
+    asked: Mapping[str, Chat],
+    choices: Mapping[str, str],
+    base: int | None,
 ) -> tuple[str, str, str]:
     """Return preface, thought and answer; with options, the answer is a letter."""
     thoughts = {repr(key): text for key, text in _held(record, THOUGHTS).items()}
     answers = {repr(key): text for key, text in _held(record, ANSWERS).items()}
+    said = {}
+    for key, chat in asked.items():
+        thoughts |= {f"{name!r} of the reply": text for name, text in chat.thoughts.items()}
+        said |= {} if chat.reply is None else {f"the reply in {key!r}": chat.reply}
     replies = {}
-    for where, text in (thoughts | chat.get("thoughts", {})).items():
+    for where, text in thoughts.items():
         if not isinstance(text, str):
             raise _malformed(f"{where} is {type(text).__name__}; expected a text")
         replies[where] = _parts(where, text, "thought")
-    for where, text in (answers | chat.get("reply", {})).items():
+    for where, text in (answers | said).items():
+        text = chats.read_completion(where, text) if chats.is_chat(text) else text
         if not isinstance(text, str) and not is_number(text):
             raise _malformed(
                 f"{where} is {type(text).__name__}, {text!r:.60}; expected a text or a number"
@@ -221,12 +217,14 @@ def _reply(
             letter = options.letter_of(reply.answer, choices, number=number, base=base)
             replies[where] = dataclasses.replace(reply, answer=letter)
     answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
-    if not answer and chat:
-        ((where, text),) = chat["reply"].items()
+    for where, text in said.items() if not answer else ():
         raise _malformed(f"{where} is {text!r:.60}; {_EXPECTED}, or the answer alone")
     if not answer:
-        found = "the answer is empty" if answers else "no answer"
-        raise _malformed(f"{found}; expected a text as 'answer' or 'solution'")
+        raise _malformed(
+            f"{'the answer is empty' if answers else 'no answer'}; expected a text as 'answer' or "
+            f"'solution', found {', '.join(record):.100}; --config.data.columns.answer=COLUMN "
+            "names another column"
+        )
     return (
         _agreed({where: reply.preface for where, reply in replies.items()}, "captions"),
         _agreed({where: reply.thought for where, reply in replies.items()}, "thoughts"),
@@ -255,7 +253,7 @@ def _agreed(texts: Mapping[str, str | None], what: str) -> str:
         if text != found[first] and text.split() != found[first].split():
             raise _malformed(
                 f"{first} and {where} hold different {what}, {found[first]!r:.60} and "
-                f"{text!r:.60}; keep one of them"
+                f"{text!r:.60}; keep one of them, or choose it by data.columns"
             )
     return found.get(first, "")
 
@@ -269,12 +267,28 @@ def _part(record: Mapping[str, Any]) -> str:
     return ""
 
 
-def _extra(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that become no other field of the example."""
+def _extra(record: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that become no other field of the example, as JSON values.
+
+    The bytes of pictures that are not read are left out.
+    """
     ours = _OURS | set(media.file_keys(record))
     if "A" in record and "B" in record:
         ours |= set(options.LETTERS)
-    return {key: value for key, value in record.items() if key not in ours}
+    extra = {key: value for key, value in record.items() if key not in ours}
+    extra |= {key: value for key, value in others.items() if not media.are_bytes(value)}
+    changed: list[Any] = []
+    text = _json(extra, lambda value: changed.append(value) or _plain(value))
+    return json.loads(text) if changed else extra
+
+
+def _json(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, default=default)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a table that JSON lacks, such as a date, as a text."""
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
 
 
 def _malformed(message: str) -> BadSample:

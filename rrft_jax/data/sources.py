@@ -44,9 +44,10 @@ from typing import Any
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import drawn, tfds_builder
 from rrft_jax.data.config_files import read_settings
+from rrft_jax.data.files import find_splits, shown
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.prompts import Prompts, read_prompts
-from rrft_jax.data.readers import find_splits, read_examples
+from rrft_jax.data.readers import read_examples
 from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
 from rrft_jax.json_files import is_number
@@ -307,7 +308,7 @@ def _read(place: _Place, split: str) -> Sequence[Any]:
     files = find_splits(place.path, place.task, place.file)
     if split not in files:
         raise UserError(f"{place.path}: no training file for {place.task}")
-    say(f"{place.label}{split} from {files[split]}")
+    say(f"{place.label}{split} from {shown(files[split])}")
     if split != "train" and files[split] == files.get("train"):
         say(f"{place.label}it trains too: the accuracy of {split} is not that of held-out data")
     examples = read_examples(place.path, place.task, split, place.image_root, place.file)

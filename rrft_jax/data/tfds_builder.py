@@ -36,8 +36,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rrft_jax.data import drawn
+from rrft_jax.data.files import find_splits, shown
 from rrft_jax.data.processor import BadSample, open_image
-from rrft_jax.data.readers import find_splits, read_examples
+from rrft_jax.data.readers import read_examples
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
 from rrft_jax.prog import prog
@@ -330,7 +331,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
         }
     files = find_splits(args.path, args.task)
     wanted = [split for split in files if limit(split) != 0]
-    say("data: " + ", ".join(f"{split} from {files[split]}" for split in wanted))
+    say("data: " + ", ".join(f"{split} from {shown(files[split])}" for split in wanted))
     if len({files[split] for split in wanted}) < len(wanted):
         say("data: one file serves several splits: --train=0 or --test=0 leaves one out")
     return {

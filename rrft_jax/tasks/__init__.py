@@ -24,8 +24,12 @@ TASKS: dict[str, Task] = {
     for task in (importlib.import_module(f"rrft_jax.tasks.{file}").TASK for file in FILES)
 }
 
-# The splits of all tasks, in the order in which results list them.
-SPLITS = tuple(dict.fromkeys(split for task in TASKS.values() for split in task.splits))
+# The splits of all tasks and of files, in the order in which results list them.
+SPLITS = tuple(
+    dict.fromkeys(
+        ("train", "validation", *(s for task in TASKS.values() for s in task.splits), "test")
+    )
+)
 
 
 def find(name: str) -> Task:

@@ -30,7 +30,7 @@ def _touch(path):
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
 def test_a_file_serves_training_and_testing(tmp_path, name):
     path = _write(tmp_path / name, [ROW, {**ROW, "id": None}])
-    assert find_splits(path, TASK) == {"train": path, "id": path}
+    assert find_splits(path, TASK) == {"train": (path,), "id": (path,)}
     first, second = read_examples(path, TASK, "train")
     assert (first.id, first.problem, first.answer, first.cot) == (
         "5", "How many?", "3", "One, two, three."
@@ -46,8 +46,8 @@ def test_the_published_layout(tmp_path):
     test_id = _write(tmp_path / "test_jsons/Visual-Counting-id-test-1k.json")
     ood = _write(tmp_path / "test_jsons/Visual-Counting-ood-test-1k.json")
     left = _write(tmp_path / "test_jsons/Spatial-Transformation-ood-left-test-1k.json")
-    assert find_splits(tmp_path, TASK) == {"train": train, "id": test_id, "ood": ood}
-    assert find_splits(tmp_path, "spatial_transformation")["ood-left"] == left
+    assert find_splits(tmp_path, TASK) == {"train": (train,), "id": (test_id,), "ood": (ood,)}
+    assert find_splits(tmp_path, "spatial_transformation")["ood-left"] == (left,)
     picture = _touch(tmp_path / "images/train_images/a.png")
     (example,) = read_examples(tmp_path, TASK, "train")
     assert example.images == (picture,)
@@ -55,9 +55,9 @@ def test_the_published_layout(tmp_path):
 
 def test_a_sample_file_serves_the_splits_that_have_no_file(tmp_path):
     sample = _write(tmp_path / "Visual-Counting-ood-sample.json")
-    assert find_splits(tmp_path, TASK) == {"train": sample, "id": sample, "ood": sample}
+    assert find_splits(tmp_path, TASK) == {"train": (sample,), "id": (sample,), "ood": (sample,)}
     train = _write(tmp_path / "Visual-Counting-train.jsonl")
-    assert find_splits(tmp_path, TASK) == {"train": train, "id": sample, "ood": sample}
+    assert find_splits(tmp_path, TASK) == {"train": (train,), "id": (sample,), "ood": (sample,)}
 
 
 def test_a_test_file_never_becomes_training_data(tmp_path):
@@ -119,13 +119,13 @@ def test_spellings_of_answers(tmp_path, fields):
     assert read_examples(path, TASK, "train")[0].answer == "3"
 
 
-def _chat(question, *replies, form="messages", system=None):
-    """One row's chat in either form; `replies` alternate from there on."""
+def _chat(*texts, form="messages", system=None):
+    """One row's chat in either form; user and assistant alternate."""
     speaker, said, names = {
         "messages": ("role", "content", ("user", "assistant")),
         "conversations": ("from", "value", ("human", "gpt")),
     }[form]
-    turns = [{speaker: names[n % 2], said: text} for n, text in enumerate((question, *replies))]
+    turns = [{speaker: names[n % 2], said: text} for n, text in enumerate(texts)]
     return {form: [{speaker: "system", said: system}] * (system is not None) + turns}
 
 
@@ -158,11 +158,12 @@ def test_chats(tmp_path, form, reply, cot, answer):
 @pytest.mark.parametrize(
     "texts, message",
     [
-        (["How many?"], "is no chat of two; expected a list of"),
+        (["How many?"], "no answer; expected a text as 'answer' or 'solution', found image, "),
+        ([], "no question; expected a text as 'problem' or 'question', or a chat as 'messages'"),
         (["How many?", "2", "Sure?"], "is no chat of two"),
         (["How many?", "2", "Sure?", "Yes."], "is no chat of two"),
-        (["How many?", 2], "is no chat of two"),
-        (["How many?", [{"type": "text", "text": "2"}]], "is no chat of two"),
+        (["How many?", 2], "the text of turn 2 is int; expected a text"),
+        (["How many?", [{"type": "image"}, {"type": "text", "text": "2"}]], "'assistant': pict"),
         (["<image>", "2"], "no question"),
         (["<image><image>How many?", "2"], "2 <image> in the question for 1 pictures"),
         (["How many?", " "], "expected <think>thought</think><answer>answer</answer>"),
@@ -183,7 +184,7 @@ def test_other_chats_are_named(tmp_path, form, texts, message):
     assert "\n" not in str(bad)
 
 
-@pytest.mark.parametrize("chat", [7, "How many?", {}, [], [7], [{"from": "user", "value": "a"}]])
+@pytest.mark.parametrize("chat", [7, "How many?", {"a": 1}, [7], [{"from": "a", "value": "b"}]])
 def test_what_is_no_chat(tmp_path, chat):
     path = _write(tmp_path / "data.json", [{"messages": chat}])
     with pytest.raises(UserError, match="no well-formed sample.* 0: 'messages' is no chat of two"):
@@ -232,7 +233,7 @@ def test_a_training_file_is_found_by_a_part_of_its_name(published, name, found):
     task = "structure_perception"
     splits = find_splits(published, task, name)
     assert splits == find_splits(published, task) | {
-        "train": str(published / f"train_jsons/{found}.json")
+        "train": (str(published / f"train_jsons/{found}.json"),)
     }
     (example,) = read_examples(published, task, "train", "", name)
     assert example.problem == found and example.task == task
@@ -263,7 +264,8 @@ def test_a_name_chooses_between_two_training_files_of_a_task(tmp_path):
         _write(tmp_path / f"Visual-Counting-train-{letter}.json")
     path = _write(tmp_path / "Visual-Counting-test.json")
     splits = find_splits(tmp_path, TASK, "train-b")
-    assert splits == {"train": str(tmp_path / "Visual-Counting-train-b.json"), "id": path}
+    train = str(tmp_path / "Visual-Counting-train-b.json")
+    assert splits == {"train": (train,), "id": (path,)}
 
 
 def _images(path, *names, image_root=""):
@@ -361,7 +363,7 @@ def test_repeated_ids_are_told_apart(tmp_path, capsys):
         ({"problem": "Why?", "solution": {"content": "3"}}, "sample 1: 'solution' is dict, {'con"),
         ({**ROW, "answer": float("nan")}, "sample 1: no answer"),
         ({**ROW, "problem": ""}, "sample 1: no question"),
-        ({**ROW, "problem": 7}, "sample 1: no question"),
+        ({**ROW, "problem": 7}, "sample 1: 'problem' is int, 7; expected a question"),
         ({**ROW, "image": 7}, "sample 1: a picture is 7"),
         ({**ROW, "image": ["a.png", None]}, "sample 1: a picture is None"),
         ({**ROW, "image": {}}, "sample 1: a picture is {}"),
@@ -403,7 +405,8 @@ def test_a_file_of_nothing_but_bad_rows_is_an_error(tmp_path):
     [
         ("data.json", b'[{"problem":\n oops}]', "line 2: not JSON"),
         ("data.jsonl", b'\n\n{"problem"', "no well-formed sample.*line 3: not JSON"),
-        ("data.json", b'{"problem": "a"}', "expected a JSON list of objects, found dict"),
+        ("data.json", b"7", "expected a JSON list of objects, or an object a line, found int"),
+        ("data.json", b'{"rows": []}', "no well-formed sample.*no question.* found rows"),
         ("data.json", b"[]", "no samples"),
         ("data.jsonl", b"", "no samples"),
         ("data.json", b"", "no samples"),

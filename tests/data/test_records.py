@@ -175,7 +175,7 @@ def test_keys_that_name_the_same_pictures_agree(tmp_path):
         ({"scene": "/9j/4AAQSkZJRg" + "A" * 50}, "'scene' is '/9j/"),
         ({"flickr": "https://example.com/a.jpg?size=2"}, "'flickr' is 'https://example.com"),
         ({"pixel_values": [[0.1, 0.2]]}, "a picture is [0.1, 0.2] under 'pixel_values'; expected"),
-        ({"image_url": {"url": "a.png"}}, "a picture is {'url': 'a.png'} under 'image_url'"),
+        ({"image": [{"url": 7}]}, "a picture is {'url': 7} under 'image'; expected a path"),
         ({"video": "a"}, "'video' is 'a': videos and sounds are not read"),
         ({"videos": ["a.mp4"], "image": "a.png"}, "'videos' is ['a.mp4']: videos and sounds"),
         ({"audio": {"path": "a.wav"}}, "'audio' is {'path': 'a.wav'}: videos and sounds"),
@@ -295,7 +295,7 @@ def test_a_rows_system_prompt_is_its_system_turn(tmp_path, key, paradigm):
 def test_system_prompts_that_differ_are_refused(tmp_path):
     row = _chat("How many?", system="Answer in French.")
     row["messages"].insert(0, {"role": "system", "content": "Think first."})
-    message = "'system' and turn 1 hold different system prompts, 'Answer in French.' and 'Think"
+    message = "'system' and turn 1 of 'messages' hold different system prompts, 'Answer in"
     assert _refused(tmp_path, row).startswith(message)
     row["system"] = "Think first."
     (example,) = _read(tmp_path, row)
@@ -310,24 +310,34 @@ def test_system_prompts_that_differ_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "key",
     [
-        *("context", "hint", "history", "question", "query", "prompt", "instruction", "input"),
-        *("instructions", "system_message"),
+        *("context", "hint", "history", "input", "instructions", "system_message"),
     ],
 )
 @pytest.mark.parametrize("row", [_row(), _chat("How many?")])
 def test_other_parts_of_a_question_are_refused(tmp_path, key, row):
-    message = f"{key!r} is not read beside the question; put its text into the question"
-    assert _refused(tmp_path, row | {key: "There are two."}).startswith(message)
+    message = _refused(tmp_path, row | {key: "There are two."})
+    assert message.startswith(f"{key!r} is not read beside the question; put its text into it, ")
     examples = _read(tmp_path, row | {key: "How many?"}, row | {key: ""}, row | {key: []})
     assert [example.problem for example in examples] == ["How many?"] * 3
 
 
-def test_two_questions_are_refused(tmp_path):
-    message = "'problem' and 'messages' both hold a question; expected one of them"
-    assert _refused(tmp_path, _row() | _chat("Which?")) == message
-    row = _chat("Which?") | _chat("Which?", form="conversations")
-    assert "both hold a question" in _refused(tmp_path, row)
-    assert "found image, question" in _refused(tmp_path, {"image": "a.png", "question": "Why?"})
+@pytest.mark.parametrize("key", ["question", "query", "prompt", "instruction", "conversations"])
+@pytest.mark.parametrize("row", [_row(), _chat("How many?")])
+def test_two_questions_agree_or_are_refused(tmp_path, key, row):
+    def asked(text):
+        chat = _chat(text, form="conversations")["conversations"]
+        return {key: chat if key == "conversations" else text}
+
+    examples = _read(
+        tmp_path,
+        row | asked("How  many? "),
+        row | {key: ""},
+        row | {key: None},
+        row | {"image": "a.png"} | asked("<image>How many?"),
+    )
+    assert [example.problem.split() for example in examples] == [["How", "many?"]] * 4
+    message = _refused(tmp_path, row | asked("Why?"))
+    assert "hold different questions; keep one of them, or choose it by --config.data" in message
 
 
 # Thoughts, answers and their tags.
@@ -354,7 +364,7 @@ def test_thoughts_that_differ_are_refused(tmp_path):
     row = _row(cot="One.", reasoning="Two.")
     assert _refused(tmp_path, row).startswith("'cot' and 'reasoning' hold different thoughts, 'One")
     row = _chat("How many?", "<think>One.</think>1", cot="Two.")
-    assert "'cot' and the reply of 'assistant' hold different thoughts" in _refused(tmp_path, row)
+    assert "'cot' and the reply in 'messages' hold different thoughts" in _refused(tmp_path, row)
     row = _chat("How many?", cot="Two.")
     row["messages"][1]["thinking"] = "One."
     assert "'thinking' of the reply hold different thoughts" in _refused(tmp_path, row)

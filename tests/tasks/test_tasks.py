@@ -18,7 +18,7 @@ PACKAGE = Path(tasks.__file__).resolve().parents[1]
 def test_the_order_of_tasks_and_splits():
     assert list(TASKS) == list(tasks.FILES)
     assert list(TASKS) == ["visual_counting", "structure_perception", "spatial_transformation"]
-    assert SPLITS == ("train", "id", "ood", "ood-left", "ood-right")
+    assert SPLITS == ("train", "validation", "id", "ood", "ood-left", "ood-right", "test")
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
