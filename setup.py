@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "pillow>=11",
+        "pyarrow>=18",  # parquet files, and the Arrow files of `datasets`
         "pyyaml>=6",
         "tensorflow-datasets>=4.9.9",
         "tensorstore>=0.1.86",  # also orbax's
