@@ -23,7 +23,7 @@ from rrft_jax import settings
 from rrft_jax.errors import UserError
 from rrft_jax.fields import plain
 from rrft_jax.origins import OBJECTIVE, Layered
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import CUSTOM, TASKS, find
 
 # `fsdp` splits weights and optimizer over all devices, but the sampler's weights only `tensor`
 # splits. So 7B needs `tensor`: its 15 GB of weights are too much for a device of 16 GB.
@@ -62,7 +62,7 @@ def choose(arg: str, paradigms: tuple[str, ...], objectives: tuple[str, ...] = (
     Raises:
       UserError: a name or a choice does not exist; the message lists the existing ones.
     """
-    choices = {"model": tuple(MODELS), "task": tuple(TASKS), "paradigm": paradigms}
+    choices = {"model": tuple(MODELS), "task": (*TASKS, CUSTOM), "paradigm": paradigms}
     if objectives:
         choices["objective"] = objectives
     chosen = {name: available[0] for name, available in choices.items()}
@@ -73,7 +73,9 @@ def choose(arg: str, paradigms: tuple[str, ...], objectives: tuple[str, ...] = (
                 f"config argument {pair!r}: expected name=choice with name one of "
                 f"{', '.join(choices)}"
             )
-        if choice not in choices[name]:
+        if name == "task" and "." in choice:  # a module of the user's own
+            find(choice)
+        elif choice not in choices[name]:
             raise UserError(
                 f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}"
             )
@@ -97,7 +99,7 @@ def base(
     Raises:
       UserError: a field does not exist.
     """
-    values, task = plain(sections), TASKS[choice.task]
+    values, task = plain(sections), find(choice.task)
     own = {
         "task": choice.task,
         "data.reuse_activation": task.reuse_activation,
@@ -123,9 +125,9 @@ def base(
                     f"unknown config key {key}: expected a field of rrft_jax/settings.py"
                 )
             target[field] = value
-    if "grpo" in values:  # a reward's name may be a dotted path
-        terms = ml_collections.ConfigDict(values["grpo"]["rewards"], allow_dotted_keys=True)
-        values["grpo"]["rewards"] = terms
+    for section in {"grpo", "eval"} & values.keys():  # a reward's name may be a dotted path
+        terms = ml_collections.ConfigDict(values[section]["rewards"], allow_dotted_keys=True)
+        values[section]["rewards"] = terms
     return Layered(values, layers)
 
 

@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import importlib.util
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -150,7 +151,7 @@ def read(argv: Sequence[str]) -> Command:
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}
-_REWARD_KEYS = "--config.grpo.rewards."
+_REWARD_KEYS = re.compile(r"--config\.(grpo|eval)\.rewards\.([^=]+)=(.*)")
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
 
 
@@ -219,9 +220,9 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> se
     Returns:
       The keys of the fields that were set.
     """
-    others = [argument for argument in arguments if not _override_reward(config, argument)]
-    given = {"grpo.rewards"} if len(others) < len(arguments) else set()
-    arguments = others
+    rewarded = {argument: _override_reward(config, argument) for argument in arguments}
+    given = set(filter(None, rewarded.values()))
+    arguments = [argument for argument, key in rewarded.items() if not key]
     for argument in arguments:
         name = argument.partition("=")[0]
         if name.startswith("-") and not name.startswith("--config."):
@@ -246,31 +247,33 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> se
         raise UserError(message) from None
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}: expected --config.KEY=VALUE")
-    for section, field in ((config, "stages"), (config.eval, "tasks")):  # "a,b" is one text so far
+    # "a,b" is one text so far.
+    for section, field in ((config, "stages"), (config.eval, "tasks"), (config.eval, "splits")):
         parts = [part.strip() for item in section[field] for part in str(item).split(",")]
         section[field] = tuple(filter(None, parts))
     return given
 
 
-def _override_reward(config: ml_collections.ConfigDict, argument: str) -> bool:
-    """Apply `--config.grpo.rewards.NAME=WEIGHT`; return False for any other argument.
+def _override_reward(config: ml_collections.ConfigDict, argument: str) -> str:
+    """Apply `--config.grpo.rewards.NAME=WEIGHT`, or eval's; NAME may be new to the config.
 
-    NAME may be new to the config.
+    Returns:
+      The key of the rewards; empty for any other argument.
     """
-    name, equals, weight = argument.removeprefix(_REWARD_KEYS).partition("=")
-    if not (argument.startswith(_REWARD_KEYS) and equals and "grpo" in config):
-        return False
+    match = _REWARD_KEYS.fullmatch(argument)
+    if not match or match[1] not in config:
+        return ""
     try:
-        number = float(weight)
+        number = float(match[3])
     except ValueError:
         raise UserError(f"{argument}: expected a number, such as 1.0") from None
-    terms = config.grpo.rewards
+    terms, name = config[match[1]].rewards, match[2]
     with config.unlocked():
         if isinstance(terms.get(name), ml_collections.ConfigDict):
             terms[name].weight = number
         else:
             terms[name] = number
-    return True
+    return f"{match[1]}.rewards"
 
 
 def _check_key(config: ml_collections.ConfigDict, key: str) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from rrft_jax import fields
 from rrft_jax.errors import UserError
 from rrft_jax.settings import STAGES, Config
+from rrft_jax.tasks import CUSTOM
 
 
 class _Idle(NamedTuple):
@@ -38,7 +39,7 @@ _OF_STAGES = (
         for stage in STAGES
     ),
     _Idle(
-        ("checkpoint_every", "eval_every", "best_split", "model.remat"),
+        ("checkpoint_every", "eval_every", "best_split", "best_metric", "model.remat"),
         "this config trains nothing; choose a config with a stage",
         lambda config: not config.stages,
     ),
@@ -63,6 +64,16 @@ _OF_FIELDS = (
         ("data.image_root",),
         "no path of a picture is read; set --config.data.path or --config.data.mixture",
         lambda config: not (config.data.path or config.data.mixture),
+    ),
+    _Idle(
+        ("custom",),
+        f"only the task {CUSTOM} has it; choose it by --config=FILE:task={CUSTOM}",
+        lambda config: CUSTOM not in (config.task, *config.eval.tasks) and not config.data.mixture,
+    ),
+    _Idle(
+        ("eval.reward_seconds",),
+        "no reward is evaluated; add one by --config.eval.rewards.NAME=1",
+        lambda config: not config.eval.rewards,
     ),
     _Idle(
         ("eval.top_k", "eval.top_p"),

@@ -49,7 +49,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     """Train, evaluate, export and report."""
     config, model, params, processor, data = prepared
     steps = {stage: num_steps(config.stage(stage), data.training[stage]) for stage in config.stages}
-    results = Results(workdir, steps, config.best_split or next(iter(data.splits), ""))
+    deciding = config.best_split or next(iter(data.splits), "")
+    results = Results(workdir, steps, deciding, config.best_metric)
     skipped = SkippedLog(workdir / "skipped.jsonl")
     host0 = distributed.is_host0()
     metrics = MetricsWriter(workdir / "metrics.jsonl", writes=host0)
@@ -127,13 +128,10 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
                 where = f"{where}, exported to {workdir / EXPORT_BEST}"
             except Damaged as error:
                 where = f"{where}, which is not whole and not exported: {error}"
-        then, now = (
-            100 * results.rows[name][results.deciding]["accuracy"]
-            for name in (f"{stage}@{step}", stage)
-        )
+        then, now = (results.deciding_value(name) for name in (f"{stage}@{step}", stage))
         say(
             f"{stage}: best on {results.deciding} after step {step} of {last}, "
-            f"{then:.1f} % ({now:.1f} % at its end): {where}"
+            f"{then} ({now} at its end): {where}"
         )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rrft_jax import fields, rewards
+from rrft_jax import fields, rewards, tasks
 from rrft_jax.errors import UserError
 from rrft_jax.fields import (
     AXIS,
@@ -27,7 +27,7 @@ from rrft_jax.fields import (
     field,
     one_of,
 )
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import TASKS, answers, custom
 
 STAGES = ("sft", "grpo")
 
@@ -121,6 +121,21 @@ class DataSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CustomSettings:
+    """The task `custom`: what the model is told beside the question, and the answers' kind."""
+
+    instruction: str = field(
+        custom.INSTRUCTION, 'The text that follows a question. `""` gives the question alone.'
+    )
+    answers: str = field(
+        "any",
+        "The kind of the right answers. A row with another one is left out and counted. `any` "
+        "also takes rows without an answer, which rewards alone can judge.",
+        one_of(*answers.KINDS),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """How GRPO samples completions."""
 
@@ -143,9 +158,16 @@ class EvalSettings:
 
     tasks: tuple[str, ...] = field(
         (),
-        "Tasks whose splits are evaluated. `()` is the config's own task.",
-        fields.each_once(TASKS),
+        "Tasks whose splits are evaluated, each once. `()` is the config's own task.",
     )
+    splits: tuple[str, ...] = field(
+        (), "Held-out splits to evaluate, in this order. `()` is all that the data has."
+    )
+    rewards: Mapping[str, Any] = field(
+        {},
+        "As `grpo.rewards`: every completion is scored by them too, and results have their means.",
+    )
+    reward_seconds: float = field(2.0, "As `grpo.reward_seconds`.", POSITIVE)
     samples: int = field(
         0,
         "Samples of each split. 0 takes all, or 1,000 if they are drawn.",
@@ -310,11 +332,18 @@ class Config:
     )
     best_split: str = field(
         "",
-        "Split by whose accuracy the best of a stage's evaluated weights are kept beside the last "
-        'ones. `""` is the first split.',
+        "Split by which the best of a stage's evaluated weights are found, to be kept beside the "
+        'last ones. `""` is the first split.',
+    )
+    best_metric: str = field(
+        "",
+        "The best are those with the highest `accuracy`, the highest mean of one of "
+        "`eval.rewards`, or the highest `reward`, which is their weighted sum. "
+        '`""` is accuracy, or reward for a split without answers.',
     )
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
+    custom: CustomSettings = dataclasses.field(default_factory=CustomSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)
     eval: EvalSettings = dataclasses.field(default_factory=EvalSettings)
     mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
@@ -333,7 +362,8 @@ def make(values: Mapping[str, Any]) -> Config:
       UserError: names the first field that is unknown or makes no sense, and says what it may be.
     """
     config = fields.build(Config, values)
-    _check_evaluation(config.eval)
+    _check_tasks(config)
+    _check_evaluation(config)
     for name in config.stages:
         if config.stage(name) is None:
             raise UserError(f"--config.stages={name}: this config has no section {name}")
@@ -343,11 +373,32 @@ def make(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def _check_evaluation(settings: EvalSettings) -> None:
+def _check_tasks(config: Config) -> None:
+    for key, names in (("task", [config.task]), ("eval.tasks", config.eval.tasks)):
+        for name in names:
+            try:
+                tasks.find(name)
+            except UserError as error:
+                raise UserError(f"--config.{key}: {error}") from None
+    for key in ("tasks", "splits"):
+        names = getattr(config.eval, key)
+        if len(set(names)) < len(names):
+            raise UserError(f"--config.eval.{key}={','.join(names)}: expected each once")
+
+
+def _check_evaluation(config: Config) -> None:
+    settings = config.eval
     if settings.passes > 1 and settings.temperature == 0:
         raise UserError(
             f"--config.eval.passes={settings.passes}: at eval.temperature=0 all completions of "
             "a sample are the same; expected 1, or a temperature above 0"
+        )
+    terms = rewards.read_terms(settings.rewards, "--config.eval.rewards")
+    metrics = ["accuracy", *(["reward", *(term.name for term in terms)] if terms else [])]
+    if config.best_metric not in ("", *metrics):
+        raise UserError(
+            f"--config.best_metric={config.best_metric}: expected one of {', '.join(metrics)}; "
+            "--config.eval.rewards.NAME=1 adds a reward"
         )
 
 

@@ -8,7 +8,7 @@ import pathlib
 from rrft_jax import markdown
 from rrft_jax.fields import Described, described, sections
 from rrft_jax.settings import Config, GRPOSettings, SFTSettings, StageSettings
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import CUSTOM, TASKS
 from rrft_jax.training import objectives
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "configs.md"
@@ -31,7 +31,8 @@ a field.
 {files}
 
 The other choices are `model` (`tiny`, `2b`, `7b`) and `task`
-({tasks}).
+({tasks}), or a
+[module with a `TASK`](models-and-tasks.md#a-task-of-your-own).
 The first one is the default. `configs/grpo.py` also takes an `objective`, which names the
 [method of a paper](algorithms.md#methods). A choice that does not exist is an error that lists the
 others.
@@ -144,7 +145,7 @@ def page() -> str:
     return _TEMPLATE.format(
         files=markdown.table(("file", "paradigms, the default first", "stages"), _FILES),
         places=markdown.table(("place", "holds"), _PLACES),
-        tasks=", ".join(f"`{task}`" for task in TASKS),
+        tasks=", ".join(f"`{task}`" for task in (*TASKS, CUSTOM)),
         fields="\n\n".join(parts),
     )
 

@@ -27,6 +27,9 @@ IN_VAIN = [
     ("sft", ["rollouts_every=7"], "only GRPO samples by it"),
     ("eval", ["eval_every=7"], "this config trains nothing"),
     ("eval", ["model.remat=dots"], "this config trains nothing"),
+    ("eval", ["best_metric=accuracy"], "this config trains nothing"),
+    ("eval", ["eval.reward_seconds=9"], "no reward is evaluated"),
+    ("grpo", ["custom.answers=json"], "only the task custom has it"),
 ]
 EFFECTIVE = [
     ("grpo", ["stages=sft", "grpo.batch_size=8", "sampling.top_k=7"]),  # of a stage left out
@@ -40,6 +43,8 @@ EFFECTIVE = [
     ("grpo:objective=dapo", ["grpo.mini_batches=1"]),
     ("grpo", ["eval.temperature=0.5", "eval.top_p=0.5"]),
     ("sft:paradigm=ans_sft", ["data.activation_samples=100"]),
+    ("grpo:task=custom", ["custom.answers=json"]),
+    ("eval", ["eval.rewards.format=1", "eval.reward_seconds=9"]),
 ]
 
 

@@ -37,7 +37,7 @@ def test_an_integer_will_do_for_a_number_and_a_list_for_a_tuple():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"sed": 1}, "unknown config key sed: config has best_split, checkpoint_every, "),
+        ({"sed": 1}, "unknown config key sed: config has best_metric, best_split, "),
         ({"grpo": {"betta": 1}}, "unknown config key grpo.betta: config.grpo has advantages, "),
         ({"seed": 1.5}, "--config.seed=1.5: expected an integer, found float"),
         ({"eval": {"sampled": 1}}, "--config.eval.sampled=1: expected true or false, found int"),
@@ -58,3 +58,25 @@ def test_fields_are_replaced_by_their_names():
     changed = fields.replaced(config, {"sft.micro_batches": 2, "mesh.fsdp": 4, "seed": 3})
     assert (changed.sft.micro_batches, changed.mesh.fsdp, changed.seed) == (2, 4, 3)
     assert config == Config(sft=SFTSettings())
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"task": "counting"}, "--config.task: task 'counting' is unknown; choose one of visual_c"),
+        ({"eval": {"tasks": ["a.b"]}}, "--config.eval.tasks: task 'a.b': ModuleNotFoundError"),
+        ({"eval": {"tasks": ["custom"] * 2}}, "--config.eval.tasks=custom,custom: expected each o"),
+        ({"eval": {"rewards": {"acuracy": 1}}}, "--config.eval.rewards.acuracy: reward 'acuracy'"),
+        ({"task": "custom", "custom": {"answers": "box"}}, "custom.answers=box: expected one of a"),
+        ({"best_metric": "reward"}, "--config.best_metric=reward: expected one of accuracy; --con"),
+    ],
+)
+def test_mistakes_about_tasks_and_evaluation(values, message):
+    with pytest.raises(UserError) as error:
+        settings.make(values)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_best_may_be_chosen_by_a_reward():
+    for metric in ("", "accuracy", "format", "reward"):
+        settings.make({"best_metric": metric, "eval": {"rewards": {"format": 1}}})

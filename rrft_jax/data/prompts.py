@@ -31,7 +31,7 @@ from rrft_jax.data.kinds import is_of_four, kind_asked
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.errors import UserError
-from rrft_jax.tasks import TASKS, find
+from rrft_jax.tasks import CUSTOM, TASKS, Task, find
 from rrft_jax.tasks.example import Example
 from rrft_jax.tasks.wording import OF_FOUR
 
@@ -45,12 +45,15 @@ def _key(task: str, own: str, zero_shot: bool = False) -> str:
     return ".".join(filter(None, (task, own, ZERO_SHOT if zero_shot else "")))
 
 
-_INSTRUCTIONS = {
-    _key(name, own, zero_shot): text
-    for name, task in TASKS.items()
-    for zero_shot in (False, True)
-    for own, text in (task.wording.zero_shot if zero_shot else task.wording.instructions).items()
-}
+def _instructions(task: str) -> list[str]:
+    """Return the keys of all instructions that a file may replace, of this task and of ours."""
+    records: dict[str, Task] = {**TASKS, task: find(task)}
+    return [
+        _key(name, own, zero_shot)
+        for name, record in records.items()
+        for zero_shot in (False, True)
+        for own in (record.wording.zero_shot if zero_shot else record.wording.instructions)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +91,17 @@ OWN = Prompts()
 
 
 def read_prompts(
-    task: str, paradigm: str, *, file: str = "", system: str = "", variant: str = ""
+    task: str,
+    paradigm: str,
+    *,
+    file: str = "",
+    system: str = "",
+    variant: str = "",
+    instruction: str = find(CUSTOM).wording.instructions[""],
 ) -> Prompts:
     """Return the `Prompts` of a config's `data.prompts`, `data.system_prompt`, `data.variant`.
+
+    `instruction` is that of the task `custom`, the config's `custom.instruction`.
 
     Raises:
       UserError: the task has no such variant, a field would have no effect beside another, or the
@@ -115,17 +126,19 @@ def read_prompts(
             raise UserError(
                 f"data.{field}={value}: no effect, as {reason} asks without instruction"
             )
-    return Prompts(system, variant, _read_instructions(file) if file else {})
+    own = {CUSTOM: instruction} if task == CUSTOM else {}
+    return Prompts(system, variant, own | (_read_instructions(file, task) if file else {}))
 
 
-def _read_instructions(file: str) -> dict[str, str]:
+def _read_instructions(file: str, task: str) -> dict[str, str]:
     where = f"data.prompts={file}"
     texts = read_settings(file, "data.prompts", "file of texts")
     if not isinstance(texts, dict):
         raise UserError(f"{where}: expected a mapping of keys to texts, found {_kind(texts)}")
+    known = _instructions(task)
     for key, value in texts.items():
-        if key not in _INSTRUCTIONS:
-            raise UserError(f"{where}: key {key!r}: expected one of {', '.join(_INSTRUCTIONS)}")
+        if key not in known:
+            raise UserError(f"{where}: key {key!r}: expected one of {', '.join(known)}")
         if not isinstance(value, str):
             raise UserError(f"{where}: {key}: expected a text, found {_kind(value)}")
     return texts
@@ -175,7 +188,7 @@ def chat(
     if instruction:
         before, here, after = instruction.partition("{problem}")
         if not here:
-            before, after = "", f"\n{instruction}"
+            before, after = "", f"\n{instruction}" if instruction else ""
         if "{problem}" in after and example.image_offsets:
             raise UserError(
                 f"{{problem}} stands more than once in the instruction {instruction!r:.60}, but "
@@ -214,10 +227,13 @@ def target(example: Example, paradigm: str, *, think: bool = True, prompts: Prom
       prompts: how the question is put.
 
     Raises:
-      BadSample: the reply has a summary and a caption that this variant doesn't ask for, or a tag
-        inside its parts.
+      BadSample: the sample has no answer, the reply has a summary and a caption that this variant
+        doesn't ask for, or a tag inside its parts.
     """
-    if _known(paradigm, PARADIGMS, "paradigm") == "ans_sft":
+    _known(paradigm, PARADIGMS, "paradigm")
+    if not example.answer:
+        raise BadSample("malformed", "no answer, and SFT teaches answers")
+    if paradigm == "ans_sft":
         return example.answer
     thought = (example.cot or "").strip() if think else ""
     prefaced = prompts.variant in find(example.task).wording.prefaced

@@ -27,6 +27,7 @@ from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import Reply, read_reply
 from rrft_jax.json_files import is_number
 from rrft_jax.tasks import find
+from rrft_jax.tasks.answers import Answers
 from rrft_jax.tasks.example import Example
 
 # The keys that become another field of an example. Keys of files are ours if they name a picture.
@@ -76,8 +77,8 @@ def read_record(
     if not problem.strip():
         raise _malformed("no question; expected a text beside the pictures")
     system = _system(record, asked)
-    preface, thought, answer = _reply(record, asked, choices, index_base)
     form = find(task).answers
+    preface, thought, answer = _reply(record, asked, choices, index_base, form)
     if not form.readable(answer):  # no completion could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected {form.expected}")
     name = default_id if record.get("id") in (None, "") else record["id"]
@@ -191,10 +192,13 @@ def _reply(
     asked: Mapping[str, Chat],
     choices: Mapping[str, str],
     base: int | None,
+    form: Answers,
 ) -> tuple[str, str, str]:
     """Return preface, thought and answer; with options, the answer is a letter."""
     thoughts = {repr(key): text for key, text in _held(record, THOUGHTS).items()}
     answers = {repr(key): text for key, text in _held(record, ANSWERS).items()}
+    if form.structured:
+        answers = {key: _as_json(value) for key, value in answers.items()}
     said = {}
     for key, chat in asked.items():
         thoughts |= {f"{name!r} of the reply": text for name, text in chat.thoughts.items()}
@@ -217,9 +221,9 @@ def _reply(
             letter = options.letter_of(reply.answer, choices, number=number, base=base)
             replies[where] = dataclasses.replace(reply, answer=letter)
     answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
-    for where, text in said.items() if not answer else ():
-        raise _malformed(f"{where} is {text!r:.60}; {_EXPECTED}, or the answer alone")
-    if not answer:
+    if not answer and not form.readable(answer):
+        for where, text in said.items():
+            raise _malformed(f"{where} is {text!r:.60}; {_EXPECTED}, or the answer alone")
         raise _malformed(
             f"{'the answer is empty' if answers else 'no answer'}; expected a text as 'answer' or "
             f"'solution', found {', '.join(record):.100}; --config.data.columns.answer=COLUMN "
@@ -230,6 +234,12 @@ def _reply(
         _agreed({where: reply.thought for where, reply in replies.items()}, "thoughts"),
         answer,
     )
+
+
+def _as_json(value: Any) -> Any:
+    """Return a list or an object as JSON, and any other value, or a chat, as it is."""
+    is_json = isinstance(value, list | dict) and not chats.is_chat(value)
+    return _json(value) if is_json else value
 
 
 def _parts(where: str, text: str, untagged: str) -> Reply:

@@ -53,7 +53,8 @@ from rrft_jax.errors import UserError
 from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say
 from rrft_jax.settings import Config
-from rrft_jax.tasks import SPLITS, TASKS
+from rrft_jax.tasks import CUSTOM, SPLITS, find
+from rrft_jax.tasks.answers import KINDS
 
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
@@ -87,7 +88,9 @@ class Data:
                 for stage, source in _training(config, place).items():
                     training[stage].append(source)
         splits: dict[str, list[Source]] = {}
-        for place in _tested(config, base, places):
+        tested = _tested(config, base, places)
+        _check_splits(config, tested)
+        for place in tested:
             with _naming(place.where):
                 for split, source in _held_out(config, place).items():
                     splits.setdefault(_name(config, place.task, split), []).append(source)
@@ -96,7 +99,11 @@ class Data:
                 found = base.path or base.source or config.data.mixture
                 raise UserError(f"{found}: no test split of {', '.join(_tasks(config))}")
             say("data: nothing is held out: there will be no accuracy")
-        names = [_name(config, task, split) for task in _tasks(config) for split in SPLITS]
+        names = config.eval.splits or [
+            _name(config, task, split)
+            for task in _tasks(config)
+            for split in dict.fromkeys((*SPLITS, *find(task).splits))
+        ]
         return cls(training, {name: splits[name] for name in names if name in splits})
 
 
@@ -176,7 +183,7 @@ def _training(config: Config, place: _Place) -> dict[str, Source]:
             "grpo": _draw(config, place, "train", config.seed, start, start + DRAWN_TRAINING),
         }
     else:
-        every = _read(place, "train")
+        every = _read(config, place, "train")
         parts = {"sft": every, "grpo": every}
         if config.paradigm == "reason_rft":
             parts = {
@@ -198,14 +205,14 @@ def _reuses(config: Config, place: _Place) -> bool:
     """Return whether GRPO uses the samples of SFT again; another task has its own default."""
     if place.task == config.task:
         return config.data.reuse_activation
-    return TASKS[place.task].reuse_activation
+    return find(place.task).reuse_activation
 
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
     """Print a warning about parts that the targets of SFT will lack."""
     listed = isinstance(examples, list)  # a TFDS build would read all pictures as well
     samples = _usable(examples) if listed else []
-    prefaced = place.variant in TASKS[place.task].wording.prefaced
+    prefaced = place.variant in find(place.task).wording.prefaced
     looked_at = samples or [examples[0]] if prefaced else []
     if any(not example.preface for example in looked_at):
         say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
@@ -251,25 +258,43 @@ def _of_task(place: _Place, task: str) -> _Place:
     """Return the same place for another task, with its variant if the task has that one."""
     if task == place.task:
         return place
-    variant = place.variant if place.variant in TASKS[task].wording.variants else ""
+    variant = place.variant if place.variant in find(task).wording.variants else ""
     return dataclasses.replace(place, task=task, variant=variant)
 
 
-def _held_out(config: Config, place: _Place) -> dict[str, Source]:
-    """Return a place's test splits, each cut to `eval.samples`."""
-    limit = config.eval.samples or None
+def _check_splits(config: Config, places: Sequence[_Place]) -> None:
+    """Raise UserError if `eval.splits` names a split that no place has."""
+    chosen, found = config.eval.splits, []
+    for place in places if chosen else ():
+        with _naming(place.where):
+            found += [_name(config, place.task, split) for split in _held_out_names(place)]
+    for name in chosen:
+        if name not in found:
+            raise UserError(
+                f"--config.eval.splits={name}: expected one of {', '.join(found) or 'none'}"
+            )
+
+
+def _held_out_names(place: _Place) -> list[str]:
+    """Return the names of a place's test splits."""
     if place.source:
         names: Iterable[str] = tfds_builder.splits(place.folder)
     elif place.path:
         names = find_splits(place.path, place.task, place.file)
     else:
-        names = TASKS[place.task].held_out
+        names = find(place.task).held_out
+    return [name for name in names if name != "train"]
+
+
+def _held_out(config: Config, place: _Place) -> dict[str, Source]:
+    """Return a place's test splits, each cut to `eval.samples`."""
+    limit, chosen = config.eval.samples or None, config.eval.splits
     prompts, splits = _prompts(config, place), {}
-    for name in names:
-        if name == "train":
+    for name in _held_out_names(place):
+        if chosen and _name(config, place.task, name) not in chosen:
             continue
         if place.path or place.source:
-            examples = _read(place, name)[:limit]
+            examples = _read(config, place, name)[:limit]
         else:  # one seed for all runs, so that they can be compared
             examples = _draw(config, place, name, 0, 0, limit or DRAWN_TEST)
         splits[name] = Source(examples, prompts)
@@ -283,6 +308,7 @@ def _prompts(config: Config, place: _Place) -> Prompts:
         file=place.prompts,
         system=place.system_prompt,
         variant=place.variant,
+        instruction=config.custom.instruction,
     )
 
 
@@ -293,8 +319,39 @@ def _draw(
     return drawn.DrawnSource(place.task, split, seed, start, stop, size)
 
 
-def _read(place: _Place, split: str) -> Sequence[Any]:
+def _read(config: Config, place: _Place, split: str) -> Sequence[Any]:
     """Return one split of a place on disk; a malformed record is a `BadSample`."""
+    examples = _stored(place, split)
+    if place.task != CUSTOM or config.custom.answers == "any":
+        return examples
+    return _OfKind(examples, config.custom.answers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfKind(Sequence[Any]):
+    """Samples with answers of one kind; a sample with another answer is a `BadSample`."""
+
+    examples: Sequence[Any]
+    kind: str  # a name in KINDS
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return _OfKind(self.examples[index], self.kind)
+        example, form = self.examples[index], KINDS[self.kind]
+        if isinstance(example, BadSample) or form.readable(example.answer):
+            return example
+        return BadSample(
+            "malformed",
+            f"sample {example.id}: the answer is {example.answer!r:.60}; expected {form.expected}, "
+            f"as custom.answers={self.kind}",
+        )
+
+
+def _stored(place: _Place, split: str) -> Sequence[Any]:
+    """Return one split of a place on disk as it is read."""
     if place.source:
         say(f"{place.label}{split} from {place.source}")
         examples = tfds_builder.open_source(place.folder, split)
@@ -361,7 +418,7 @@ def _entry(entry: Any, folder: pathlib.Path, base: _Place) -> _Place:
     if "path" in values or "source" in values:
         base = dataclasses.replace(base, path="", source="", file="")
     if values.get("task", base.task) != base.task:
-        rewards = TASKS[values["task"]].rewards
+        rewards = find(values["task"]).rewards
         base = dataclasses.replace(base, variant="", rewards=rewards)
     return _checked(dataclasses.replace(base, **values))
 
@@ -372,7 +429,6 @@ def _beside(folder: pathlib.Path, path: str) -> str:
 
 # The allowed values of some keys of an entry; the values of other keys are texts.
 _VALUES = {
-    "task": (f"one of {', '.join(TASKS)}", lambda value: value in TASKS),
     "weight": ("a number above 0", lambda value: is_number(value) and value > 0),
     "rewards": ("a mapping of rewards to weights", lambda value: isinstance(value, dict) and value),
 }

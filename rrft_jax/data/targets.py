@@ -16,7 +16,7 @@ from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import say
 from rrft_jax.settings import Config
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import find
 
 FIRST = 32  # samples of each source
 
@@ -91,7 +91,7 @@ def _rewards(config: Config, source: Source) -> Mapping[str, Any]:
         return source.rewards
     if config.grpo is not None:
         return config.grpo.rewards
-    task = TASKS[config.task]
+    task = find(config.task)
     usual = dict(task.rewards)
     if getattr(source.prompts, "variant", "") in task.wording.prefaced:
         return usual | {"format": 0.0, "caption_format": 1.0}

@@ -42,7 +42,7 @@ from rrft_jax.data.readers import read_examples
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import Progress, say
 from rrft_jax.prog import prog
-from rrft_jax.tasks import SPLITS, TASKS, Example
+from rrft_jax.tasks import SPLITS, TASKS, Example, find
 
 _TEXTS = ("answer", "cot", "id", "problem", "task")
 _LATER = ("part", "system", "preface", "image_offsets", "extra")  # texts older builds may lack
@@ -322,7 +322,7 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
     if not args.path:
         numbers = {
             split: (1000 if split == "train" else 100) if limit(split) is None else limit(split)
-            for split in TASKS[args.task].splits
+            for split in find(args.task).splits
         }
         return {
             split: drawn.DrawnSource(args.task, split, args.seed, 0, number, args.size)
@@ -345,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=prog("rrft_jax.data.tfds_builder"), description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument("--task", required=True, help=f"one of {', '.join(TASKS)}, custom, ...")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to make")
     parser.add_argument("--path", default="", help="a folder or file of samples; none: drawn ones")
     parser.add_argument("--image_root", default="", help="where the samples' picture paths start")
@@ -359,6 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if min(args.train or 0, args.test or 0) < 0 or args.size < 28:
             raise UserError("expected --train and --test of 0 or more, --size of 28 or more")
+        find(args.task)
         build(out, _sources(args))
         held = ", ".join(f"{number:,} {split}" for split, number in splits(out).items())
     except (UserError, OSError) as error:

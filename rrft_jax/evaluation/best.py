@@ -7,25 +7,42 @@ end.
 from collections.abc import Mapping
 from typing import Any
 
+from rrft_jax.evaluation.rewarding import REWARD
+
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def best_step(results: Results, stage: str, last: int, split: str) -> int | None:
-    """Return the stage's step with the highest accuracy on a split; the last one of equals.
+def measure(entry: Mapping[str, Any], metric: str = "") -> float | None:
+    """Return the number by which an evaluated split is ranked; None if it doesn't have it.
+
+    Args:
+      entry: the split's entry in `results.json`.
+      metric: "accuracy", the name of a reward, or "reward", their weighted sum; "" is the accuracy,
+        or the weighted sum for samples without answers.
+    """
+    values = {name: own["mean"] for name, own in entry.get("rewards", {}).items()}
+    if "accuracy" in entry:
+        values["accuracy"] = entry["accuracy"]
+    return values.get(metric or ("accuracy" if "accuracy" in values else REWARD))
+
+
+def best_step(results: Results, stage: str, last: int, split: str, metric: str = "") -> int | None:
+    """Return the stage's step with the highest measure on a split; the last one of equals.
 
     Args:
       results: the content of `results.json`.
       stage: "sft" or "grpo".
       last: the stage's number of steps; the row with the stage's own name belongs to it.
       split: the name of a split, such as "id".
+      metric: as for `measure`.
 
     Returns:
       The step, or None before the first evaluation.
     """
     found = {
-        step: row[split]["accuracy"]
+        step: value
         for step, row in _evaluated(results, stage, last).items()
-        if split in row
+        if (value := measure(row.get(split, {}), metric)) is not None
     }
     return max(found, key=lambda step: (found[step], step), default=None)
 

@@ -1,5 +1,6 @@
 """The evaluation of a model on held-out splits: completions, scores, a file with all of them."""
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -9,13 +10,16 @@ from typing import Any
 
 import jax
 
+from rrft_jax import rewards as reward_functions
 from rrft_jax.data import Batch, Example, Loader, Prefetch, Processor, Source
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, stage_loader
 from rrft_jax.errors import UserError
+from rrft_jax.evaluation import tables
 from rrft_jax.evaluation.partial import Partial
 from rrft_jax.evaluation.predictions import MODES, entry, read, score_all
 from rrft_jax.evaluation.results import Results, shown_name
+from rrft_jax.evaluation.rewarding import reward_rows
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
@@ -97,11 +101,7 @@ class Evaluator:
             found["skipped"] = dict(loader.skipped)
         loader.set_state(beginning)
         self.results.add(name, row, found)
-        say(
-            f"{title} {100 * found['accuracy']:.1f} % "
-            f"(± {100 * found['standard_error']:.1f}, {found['decoding']}, "
-            f"{found['samples']:,} samples)"
-        )
+        say(f"{title} {_in_words(found)}")
 
     def close(self) -> None:
         """Stop reading the splits."""
@@ -142,8 +142,10 @@ class Evaluator:
         that it leaves out, but does not sample them again.
         """
         passes = self.config.eval.passes
+        terms = reward_functions.read_terms(self.config.eval.rewards)
         partial = Partial(file, passes) if distributed.is_host0() else None
-        begun, done, scores = partial.begun if partial else 0, 0, []
+        begun, done = partial.begun if partial else 0, 0
+        means: dict[str, list[float]] = collections.defaultdict(list)
         with Progress(title, total=total, start=begun) as progress:
             for number, (batch, prompt) in enumerate(Prefetch(loader, self._place)):
                 told = distributed.gather(
@@ -157,7 +159,8 @@ class Evaluator:
                     with waiting(first if done == begun else ""):
                         rollouts = self._sample(prompt, number, sampling, params).fetch()
                     row_ids = [batch.row_ids[b] for b in batch.rows]
-                    own = list(_rows(self.processor, batch, rollouts))
+                    with reward_functions.guard.limit(self.config.eval.reward_seconds):
+                        own = list(_rows(self.processor, batch, rollouts, terms))
                     rows = list(
                         itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
                     )
@@ -165,9 +168,13 @@ class Evaluator:
                     if partial:
                         partial.append(rows)
                 done += len(batch.ids)
-                scores += [row[MODES["default"]] for row in rows]
-                if scores and done > begun:
-                    progress.update(min(done, total), {"accuracy": sum(scores) / len(scores)})
+                for row in rows:
+                    found = {"accuracy": row.get(MODES["default"]), **row.get("rewards", {})}
+                    for measure, value in found.items():
+                        means[measure] += [] if value is None else [value]
+                if done > begun:
+                    shown = {n: sum(values) / len(values) for n, values in means.items() if values}
+                    progress.update(min(done, total), shown)
         if partial:
             partial.finish()
 
@@ -198,32 +205,57 @@ def _check_finite(rows: list[dict], name: str) -> None:
             )
 
 
-def _rows(processor: Processor, batch: Batch, rollouts: Rollouts) -> Iterator[list[dict]]:
+def _in_words(entry: Mapping[str, Any]) -> str:
+    """Return the outcome of a split in one line."""
+    parts = []
+    if "accuracy" in entry:
+        parts.append(f"{tables.percent(entry)} %")
+    parts += [f"{name} {tables.decimal(own)}" for name, own in tables.reward_columns(entry).items()]
+    failures = entry.get("reward_failures", {}).items()
+    parts += [f"{name} failed on {number:,} completions" for name, number in failures]
+    return f"{', '.join(parts)} ({entry['decoding']}, {entry['samples']:,} samples)"
+
+
+def _rows(
+    processor: Processor,
+    batch: Batch,
+    rollouts: Rollouts,
+    terms: Sequence[reward_functions.Term],
+) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each sample of a batch, one per completion."""
     for b, example, prompt_text in zip(batch.rows, batch.examples, batch.prompt_texts):
         group = jax.tree.map(lambda x: x[b], rollouts)  # noqa: B023
-        yield [_row(processor, example, prompt_text, group, g) for g in range(len(group.tokens))]
+        tokens = [own[mask].tolist() for own, mask in zip(group.tokens, group.mask)]
+        texts = [processor.decode(own) for own in tokens]
+        rewarded = reward_rows(terms, texts, example, [len(own) for own in tokens])
+        rows = []
+        for g, text in enumerate(texts):
+            rows.append(
+                {
+                    "id": example.id,
+                    **({"pass": g} if len(texts) > 1 else {}),
+                    **_of_sample(example, prompt_text),
+                    "completion": text,
+                    "tokens": tokens[g],
+                    "log_probs": [round(float(x), 5) for x in group.log_probs[g][group.mask[g]]],
+                    "finished": bool(group.finished[g]),
+                    **{
+                        MODES[mode]: value
+                        for mode, value in score_all(example.task, text, example.answer).items()
+                    },
+                    **rewarded[g],
+                }
+            )
+        yield rows
 
 
-def _row(
-    processor: Processor, example: Example, prompt_text: str, group: Rollouts, g: int
-) -> dict[str, Any]:
-    """Return the row of a sample's completion `g`; the arrays of `group` are [G,T]."""
-    mask = group.mask[g]
-    tokens = group.tokens[g][mask].tolist()
-    text = processor.decode(tokens)
-    scores = score_all(example.task, text, example.answer)
+def _of_sample(example: Example, prompt_text: str) -> dict[str, Any]:
+    """Return the fields of a row that are the same for all completions of a sample."""
     return {
-        "id": example.id,
-        **({"pass": g} if len(group.tokens) > 1 else {}),
         "task": example.task,
         **({"part": example.part} if example.part else {}),
         "problem": example.question,
         "answer": example.answer,
+        **({"extra": dict(example.extra)} if example.extra else {}),
         "prompt": prompt_text,
-        "completion": text,
-        "tokens": tokens,
-        "log_probs": [round(float(x), 5) for x in group.log_probs[g][mask]],
-        "finished": bool(group.finished[g]),
-        **{MODES[mode]: value for mode, value in scores.items()},
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rrft_jax.tasks import TASKS, PaperResults
+from rrft_jax.tasks import TASKS, PaperResults, find
 
 _PARTS = [part for task in TASKS.values() if task.paper for part in task.paper.samples]
 NOTE = f"In brackets are the parts {' and '.join(_PARTS)} of the paper's split."
@@ -24,7 +24,7 @@ def cells(model: str, task: str, splits: Sequence[str]) -> dict[str, dict[str, s
     found: dict[str, dict[str, str]] = {}
     for name in splits:
         own, _, split = name.rpartition("/")
-        paper = TASKS[own or task].paper
+        paper = find(own or task).paper
         for row, values in paper.rows.get(model, {}).items() if paper else ():
             columns = zip(paper.columns, values)
             parts = {part: value for (column, part), value in columns if column == split}

@@ -7,6 +7,9 @@ An evaluation writes JSON lines. Reason-RFT's own code writes a JSON list:
     [{"pred": "<think>...", "solution": "<answer> 3 </answer>", "level": 2}]
 
 Both forms are read alike. Rows of one sample with different values of "pass" are its completions.
+
+A row may have "rewards", the values of the rewards that an evaluation was asked for, and "extra",
+the columns of its record that they read. A sample without an answer has no score, only rewards.
 """
 
 import collections
@@ -19,10 +22,11 @@ from typing import Any
 
 from rrft_jax import json_files
 from rrft_jax.errors import UserError
-from rrft_jax.evaluation.scores import score, summary
+from rrft_jax.evaluation.rewarding import REWARD, count_failures
+from rrft_jax.evaluation.scores import mean, score, summary
 from rrft_jax.json_files import is_number, unique_ids
 from rrft_jax.rewards.format import extract_answer
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import TASKS, Example, find
 
 # Mode of scoring -> the key of the score in a row.
 MODES = {"default": "score", "reference": "score_reference"}
@@ -36,12 +40,14 @@ class Prediction:
 
     Attributes:
       id: the id of the sample, shared by its completions.
-      task: one of TASKS.
+      task: the name of its task.
       problem: the question; empty if the file has none.
-      answer: the right answer, without tags.
+      answer: the right answer, without tags; empty if the sample has none.
       completion: the model's text.
       parts: the parts of the split that the sample belongs to, such as "choice" or "level 2".
       scores: mode -> score, for the modes that have been scored.
+      rewards: name -> value, for the rewards that the evaluation was asked for, and their weighted
+        sum, `rewarding.REWARD`.
       row: the row in the file.
     """
 
@@ -52,6 +58,7 @@ class Prediction:
     completion: str
     parts: tuple[str, ...]
     scores: Mapping[str, float]
+    rewards: Mapping[str, float]
     row: Mapping[str, Any]
 
     def scored(self, modes: Sequence[str] = tuple(MODES)) -> "Prediction":
@@ -61,11 +68,40 @@ class Prediction:
         row = {**self.row, "task": self.task, **named}
         return dataclasses.replace(self, scores={**self.scores, **scores}, row=row)
 
+    @property
+    def example(self) -> Example:
+        """The sample as rewards see it: without its pictures, with the columns of its record."""
+        extra = self.row.get("extra")
+        return Example(
+            id=self.id,
+            images=(),
+            problem=self.problem,
+            answer=self.answer,
+            cot=None,
+            task=self.task,
+            extra=extra if isinstance(extra, dict) else {},
+        )
+
+    def rewarded(self, found: Mapping[str, Any]) -> "Prediction":
+        """Return the prediction with what `rewarding.reward_rows` found, also in its row.
+
+        The rewards that are not computed anew are kept. A weighted sum of other rewards is not.
+        """
+        if not found:
+            return self
+        kept = {name: value for name, value in self.rewards.items() if name != REWARD}
+        new = {name: value for name, value in found["rewards"].items() if name != REWARD}
+        own = {**kept, **new}
+        row = {**self.row, **found, "rewards": own}
+        return dataclasses.replace(self, rewards=own, row=row)
+
 
 def score_all(
     task: str, completion: str, answer: str, modes: Sequence[str] = tuple(MODES)
 ) -> dict[str, float]:
-    """Return mode -> score of one completion."""
+    """Return mode -> score of one completion; nothing for a sample without an answer."""
+    if not answer:
+        return {}
     return {mode: score(task, completion, answer, mode=mode) for mode in modes}
 
 
@@ -100,6 +136,7 @@ def read(file: pathlib.Path, task: str = "") -> list[Prediction]:
                 completion=completion,
                 parts=_parts(row, own, answer),
                 scores=scores,
+                rewards=_rewards(row),
                 row=row,
             )
         )
@@ -146,7 +183,7 @@ def split(file: pathlib.Path) -> str:
 def by_sample(
     predictions: Sequence[Prediction], mode: str = "default"
 ) -> dict[str, list[Prediction]]:
-    """Return sample -> its completions in file order; all must have a score of the mode."""
+    """Return sample -> its completions in file order, scored unless the sample has no answer."""
     samples: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         if mode not in prediction.scores:
@@ -156,10 +193,23 @@ def by_sample(
 
 
 def sample_scores(predictions: Sequence[Prediction], mode: str = "default") -> dict[str, float]:
-    """Return sample -> the mean score over its passes."""
+    """Return sample -> the mean score over its passes, for the samples with an answer."""
     return {
         name: math.fsum(p.scores[mode] for p in passes) / len(passes)
         for name, passes in by_sample(predictions, mode).items()
+        if mode in passes[0].scores
+    }
+
+
+def sample_rewards(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """Return reward -> sample -> its mean over the passes; the weighted sum comes last."""
+    passes: dict[str, dict[str, list[float]]] = {}
+    for prediction in predictions:
+        for name, value in prediction.rewards.items():
+            passes.setdefault(name, {}).setdefault(prediction.id, []).append(value)
+    return {
+        name: {sample: math.fsum(values) / len(values) for sample, values in samples.items()}
+        for name, samples in passes.items()
     }
 
 
@@ -176,18 +226,27 @@ def entry(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return a split's entry in `results.json`.
 
     Accuracies are pass@1: a sample's score is the mean over its completions. The standard error is
-    that of the mean over samples, which includes the noise of the draws.
+    that of the mean over samples, which includes the noise of the draws. Accuracies are those of
+    the samples with an answer, and missing if no sample has one.
     """
-    found = summary(list(sample_scores(predictions).values()))
-    reference = summary(list(sample_scores(predictions, "reference").values()))
-    found["accuracy_reference"] = reference["accuracy"]
-    found["standard_error_reference"] = reference["standard_error"]
-    if len(predictions) > found["samples"]:
-        found["passes"] = len(predictions) // found["samples"]
-    if parts := by_part(predictions):
-        found["parts"] = {
-            name: summary(list(sample_scores(rows).values())) for name, rows in parts.items()
-        }
+    samples = len({prediction.id for prediction in predictions})
+    scores, found = list(sample_scores(predictions).values()), {"samples": samples}
+    if scores:
+        found = {**summary(scores), "samples": samples}
+        reference = summary(list(sample_scores(predictions, "reference").values()))
+        found["accuracy_reference"] = reference["accuracy"]
+        found["standard_error_reference"] = reference["standard_error"]
+    if 0 < len(scores) < samples:
+        found["answered"] = len(scores)
+    if rewards := sample_rewards(predictions):
+        found["rewards"] = {name: mean(list(own.values())) for name, own in rewards.items()}
+    if failures := count_failures(prediction.row for prediction in predictions):
+        found["reward_failures"] = failures
+    if len(predictions) > samples:
+        found["passes"] = len(predictions) // samples
+    parts = {name: list(sample_scores(own).values()) for name, own in by_part(predictions).items()}
+    if parts := {name: own for name, own in parts.items() if own}:
+        found["parts"] = {name: summary(own) for name, own in parts.items()}
     return found
 
 
@@ -244,8 +303,13 @@ def _first(row: dict[str, Any], *keys: str) -> str | None:
 
 def _task(row: dict[str, Any], where: str) -> str:
     task = row.get("task")
-    if task is not None and task not in TASKS:
+    if task is not None and not isinstance(task, str):
         raise UserError(f"{where}: task {task!r:.60}: expected one of {', '.join(TASKS)}")
+    try:
+        if task:
+            find(task)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return task or ""
 
 
@@ -257,8 +321,14 @@ def _guess(answer: str, answers: Collection[str]) -> str:
     return next(fitting, next(iter(TASKS)))
 
 
+def _rewards(row: dict[str, Any]) -> dict[str, float]:
+    values = row.get("rewards")
+    values = values if isinstance(values, dict) else {}
+    return {name: float(value) for name, value in values.items() if is_number(value)}
+
+
 def _parts(row: dict[str, Any], task: str, answer: str) -> tuple[str, ...]:
-    parts = list(TASKS[task].parts(answer))
+    parts = list(find(task).parts(answer))
     if isinstance(row.get("part"), str):
         parts.append(row["part"])
     for key in _GROUPS:

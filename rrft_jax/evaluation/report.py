@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(run)
         metrics = MetricsWriter(run / "metrics.jsonl", writes=False)
         steps = {stage: max(metrics.values(stage, "step"), default=0) for stage in config.stages}
-        results = Results(run, steps, config.best_split)
+        results = Results(run, steps, config.best_split, config.best_metric)
         if not any(results.rows.values()):
             raise UserError(f"{run}: no results yet; they come with the run's first evaluation")
         results.deciding = results.deciding or next(iter(next(filter(None, results.rows.values()))))
@@ -83,12 +83,20 @@ def gains(results: Results, stages: Sequence[str]) -> list[str]:
     for before, after in itertools.pairwise(("start", *stages)):
         for split in results.rows.get(after, {}):
             old, new = (results.scores(name, split) for name in (before, after))
-            if old.keys() == new.keys():
+            if old and old.keys() == new.keys():
                 gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
                 lines.append(
                     f"{before} -> {after}, {split}: {100 * gain:+.1f} ± {100 * error:.1f} "
                     "points (paired)"
                 )
+            theirs, ours = (results.rewards(name, split) for name in (before, after))
+            for name in tables.reward_columns(results.rows[after][split]):
+                old, new = theirs.get(name, {}), ours.get(name, {})
+                if old and old.keys() == new.keys():
+                    gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
+                    lines.append(
+                        f"{before} -> {after}, {split}, {name}: {gain:+.3f} ± {error:.3f} (paired)"
+                    )
     return lines
 
 

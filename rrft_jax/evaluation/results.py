@@ -10,6 +10,7 @@ from typing import Any
 
 from rrft_jax.data import Loader
 from rrft_jax.evaluation import best, predictions
+from rrft_jax.evaluation.rewarding import REWARD
 from rrft_jax.monitoring import say
 from rrft_jax.parallel import distributed
 from rrft_jax.settings import Config
@@ -34,18 +35,22 @@ class Results:
       rows: {name: {split: entry}}, and under "skipped" the samples that training left out.
       steps: the number of steps of each stage, in order.
       deciding: the split that decides which step is the best; "" if nothing is evaluated.
+      metric: the measure that decides, as in `best.measure`.
     """
 
-    def __init__(self, workdir: pathlib.Path, steps: Mapping[str, int], deciding: str):
+    def __init__(
+        self, workdir: pathlib.Path, steps: Mapping[str, int], deciding: str, metric: str = ""
+    ):
         """Read the results that an earlier run of the same config has left.
 
         Args:
           workdir: the run's folder.
           steps: the number of steps of each stage, in order.
           deciding: the split that decides which step is the best.
+          metric: the measure that decides, as in `best.measure`.
         """
         self._workdir, self._file, self.steps = workdir, workdir / "results.json", dict(steps)
-        self.deciding = deciding
+        self.deciding, self.metric = deciding, metric
         self.rows: dict[str, Any] = distributed.on_host0(self._read)
 
     def has(self, name: str, split: str) -> bool:
@@ -93,7 +98,15 @@ class Results:
 
     def best_step(self, stage: str) -> int | None:
         """Return the step of a stage with the best evaluation so far; None before the first."""
-        return best.best_step(self.rows, stage, self.steps[stage], self.deciding)
+        return best.best_step(self.rows, stage, self.steps[stage], self.deciding, self.metric)
+
+    def deciding_value(self, name: str) -> str:
+        """Return the measure that decides, of one row, in words: "50.0 %", "reward 0.512"."""
+        entry = self.rows[name][self.deciding]
+        value = best.measure(entry, self.metric)
+        if self.metric == "accuracy" or (not self.metric and "accuracy" in entry):
+            return f"{100 * value:.1f} %"
+        return f"{self.metric or REWARD} {value:.3f}"
 
     def better_steps(self) -> dict[str, int]:
         """Return stage -> its best step, for the stages whose last step is not their best."""
@@ -109,6 +122,10 @@ class Results:
     def scores(self, name: str, split: str) -> dict[str, float]:
         """Return sample -> its score in an evaluation."""
         return predictions.sample_scores(predictions.read(self.predictions(name, split)))
+
+    def rewards(self, name: str, split: str) -> dict[str, dict[str, float]]:
+        """Return reward -> sample -> its value in an evaluation."""
+        return predictions.sample_rewards(predictions.read(self.predictions(name, split)))
 
     def _read(self) -> dict[str, Any]:
         return json.loads(self._file.read_text()) if self._file.exists() else {}

@@ -33,6 +33,12 @@ def summary(scores: Sequence[float]) -> dict[str, Any]:
     return {"accuracy": mean, "samples": len(scores), "standard_error": error}
 
 
+def mean(values: Sequence[float]) -> dict[str, float]:
+    """Return the mean of a reward with its standard error, as `results.json` has them."""
+    value, error = _mean_and_error(values)
+    return {"mean": value, "standard_error": error}
+
+
 def paired_gain(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
     """Return the mean gain on the same samples in the same order, and its standard error.
 

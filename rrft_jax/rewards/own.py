@@ -2,7 +2,7 @@
 
 The guard calls the reward for a whole group, because it may compare completions. If that fails,
 each completion is tried alone. Completions that fail get 0, and the others are called again as a
-group.
+group. If even that raises, each keeps the value that it got alone.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rrft_jax import own_code
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import guard, worker
 from rrft_jax.rewards.worker import Failure
@@ -73,11 +74,13 @@ def call(
     others = [i for i in everyone if not isinstance(alone[i], Failure)]
     if not others:
         return alone if found.timed_out else [found] * len(everyone)
-    rest: list[float | Failure] | Failure = found  # fails on the group, but on no completion
+    rest = found  # of all, if it fails on the group and on no completion alone
     if len(others) < len(everyone):
         (rest,) = run([others])
     if isinstance(rest, Failure):
-        rest = [rest] * len(others)
+        if rest.traceback or rest.timed_out:
+            return alone
+        rest = [rest] * len(others)  # a result of no use, which must be said
     for i, value in zip(others, rest):
         alone[i] = value
     return alone
@@ -92,7 +95,7 @@ def values(
       worker.Wrong: the result isn't one value for each completion.
     """
     size = len(completions)  # before the call, which may change the list
-    returned = worker.find(name)(completions, example, **given)
+    returned = own_code.find(name)(completions, example, **given)
     found = _kind(returned, size)
     if found:
         raise worker.Wrong(

@@ -11,9 +11,10 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, NamedTuple
+
+from rrft_jax import own_code
 
 MATHEMATICS = "rrft_jax.rewards.mathematics"
 MEMORY = 4 << 30  # memory limit of a worker in bytes; a call that needs more fails
@@ -47,16 +48,6 @@ class Answer(NamedTuple):
     value: Any = None
 
 
-def find(function: str) -> Callable:
-    """Return the object that a dotted path names.
-
-    Raises:
-      ImportError, AttributeError: there is no such module or function.
-    """
-    module, _, name = function.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
 def main(descriptor: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     importlib.import_module(MATHEMATICS)
@@ -81,7 +72,7 @@ def _serve(other: connection.Connection) -> int:
             other.send(Answer("failed", _failure(error)))
             continue
         try:
-            called = find(function)
+            called = own_code.find(function)
             other.send(Answer("started", os.getpid()))
             # The guard ends a call that takes too long. If the guard is gone, this alarm does.
             signal.setitimer(signal.ITIMER_REAL, seconds + 10)

@@ -2,11 +2,18 @@
 
 Everything that differs between tasks is a field of their record, so no code outside this package
 names a task. Importing the tasks brings no JAX along.
+
+A task need not live here. `find` also knows `custom`, whose words stand in the config, and any
+module of the user's own with a `TASK`, by its dotted path. The name of a task is all that configs,
+samples and predictions hold of it, so every process finds the same record.
 """
 
+import functools
 import importlib
 
+from rrft_jax import own_code
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import custom
 from rrft_jax.tasks.example import Drawing, Example
 from rrft_jax.tasks.task import PaperResults, Task
 from rrft_jax.tasks.wording import Wording
@@ -32,18 +39,48 @@ SPLITS = tuple(
 )
 
 
+CUSTOM = custom.TASK.name
+
+
 def find(name: str) -> Task:
     """Return the record of a task.
+
+    Args:
+      name: one of TASKS, CUSTOM, or the dotted path of a module with a `TASK`.
 
     Raises:
       UserError: no task has this name; the message lists those that exist.
     """
-    if name not in TASKS:
-        raise UserError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
-    return TASKS[name]
+    if name in TASKS:
+        return TASKS[name]
+    if name == CUSTOM:
+        return custom.TASK
+    expected = f"choose one of {', '.join(TASKS)}, {CUSTOM}, or the dotted path of a module"
+    if "." not in name:
+        raise UserError(f"task {name!r} is unknown; {expected} of your own that has a TASK")
+    return _of_own(name)
+
+
+@functools.cache
+def _of_own(path: str) -> Task:
+    """Return the `TASK` of a user's module."""
+    try:
+        task = own_code.find(f"{path}.TASK")
+    except Exception as error:  # an import runs the module, which may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"task {path!r}: {reason:.300}; expected the dotted path of a module with a TASK, "
+            "in the current folder or on PYTHONPATH"
+        ) from None
+    if not isinstance(task, Task):
+        raise UserError(
+            f"task {path!r}: its TASK is {type(task).__name__}; expected a rrft_jax.tasks.Task"
+        )
+    return task
 
 
 __all__ = [
+    "CUSTOM",
     "SPLITS",
     "TASKS",
     "Drawing",

@@ -128,3 +128,20 @@ def test_each_task_is_rewarded_for_its_own_kind_of_answer():
         "spatial_transformation": {"transformation_full": 1, "format": 1},
     }
     assert set().union(*rewards_of.values()) <= set(rewards.names())
+
+
+def test_a_task_is_custom_or_a_module_of_the_users_own(tmp_path, monkeypatch):
+    for file, paradigms in FILES.items():
+        for paradigm in paradigms:
+            config = make(file.get_config(f"task=custom,paradigm={paradigm}").to_dict())
+            assert config.task == "custom"
+    (tmp_path / "mine_of_configs").mkdir()
+    (tmp_path / "mine_of_configs/boxes.py").write_text(
+        "from rrft_jax.tasks import Task, Wording\n"
+        "TASK = Task(name='boxes', wording=Wording({'': ''}, {'': ''}), rewards={'tags': 2})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = make(grpo.get_config("task=mine_of_configs.boxes").to_dict())
+    assert config.task == "mine_of_configs.boxes" and config.grpo.rewards == {"tags": 2}
+    with pytest.raises(UserError, match="task 'mine_of_configs.none': ModuleNotFoundError"):
+        grpo.get_config("task=mine_of_configs.none")

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from rrft_jax.data import PARADIGMS, Example, Prompts, messages, read_prompts, target
+from rrft_jax.data import PARADIGMS, BadSample, Example, Prompts, messages, read_prompts, target
 from rrft_jax.data.prompts import ZERO_SHOT
 from rrft_jax.errors import UserError
-from rrft_jax.tasks import TASKS
+from rrft_jax.tasks import TASKS, custom
 
 EXAMPLE = Example("a", ("one.png", "two.png"), "How many?", "7319", "One, two.", "visual_counting")
 
@@ -201,3 +201,28 @@ def test_unknown_names_list_the_choices():
         target(EXAMPLE, ZERO_SHOT)  # there's nothing that it would be taught
     with pytest.raises(UserError, match="'counting' is unknown.*visual_counting"):
         messages(dataclasses.replace(EXAMPLE, task="counting"), "cot_sft")
+
+
+def test_a_custom_question_is_followed_by_the_configs_words_alone():
+    example = dataclasses.replace(EXAMPLE, task="custom", answer="")
+    assert _text(example, "reason_rft") == f"How many?\n{custom.INSTRUCTION}"
+    for words, asked in (("", "How many?"), ("Look: {problem}", "Look: How many?")):
+        prompts = read_prompts("custom", "reason_rft", instruction=words)
+        assert _text(example, "reason_rft", prompts=prompts) == asked
+    assert _text(example, ZERO_SHOT) == _text(example, "ans_sft") == "How many?"
+
+
+def test_a_file_of_prompts_may_replace_the_custom_words(tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text('{"custom": "From the file.", "custom.zero_shot": "Bare."}')
+    prompts = read_prompts("custom", "reason_rft", file=str(file), instruction="From the config.")
+    example = dataclasses.replace(EXAMPLE, task="custom")
+    assert _text(example, "reason_rft", prompts=prompts) == "How many?\nFrom the file."
+    assert _text(example, ZERO_SHOT, prompts=prompts) == "How many?\nBare."
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_a_sample_without_an_answer_is_no_target(paradigm):
+    example = dataclasses.replace(EXAMPLE, task="custom", answer="")
+    with pytest.raises(BadSample, match="no answer, and SFT teaches answers"):
+        target(example, paradigm)

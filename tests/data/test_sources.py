@@ -6,11 +6,13 @@ import pytest
 
 from configs import eval as evaluation
 from configs import grpo, sft
+from rrft_jax import settings
 from rrft_jax.data import BadSample, Example
 from rrft_jax.data.drawn import SIZE, TINY_SIZE, DrawnSource
 from rrft_jax.data.sources import DRAWN_TEST, DRAWN_TRAINING, Data
 from rrft_jax.data.tfds_builder import build
 from rrft_jax.errors import UserError
+from rrft_jax.tasks import custom
 
 COUNTING, STRUCTURE, TRANSFORMATION = (
     "visual_counting",
@@ -410,7 +412,7 @@ def test_a_tfds_build_in_a_mixture(mixture, tmp_path):
         ("[{weight: .nan}]", "entry 1: weight is nan; expected"),
         ("[{weight: .inf}]", "entry 1: weight is inf; expected"),
         ([{"weight": 1}, {}], "entry 2: no 'weight'; expected one in every entry, or in none"),
-        ([{"task": "chess"}], "entry 1: task is 'chess'; expected one of visual_counting, "),
+        ([{"task": "chess"}], "entry 1: task 'chess' is unknown; choose one of visual_count"),
         ([{"rewards": {"luck": 1}}], "entry 1: rewards.luck: reward 'luck': expected one of"),
         ([{"rewards": {"format": "1"}}], "entry 1: rewards.format: expected a weight, found"),
         ([{"rewards": {}}], "entry 1: rewards is {}; expected"),
@@ -429,3 +431,57 @@ def test_mistakes_in_a_mixture_are_named(mixture, tmp_path, entries, message):
         Data.open(mixture(entries))
     text = str(error.value)
     assert str(tmp_path / "mix.yaml") in text and message in text and "\n" not in text
+
+
+def _custom(tmp_path, rows, **fields):
+    for split in ("train", "id-test"):
+        (tmp_path / f"Custom-{split}.json").write_text(json.dumps(rows))
+    config = grpo.get_config("task=custom,paradigm=reason_rft_zero")
+    config.data.path = str(tmp_path)
+    for key, value in fields.items():
+        config.custom[key] = value
+    return Data.open(settings.make(config.to_dict()))
+
+
+def test_a_custom_task_takes_rows_without_an_answer(tmp_path):
+    row = {"problem": "Where?", "boxes": [1, 2]}
+    data = _custom(tmp_path, [row, row | {"answer": [10, 10]}, row | {"answer": "a dog"}])
+    for sources in (data.training["grpo"], data.splits["id"]):
+        (source,) = sources
+        assert [example.answer for example in source.examples] == ["", "[10, 10]", "a dog"]
+        assert all(example.extra == {"boxes": [1, 2]} for example in source.examples)
+    assert source.prompts.replaced == {"custom": custom.INSTRUCTION}
+
+
+def test_answers_of_another_kind_are_left_out_and_said(tmp_path):
+    rows = [{"problem": "How many?", "answer": answer} for answer in ("3", "a dog")]
+    rows += [{"problem": "How many?"}]
+    data = _custom(tmp_path, rows, answers="number", instruction="Count.")
+    (source,) = data.training["grpo"]
+    good, *bad = (source.examples[i] for i in range(3))
+    assert good.answer == "3" and len(source.examples[1:]) == 2
+    for found, said in zip(bad, ("'a dog'", "''")):
+        assert isinstance(found, BadSample) and found.cause == "malformed"
+        assert f"the answer is {said}; expected a number, as custom.answers=number" in str(found)
+    assert source.prompts.replaced == {"custom": "Count."}
+
+
+def test_the_splits_to_evaluate_are_chosen_in_their_order():
+    config = evaluation.get_config()
+    config.eval.splits = ("ood", "id")
+    assert list(Data.open(settings.make(config.to_dict())).splits) == ["ood", "id"]
+    config.eval.splits = ("test",)
+    with pytest.raises(UserError, match="--config.eval.splits=test: expected one of id, ood"):
+        Data.open(settings.make(config.to_dict()))
+
+
+def test_drawings_of_an_own_task_carry_the_name_that_finds_it(tmp_path, monkeypatch):
+    (tmp_path / "drawn_of_sources.py").write_text(
+        "import dataclasses\nfrom rrft_jax.tasks import TASKS\n"
+        "TASK = dataclasses.replace(next(iter(TASKS.values())), name='squares')\n"
+    )
+    (tmp_path / "mine_of_sources").mkdir()
+    (tmp_path / "drawn_of_sources.py").rename(tmp_path / "mine_of_sources/drawn.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "mine_of_sources.drawn"
+    assert DrawnSource(name, "train", 0, 0, 1, TINY_SIZE)[0].task == name

@@ -37,3 +37,16 @@ def test_the_last_table_has_the_ends_of_the_stages_and_their_best():
     rows = final_rows(results, {"grpo": 20})
     assert list(rows) == ["start", "sft", "grpo", "grpo, best (step 20)"]
     assert rows["grpo, best (step 20)"]["id"]["accuracy"] == 0.5
+
+
+def test_a_reward_decides_where_it_is_asked_for_or_where_there_is_no_accuracy():
+    def entry(iou, **fields):
+        return {"id": {"rewards": {"iou": {"mean": iou}, "reward": {"mean": -iou}}} | fields}
+
+    results = {"grpo@20": entry(0.5), "grpo": entry(0.4)}
+    assert best_step(results, "grpo", 40, "id", "iou") == 20
+    assert best_step(results, "grpo", 40, "id") == 40  # by their weighted sum
+    assert best_step(results, "grpo", 40, "id", "accuracy") is None
+    results = {"grpo@20": entry(0.1, accuracy=0.9), "grpo": entry(0.2, accuracy=0.8)}
+    assert best_step(results, "grpo", 40, "id") == 20
+    assert best_step(results, "grpo", 40, "id", "iou") == 40

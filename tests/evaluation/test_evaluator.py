@@ -34,6 +34,8 @@ def evaluated(tmp_path_factory):
             "--config.eval.batch_size=2",
             "--config.eval.max_new_tokens=12",
             "--config.eval.sampled=False",
+            "--config.eval.rewards.repetition=1",
+            "--config.eval.rewards.tags=0.5",
         ]
         assert main.main([f"{EVAL}:paradigm=zero_shot", *arguments, f"--workdir={workdir}"]) == 0
         return workdir
@@ -59,11 +61,15 @@ def test_several_tasks_are_evaluated_with_several_completions_a_sample(evaluated
         assert all("<think>" not in row["prompt"] and "alone" in row["prompt"] for row in rows)
         for key, accuracy in (("score", "accuracy"), ("score_reference", "accuracy_reference")):
             assert entry[accuracy] == pytest.approx(np.mean([row[key] for row in rows]))
+        for reward in ("repetition", "tags", "reward"):
+            values = [row["rewards"][reward] for row in rows]
+            assert entry["rewards"][reward]["mean"] == pytest.approx(np.mean(values))
     parts = results["structure_perception/id"]["parts"]
     assert sum(part["samples"] for part in parts.values()) == 5
     assert set(parts) <= {"choice", "non_choice"} and "parts" not in results["visual_counting/id"]
     table = (folder / "table.md").read_text()
     assert all(name in table for name in splits) and "choice" in table and "paper" not in table
+    assert "| mean reward" in table and "repetition" in table
 
 
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_files(evaluated, tmp_path):

@@ -120,7 +120,10 @@ def test_a_line_separator_inside_of_a_text_ends_no_row(tmp_path):
         ('{"answer": "3", "pred": "3"}\n\n{"answer"', "line 3: not JSON: "),
         ('[\n{"answer": "3", "pred": "3"},\n{"answer"\n]', "line 4: not JSON: "),
         ('[{"answer": "3", "pred": "3"}, 7]', "row 2: expected an object, found int"),
-        ('{"answer": "3", "pred": "", "task": "chess"}', "task 'chess': expected one of visual"),
+        (
+            '{"answer": "3", "pred": "", "task": "chess"}',
+            "task 'chess' is unknown; choose one of visual",
+        ),
         ("[" * 100_000, "line 1: not JSON"),
         (b"\xff\xfe\xfd", "cannot be read as UTF-8 text"),
         (None, "cannot be read as UTF-8 text: No such file"),
@@ -134,3 +137,15 @@ def test_mistakes_are_named_in_one_line(tmp_path, content, message):
         predictions.read(file)
     text = str(error.value)
     assert text.startswith(f"{file}: ") and message in text and "\n" not in text
+
+
+def test_samples_without_an_answer_have_rewards_alone(tmp_path):
+    rows = [("a", "3", "3"), ("b", "4", "")]
+    own = {"task": "custom", "rewards": {"iou": 0.5, "reward": 1.0}}
+    found = predictions.entry(predictions.read(ours(tmp_path / "p.jsonl", rows, **own)))
+    assert (found["samples"], found["answered"], found["accuracy"]) == (2, 1, 1.0)
+    assert found["rewards"]["iou"] == {"mean": 0.5, "standard_error": 0.0}
+    failing = own | {"reward_failures": {"iou": "KeyError: 'boxes'"}}
+    found = predictions.entry(predictions.read(ours(tmp_path / "p.jsonl", rows[1:], **failing)))
+    assert "accuracy" not in found and found["reward_failures"] == {"iou": 1}
+    assert list(found["rewards"]) == ["iou", "reward"]

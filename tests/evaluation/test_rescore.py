@@ -115,3 +115,25 @@ def test_no_model_and_no_jax_are_needed(tmp_path):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+def test_rewards_are_shown_and_computed_from_the_columns_of_the_row(tmp_path, capsys):
+    rows = [("a", "3", ""), ("b", "4", "")]  # no answers
+    fields = {"task": "custom", "extra": {"boxes": [3]}, "rewards": {"tags": 0.25, "reward": 1}}
+    file = ours(tmp_path / "p.jsonl", rows, **fields)
+    assert rescore.main([str(file)]) == 0
+    assert _table(capsys.readouterr().out) == [
+        ["mean reward", "tags", "reward"],
+        ["all", "0.250 ± 0.000", "1.000 ± 0.000"],
+    ]
+    out = tmp_path / "out.jsonl"
+    command = [str(file), "--reward=tests.rewards.victims.of_row", f"--out={out}"]
+    assert rescore.main(command) == 0
+    assert _table(capsys.readouterr().out) == [
+        ["mean reward", "tags", "tests.rewards.victims.of_row"],
+        ["all", "0.250 ± 0.000", "0.500 ± 0.354"],
+    ]
+    written = [json.loads(line)["rewards"] for line in out.read_text().splitlines()]
+    assert [row["tests.rewards.victims.of_row"] for row in written] == [1, 0]
+    assert rescore.main([str(file), "--reward=acuracy"]) == 1
+    assert "error: --reward.acuracy: reward 'acuracy'" in capsys.readouterr().err

@@ -64,3 +64,17 @@ def test_parts_have_a_table_of_their_own():
         ["grpo, id", "100.0 ± 10.0", "–"],
     ]
     assert parts_table({"start": {"id": _entry(0.4)}}) == ""
+
+
+def test_rewards_have_a_table_of_their_own():
+    def rewards(**means):
+        own = {name: {"mean": mean, "standard_error": 0.01} for name, mean in means.items()}
+        return {"samples": 4, "rewards": own}
+
+    one, two = rewards(iou=0.5, reward=0.5), rewards(iou=0.25, format=1.0, reward=1.25)
+    table = results_table({"start": {"val": one}}).splitlines()
+    assert table[0].split() == "| mean reward | iou |".split()  # the sum is the same number
+    assert table[2].split() == "| start, val | 0.500 ± 0.010 |".split()
+    both = results_table({"start": {"val": two | _entry(0.5)}}).splitlines()
+    assert both[0].startswith("| accuracy, % |") and both[3] == ""
+    assert both[4].split() == "| mean reward | iou | format | reward |".split()

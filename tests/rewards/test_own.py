@@ -8,6 +8,7 @@ import pytest
 from rrft_jax import rewards
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import guard
+from rrft_jax.tasks import Example
 
 EXAMPLE = types.SimpleNamespace(answer="5")
 BROKEN, ODD, RELATIVE, ONLY_ALONE = (
@@ -96,9 +97,28 @@ def test_a_result_of_no_use_is_said(kind, said):
         assert not failure.traceback
 
 
-def test_a_reward_that_fails_on_groups_alone_fails_on_all():
-    scores = rewards.scores(ONLY_ALONE, ["a", "b"], EXAMPLE)
+def test_a_reward_that_fails_on_groups_alone_is_called_for_each_completion():
+    scores = rewards.scores(ONLY_ALONE, ["a", "bb"], EXAMPLE)
+    assert scores.values == [1, 2] and not scores.failures
+    broken = rewards.scores("tests.rewards.victims.pairs", ["a", "raises", "b"], EXAMPLE)
+    assert broken.values == [1, 0, 1]  # "a" and "b" are worth something alone
+    assert [failure.text for failure in broken.failures] == ["raises"]
+
+
+@pytest.mark.parametrize("text", ["raises", "hangs", "dies"])
+def test_a_group_of_failing_completions_only_is_all_zero(text):
+    scores = rewards.scores(BROKEN, [text, text], EXAMPLE)
     assert scores.values == [0, 0] and len(scores.failures) == 2
+
+
+def test_a_reward_sees_the_columns_of_the_row():
+    row = Example("a", (), "Where?", "", None, "custom", extra={"boxes": [3, 4]})
+    scores = rewards.scores("tests.rewards.victims.of_row", ["3", "no number", "5"], row)
+    assert scores.values == [1, 0, 0]  # the one that breaks it alone
+    ((text, reason),) = [(failure.text, failure.reason) for failure in scores.failures]
+    assert text == "no number" and reason.startswith("ValueError")
+    missing = rewards.scores("tests.rewards.victims.of_row", ["3"], row, column="masks")
+    assert missing.failures[0].reason == "KeyError: 'masks'"
 
 
 @pytest.mark.parametrize(

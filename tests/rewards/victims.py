@@ -83,7 +83,19 @@ def relative(completions, example, *, lengths=None):
 
 
 def only_alone(completions, example):
-    return 1.0 / (len(completions) == 1)
+    return [len(completions[0]) / (len(completions) == 1)]
+
+
+def pairs(completions, example):
+    """Breaks on two completions of a group, and on one of them alone."""
+    if len(completions) > 1 or "raises" in completions:
+        raise KeyError("no box")
+    return [1.0]
+
+
+def of_row(completions, example, *, column="boxes"):
+    """Reads a column of the row, and breaks where a text has no number."""
+    return [float(int(text) in example.extra[column]) for text in completions]
 
 
 async def waits(completions, example):

@@ -11,6 +11,7 @@ from rrft_jax import rewards, tasks
 from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import SPLITS, TASKS
+from rrft_jax.tasks.answers import KINDS
 
 PACKAGE = Path(tasks.__file__).resolve().parents[1]
 
@@ -75,3 +76,54 @@ def test_no_other_code_names_a_task():
         if any(name in file.read_text(encoding="utf-8") for name in TASKS)
     }
     assert naming <= {"tasks", "settings_page.py"}  # the latter writes a page with examples
+
+
+OWN = """
+from rrft_jax.tasks import Task, Wording
+from rrft_jax.tasks.answers import ANY
+
+TASK = Task(
+    name="boxes", wording=Wording({"": "Give a box."}, {"": ""}), rewards={"format": 1}, answers=ANY
+)
+"""
+
+
+def test_a_task_of_the_users_own_is_found_by_its_dotted_path(tmp_path, monkeypatch):
+    (tmp_path / "own_tasks").mkdir()
+    (tmp_path / "own_tasks/boxes.py").write_text(OWN)
+    (tmp_path / "own_tasks/none.py").write_text("TASK = 1")
+    (tmp_path / "own_tasks/empty.py").touch()
+    (tmp_path / "own_tasks/breaks.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)  # where the user stands
+    assert tasks.find("own_tasks.boxes").wording.instructions == {"": "Give a box."}
+    for name, said in (
+        ("own_tasks.missing", "ModuleNotFoundError: No module named"),
+        ("own_tasks.none", "its TASK is int; expected a rrft_jax.tasks.Task"),
+        ("own_tasks.breaks", "ZeroDivisionError"),
+        ("own_tasks.empty", "has no attribute 'TASK'"),
+    ):
+        with pytest.raises(UserError, match=f"^task '{name}': .*{said}"):
+            tasks.find(name)
+
+
+def test_custom_says_nothing_of_our_tasks():
+    words = [*tasks.find("custom").wording.instructions.values()]
+    ours = [text for task in TASKS.values() for text in task.wording.instructions.values()]
+    assert len(words) == 1 and words[0] not in ours
+    assert not any(kind in words[0] for kind in ("number", "letter", "word", "call", "option"))
+
+
+@pytest.mark.parametrize(
+    "kind, right, wrong",
+    [
+        ("any", ["", "a dog", "[1]"], []),
+        ("text", ["a dog", "3"], [""]),
+        ("number", ["3", "-1/2", "5 cm"], ["", "B", "two dogs"]),
+        ("letter", ["B", "(b)"], ["", "dog", "3"]),
+        ("word", ["dog"], ["", "a dog"]),
+        ("json", ["[1,2]", '{"a": 1}', "3"], ["", "dog", "[1,", "[" * 100_000]),
+    ],
+)
+def test_kinds_of_answers(kind, right, wrong):
+    readable = KINDS[kind].readable
+    assert all(map(readable, right)) and not any(map(readable, wrong))

@@ -33,4 +33,6 @@ class DrawnSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         sample = find(self.task).sample
-        return sample(self.split, self.seed, self.start + index, self.image_size)
+        drawn = sample(self.split, self.seed, self.start + index, self.image_size)
+        # A task of the user's own is found by its dotted path, and may be called otherwise.
+        return dataclasses.replace(drawn, task=self.task)
