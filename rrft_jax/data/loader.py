@@ -167,14 +167,22 @@ class Loader(Iterator[Batch]):
         return batch
 
     def samples(self) -> Iterator[Batch | BadSample]:
-        """Yield every sample as a batch of its own, in their order before they are sorted."""
-        stream = self._order.stream
+        """Yield every sample once, as a batch of its own, in their order before they are sorted."""
+        stream, seen = self._order.stream, set()
         for i in range(len(stream)):
-            row = self._samples.load(stream[i])
-            if isinstance(row, Row):
-                yield make_batch(self._samples, [row], row.size, range(1))
-            else:
-                yield row
+            number = int(stream[i])
+            if number not in seen:
+                seen.add(number)
+                yield self.sample(number)
+                if len(seen) == self._order.total:
+                    return
+
+    def sample(self, number: int) -> Batch | BadSample:
+        """Return a sample as a batch of its own; samples are numbered through all sources."""
+        row = self._samples.load(number)
+        if isinstance(row, Row):
+            return make_batch(self._samples, [row], row.size, range(1))
+        return row
 
     def description(self) -> list[str]:
         """Return one line for each shape of the first batches: its share, and its padding."""

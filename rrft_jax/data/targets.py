@@ -53,7 +53,7 @@ def check_targets(config: Config, sources: Sequence[Source]) -> None:
     for source in sources:
         pairs = _first_targets(config.paradigm, source)
         number += len(pairs)
-        terms = rewards.read_terms(_rewards(config, source))
+        terms = rewards.read_terms(rewards_of(config, source))
         values = {term.name: _scores(term, pairs) for term in terms if term.weight}
         wanted = {term.name for term in terms if term.weight > 0}
         for what, names in _GROUPS.items():
@@ -85,7 +85,7 @@ def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
     return pairs
 
 
-def _rewards(config: Config, source: Source) -> Mapping[str, Any]:
+def rewards_of(config: Config, source: Source) -> Mapping[str, Any]:
     """Return the rewards of a source, with their weights and options."""
     if source.rewards is not None:
         return source.rewards

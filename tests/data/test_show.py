@@ -144,10 +144,77 @@ def test_samples_that_cannot_be_used_are_a_line(tmp_path, capsys):
     assert sum(line.startswith("sample rows-1: ") for line in lines) == 1
 
 
+ROWS = [
+    {"id": "a", "image": "a.png", "problem": "How many?", "answer": "1", "boxes": [[1, 2.5]]},
+    {"id": "b", "image": "a.png", "problem": "How many?", "answer": "two\n\x1b[2J", "level": 2},
+]
+REWARD = """
+def first_box(completions, example):
+    return [example.extra["boxes"][0][1] for _ in completions]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A data set with columns that we do not use; its rows have no thoughts."""
+    _picture((112, 56)).save(tmp_path / "a.png")
+    (tmp_path / "Visual-Counting-train.json").write_text(json.dumps(ROWS))
+    (tmp_path / "Visual-Counting-id-test-1k.json").write_text(json.dumps([ROWS[0] | {"id": "c"}]))
+    return tmp_path
+
+
+def test_the_answer_its_rewards_and_the_other_columns_are_shown(own, monkeypatch, capsys):
+    (own / "show_rewards.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.chdir(own)
+    arguments = [f"--config.data.path={own}", "--config.grpo.rewards.show_rewards.first_box=1"]
+    config = "grpo"
+    assert _show(own / "out", "-n9", "--stage=grpo", *arguments, config=config) == 0
+    out = capsys.readouterr().out
+    # Every sample once, though the stage repeats them.
+    blocks = {block.partition(":")[0]: block for block in out.split("sample ")[1:]}
+    assert sorted(blocks) == ["a", "b"] and out.count("sample ") == 2
+    first, second = blocks["a"], blocks["b"]
+    assert "    answer: 1\n" in first and "    column boxes: [[1, 2.5]]\n" in first
+    assert "    rewards of its answer: accuracy 1, format 1, show_rewards.first_box 2.5\n" in first
+    assert r"    answer: two\n\x1b[2J" in second and "    part: level 2\n" in second
+    assert "show_rewards.first_box 0 (failed: " in second and "KeyError" in second
+
+
+def test_one_sample_or_a_held_out_split_is_shown(own, capsys):
+    path = f"--config.data.path={own}"
+    assert _show(own / "out", "--id=b", path) == 0
+    out = capsys.readouterr().out
+    assert out.count("sample ") == 1 and out.startswith("sample b: ")
+    for arguments, config in ((["--split=id"], "sft"), ([], "eval")):
+        assert _show(own / "out", *arguments, path, config=config) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("sample c: ") and "the completion is sampled" in out
+
+
+def test_a_sheet_has_all_pictures(own, capsys):
+    pictures = [{"id": "b", "image": ["a.png", "a.png"], "problem": "x?", "answer": "1"}]
+    text = [{"id": "d", "image": [], "problem": "y?", "answer": "1"}]
+    (own / "Visual-Counting-train.json").write_text(json.dumps([ROWS[0], *pictures, *text]))
+    file = own / "sheets/all.png"
+    assert _show(own / "out", "-n9", f"--sheet={file}", f"--config.data.path={own}") == 0
+    out = capsys.readouterr().out
+    assert not (own / "out").exists() and f"{file}: 3 pictures, 808 x " in out
+    assert "sample a: How many?\n    answer: 1\n" in out and "tokens  positions" not in out
+    with Image.open(file) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"), int)
+    cells = [pixels[100:200, 8 + 200 * column : 200 + 200 * column] for column in range(4)]
+    assert sum(cell.std() > 20 for cell in cells) == 3
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["-n", "0"], "-n 0: expected 1 or more"),
+        (["--split=odd"], "--split=odd: expected one of id, ood"),
+        (["--split=id", "--stage=sft"], "--stage=sft and --split=id: expected one of them"),
+        (["--split=id", "--id=x"], "--id=x: no sample has it"),
+        (["--sheet=x.txt"], "--sheet=x.txt: expected a name such as sheet.png"),
         (["-n", "x"], "argument -n: invalid int"),
         (["--stage=grpo"], "--stage=grpo: expected one of sft"),
         (["--config.data.prompts=none.yaml"], "data.prompts=none.yaml: "),

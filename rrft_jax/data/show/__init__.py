@@ -1,8 +1,11 @@
-r"""Show training samples as the model sees them: every token, and the pictures as PNG files.
+r"""Show samples as the model sees them: every token, and the pictures as PNG files.
 
     python -m rrft_jax.data.show --config=configs/sft.py -n 1 [--config.KEY=VALUE ...]
+        [--stage=grpo | --split=id] [--id=ID] [--sheet=FILE.png] [--out=FOLDER]
 
     sample counting-train-0-2: 61 prompt tokens, 32 target tokens with loss
+        answer: 3
+        rewards of its answer: accuracy 1, format 1
         tokens  positions             role       text
              0  0                     user       <|im_start|>
            1-2  1 - 2                 user       user|\n
@@ -16,10 +19,15 @@ r"""Show training samples as the model sees them: every token, and the pictures 
             92  80                  * assistant  <|im_end|>
     runs/show/counting-train-0-2-0.png: 112 x 112 pixels
 
-Each line is a run of neighbouring tokens of one kind, cut after line breaks. `|` separates tokens,
-and `*` marks tokens that the loss trains. The positions are those of the first and the last token,
-as (time, row, column) if the three differ. The samples come in the order of the stage, before they
-are sorted by shape. A sample that the stage would skip gives one line with the reason.
+The rewards are those of the run, for the row's own answer in the layout that SFT teaches. Columns
+of the row that the run does not use itself follow, as a reward of your own sees them.
+
+Each line of the table is a run of neighbouring tokens of one kind, cut after line breaks. `|`
+separates tokens, and `*` marks tokens that the loss trains. The positions are those of the first
+and the last token, as (time, row, column) if the three differ.
+
+The samples come once each, in the order of the stage before they are sorted by shape. A sample that
+the stage would skip gives one line with the reason.
 """
 
 import dataclasses
@@ -30,6 +38,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rrft_jax.columns import visible
 from rrft_jax.data.loader import Batch
 from rrft_jax.data.processor import Processor
 from rrft_jax.models.prompt import Prompt
@@ -152,11 +161,6 @@ def _pieces(tokens: np.ndarray, processor: Processor) -> Iterator[str]:
         if end == len(tokens) or not piece.endswith("\ufffd"):
             yield piece
             start = end
-
-
-def visible(text: str) -> str:
-    r"""Write line breaks as \n, and so on: a text of the data must not control the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _place(position: np.ndarray) -> str:

@@ -1,0 +1,59 @@
+"""The lines about a sample that its tokens don't tell: answer, rewards, part, other columns."""
+
+import json
+from collections.abc import Iterator
+
+from rrft_jax import rewards
+from rrft_jax.columns import visible
+from rrft_jax.data.pictures import BadSample
+from rrft_jax.data.prompts import OWN, target
+from rrft_jax.data.samples import Source
+from rrft_jax.data.targets import rewards_of
+from rrft_jax.settings import Config
+from rrft_jax.tasks.example import Example
+
+_LONGEST = 200  # characters of a value
+_BARE = ("ans_sft", "zero_shot")  # paradigms whose replies have no layout to reward
+
+
+def facts(config: Config, source: Source, example: Example) -> Iterator[str]:
+    """Yield the lines about an example.
+
+    Args:
+      config: the config of a run.
+      source: the data set that the example is from.
+      example: the example.
+    """
+    yield f"    answer: {_short(example.answer)}"
+    if example.part:
+        yield f"    part: {_short(example.part)}"
+    if config.paradigm not in _BARE:
+        yield f"    rewards of its answer: {own_rewards(config, source, example)}"
+    for name, value in example.extra.items():
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        yield f"    column {_short(name)}: {_short(text)}"
+
+
+def own_rewards(config: Config, source: Source, example: Example) -> str:
+    """Return what each reward gives to the row's own answer, in the layout that SFT teaches.
+
+    A row without a thought gets a short one, so that only its answer decides.
+    """
+    try:
+        text = target(example, "cot_sft", prompts=source.prompts or OWN)
+    except BadSample as error:
+        return f"none: {visible(str(error))}"
+    if not (example.cot or "").strip():
+        text = text.replace("<think>\n\n</think>", "<think>\n...\n</think>", 1)
+    shown = []
+    for term in rewards.read_terms(rewards_of(config, source)):
+        given = {"step": 1, "lengths": [len(text.split())], **term.options}
+        values, failures = rewards.scores(term.name, [text], example, **given)
+        reason = f" (failed: {_short(failures[0].reason)})" if failures else ""
+        shown.append(f"{term.name} {values[0]:.3g}{reason}")
+    return ", ".join(shown) or "this config has none"
+
+
+def _short(text: str) -> str:
+    text = visible(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
