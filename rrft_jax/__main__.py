@@ -64,9 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {name}: {hint}expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 1
     command = COMMANDS[name]
-    # As `python -m` does: a reward of one's own may be a file of the current folder.
+    # A reward of one's own may be a file of the current folder. This folder comes last, so that its
+    # files replace no installed package.
     if not {"", os.getcwd()} & {*sys.path}:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
     sys.argv = [f"rrft {name}", *rest]  # the command's help says what was typed
     return importlib.import_module(command.module).main([*command.first, *rest])
 

@@ -1,10 +1,11 @@
 """The command `rrft`: every subcommand is there, gets its arguments, and shows its own help."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 import types
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 import pytest
 
@@ -82,13 +83,16 @@ def test_an_unknown_subcommand_is_one_line(capsys, calls):
     assert said.out == "" and said.err.count("\n") == 1 and not calls
 
 
-def test_files_of_the_current_folder_can_be_imported(tmp_path, monkeypatch, calls):
+def test_files_of_the_current_folder_are_imported_after_all_others(tmp_path, monkeypatch, calls):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    (tmp_path / "own_reward_of_this_test.py").touch()
+    for name in ("own_reward_of_this_test", "numpy"):
+        (tmp_path / f"{name}.py").touch()
     rrft.main(["train"])
     rrft.main(["train"])
-    assert importlib.util.find_spec("own_reward_of_this_test")
+    found = {name: PathFinder.find_spec(name) for name in ("own_reward_of_this_test", "numpy")}
+    assert Path(found["own_reward_of_this_test"].origin).parent == tmp_path
+    assert Path(found["numpy"].origin).parent != tmp_path
     assert sys.path.count(os.getcwd()) == 1
 
 
