@@ -1,5 +1,6 @@
 """The wheel: built from the source distribution, whole, and working in a folder without a clone."""
 
+import ast
 import json
 import os
 import re
@@ -9,9 +10,12 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import rrft_jax
 
@@ -128,3 +132,38 @@ def test_the_demo_begins_in_an_empty_folder(environment, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
     assert list(results) == ["start", "grpo"]
+
+
+def required(distribution: str) -> set[str]:
+    """The distributions that pip installs along with one, without its extras."""
+    found, waiting = set(), [distribution]
+    while waiting:
+        for line in metadata.requires(waiting.pop()) or ():
+            one = Requirement(line)
+            name = canonicalize_name(one.name)
+            if name in found or one.marker and not one.marker.evaluate({"extra": ""}):
+                continue
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+def test_the_package_imports_nothing_but_itself_and_what_pip_installs_with_it():
+    imported = {}  # module -> a file that imports it
+    for file in ROOT.glob("rrft_jax/**/*.py"):
+        text = file.read_text(encoding="utf-8")
+        if "\nPAGE = " in text:  # writes a page of the documentation, from a clone alone
+            continue
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            imported |= {name.partition(".")[0]: file for name in names}
+    for module in ("rrft_jax", *sys.stdlib_module_names):
+        imported.pop(module, None)
+    installed, from_ = required("rrft_jax"), metadata.packages_distributions()
+    assert {
+        module: file
+        for module, file in imported.items()
+        if not installed & {canonicalize_name(name) for name in from_.get(module, ())}
+    } == {}
