@@ -152,6 +152,7 @@ def read(argv: Sequence[str]) -> Command:
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}
 _REWARD_KEYS = re.compile(r"--config\.(grpo|eval)\.rewards\.([^=]+)=(.*)")
+_COLUMN_KEYS = "--config.data.columns."
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", tuple: "a list"}
 
 
@@ -220,9 +221,9 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> se
     Returns:
       The keys of the fields that were set.
     """
-    rewarded = {argument: _override_reward(config, argument) for argument in arguments}
-    given = set(filter(None, rewarded.values()))
-    arguments = [argument for argument, key in rewarded.items() if not key]
+    named = {a: _override_reward(config, a) or _override_column(config, a) for a in arguments}
+    given = set(filter(None, named.values()))
+    arguments = [argument for argument, key in named.items() if not key]
     for argument in arguments:
         name = argument.partition("=")[0]
         if name.startswith("-") and not name.startswith("--config."):
@@ -252,6 +253,18 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> se
         parts = [part.strip() for item in section[field] for part in str(item).split(",")]
         section[field] = tuple(filter(None, parts))
     return given
+
+
+def _override_column(config: ml_collections.ConfigDict, argument: str) -> str:
+    """Apply `--config.data.columns.PART=COLUMN`; return the key of the columns, or nothing."""
+    part, equals, column = argument.removeprefix(_COLUMN_KEYS).partition("=")
+    if not argument.startswith(_COLUMN_KEYS):
+        return ""
+    if not (part and equals and column):
+        raise UserError(f"{argument}: expected {_COLUMN_KEYS}PART=COLUMN")
+    with config.unlocked():
+        config.data.columns[part] = column
+    return "data.columns"
 
 
 def _override_reward(config: ml_collections.ConfigDict, argument: str) -> str:
@@ -295,7 +308,8 @@ def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
             raise UserError(f"unknown config key {key}: {hint}{parent} {has}")
         config = config[part]
     if isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"config key {key} is a section: set one of {', '.join(sorted(config))}")
+        fields = ", ".join(sorted(config)) or "its own, which are names of your choice"
+        raise UserError(f"config key {key} is a section: set one of {fields}")
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> Any:

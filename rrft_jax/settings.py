@@ -77,14 +77,19 @@ class DataSettings:
 
     path: str = field(
         "",
-        "Reason-RFT's folder, another folder of samples, or a JSON file. Without `path` and "
+        "Folder or file of samples: JSON, JSON lines, parquet or Arrow. Without `path` and "
         "`source` the pictures are drawn.",
     )
     source: str = field("", "`tfds:DIR`, a TFDS build, in place of `path`.")
     file: str = field("", "Another training file of the folder, by its name or a part of it.")
+    columns: Mapping[str, str] = field(
+        {},
+        "Part of a sample -> its column in your files, such as `problem` -> `caption`. The parts "
+        "are problem, image, answer, cot, system, options, id and level.",
+    )
     mixture: str = field("", "JSON or YAML file, a list of places with their weights.")
     image_root: str = field(
-        "", 'Folder where the paths of pictures start. `""` looks beside the JSON file.'
+        "", 'Folder where the paths of pictures start. `""` looks beside the file of samples.'
     )
     prompts: str = field("", "JSON or YAML file with instructions of your own.")
     system_prompt: str = field("", "Takes the place of the instruction after the question.")

@@ -251,3 +251,15 @@ def test_rewards_are_added_and_weighed_on_the_command_line():
         command.parse(["--config.grpo.rewards.format=much"])
     with pytest.raises(UserError, match="grpo.rewards.luck: reward 'luck': expected one of"):
         command.parse(["--config.grpo.rewards.luck=1"])
+
+
+def test_columns_are_mapped_on_the_command_line():
+    config, _ = command.parse(
+        ["--config.data.columns.problem=caption", "--config.data.columns.answer=meta.label"]
+    )
+    assert config.data.columns == {"problem": "caption", "answer": "meta.label"}
+    for argument in ("--config.data.columns.problem", "--config.data.columns.problem="):
+        with pytest.raises(UserError, match="expected --config.data.columns.PART=COLUMN"):
+            command.parse([argument])
+    with pytest.raises(UserError, match="config key data.columns is a section: set one of its"):
+        command.parse(["--config.data.columns=caption"])

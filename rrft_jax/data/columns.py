@@ -48,7 +48,7 @@ def check(columns: Mapping[str, Any]) -> None:
     """
     for part, column in columns.items():
         if part not in PARTS:
-            raise UserError(f"columns.{part}: expected one of {', '.join(PARTS)}")
+            raise UserError(f"columns.{part}: no part of a sample; expected {', '.join(PARTS)}")
         if not isinstance(column, str) or not column:
             raise UserError(f"columns.{part} is {column!r:.60}; expected the name of a column")
 

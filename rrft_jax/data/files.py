@@ -189,8 +189,9 @@ def _joined(
         numbers = [int(shard["number"]) for shard in shards]
         total = shards[0]["total"] and int(shards[0]["total"])
         if total or (len(files) > 1 and min(numbers) < 2):
-            first = 0 if 0 in numbers or total == 1 else min(numbers) if total is None else 1
-            wanted = range(first, first + total) if total else range(first, max(numbers) + 1)
+            padded = any(shard["number"].startswith("0") for shard in shards)
+            first = min(numbers) if total is None else int(total in numbers or not padded)
+            wanted = range(first, first + total if total else max(numbers) + 1)
             for number in wanted:
                 if number not in numbers:
                     raise UserError(_missing(files[0], shards[0], number, len(wanted)))

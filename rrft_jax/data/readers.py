@@ -74,6 +74,7 @@ def read_examples(
         is no well-formed row.
     """
     splits, columns = find_splits(path, task, file), columns or {}
+    user_columns.check(columns)
     if split not in splits:
         held = ", ".join(f"{name} ({pathlib.Path(f[0]).name})" for name, f in splits.items())
         raise UserError(f"{path}: no {split!r} split of {task}; it has {held}")

@@ -17,7 +17,7 @@ names a JSON or YAML file with a list of places to train on:
     - path: ""                             # drawn
       weight: 1
 
-An entry may have the keys `path` or `source`, `file`, `task`, `image_root`, `prompts`,
+An entry may have the keys `path` or `source`, `file`, `task`, `image_root`, `columns`, `prompts`,
 `system_prompt`, `variant`, `rewards` and `weight`. A missing key has the config's value, with two
 exceptions. An entry with its own `path` or `source` takes none of `path`, `source` and `file` from
 the config. An entry of another task takes no `variant` from the config, and has the usual rewards
@@ -42,7 +42,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rrft_jax import rewards as reward_functions
-from rrft_jax.data import drawn, tfds_builder
+from rrft_jax.data import columns, drawn, tfds_builder
 from rrft_jax.data.config_files import read_settings
 from rrft_jax.data.files import find_splits, shown
 from rrft_jax.data.pictures import BadSample
@@ -59,6 +59,7 @@ from rrft_jax.tasks.answers import KINDS
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
 TFDS = "tfds:"
+_FIRST = 100  # samples that are looked at for a warning, if looking means reading their pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +98,14 @@ class Data:
         if not splits:
             if not config.stages:
                 found = base.path or base.source or config.data.mixture
-                raise UserError(f"{found}: no test split of {', '.join(_tasks(config))}")
-            say("data: nothing is held out: there will be no accuracy")
+                raise UserError(
+                    f"{found}: no test split of {', '.join(_tasks(config))}; put 'test' or "
+                    "'validation' into the name of a file or of its folder"
+                )
+            say(
+                "data: nothing is held out: there will be no accuracy; for one, put 'test' or "
+                "'validation' into the name of a file of the folder"
+            )
         names = config.eval.splits or [
             _name(config, task, split)
             for task in _tasks(config)
@@ -120,6 +127,7 @@ class _Place:
     file: str = ""
     task: str = ""
     image_root: str = ""
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompts: str = ""
     system_prompt: str = ""
     variant: str = ""
@@ -145,10 +153,16 @@ def _place_of(config: Config) -> _Place:
         file=data.file,
         task=config.task,
         image_root=data.image_root,
+        columns=data.columns,
         prompts=data.prompts,
         system_prompt=data.system_prompt,
         variant=data.variant,
     )
+    if data.columns and not (data.path or data.mixture):
+        raise UserError(
+            f"data.columns={dict(data.columns)}: no effect, as only the files of data.path have "
+            "columns"
+        )
     with _naming("data."):
         return _checked(place)
 
@@ -161,6 +175,7 @@ def _checked(place: _Place) -> _Place:
         raise UserError(f"source={place.source}: expected {TFDS}DIR, or nothing")
     if place.file and not place.path:
         raise UserError(f"file={place.file}: no path; expected the folder that it is in")
+    columns.check(place.columns)
     return place
 
 
@@ -210,21 +225,29 @@ def _reuses(config: Config, place: _Place) -> bool:
 
 def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
     """Print a warning about parts that the targets of SFT will lack."""
-    listed = isinstance(examples, list)  # a TFDS build would read all pictures as well
-    samples = _usable(examples) if listed else []
-    prefaced = place.variant in find(place.task).wording.prefaced
-    looked_at = samples or [examples[0]] if prefaced else []
-    if any(not example.preface for example in looked_at):
-        say(f"{place.label}the variant asks for a summary and a caption, which the targets lack")
-    if bare := sum(not example.cot for example in samples):
+    first = _first(examples, _FIRST if place.path or place.source else 1)
+    samples = [example for example in first if not isinstance(example, BadSample)]
+    if place.variant in find(place.task).wording.prefaced and any(
+        not example.preface for example in samples
+    ):
         say(
-            f"{place.label}{bare} of the {len(samples)} samples of SFT have no chain of thought; "
-            "theirs is left empty"
+            f"{place.label}the variant asks for a summary and a caption, which the targets lack; "
+            "add them to the replies, or choose another data.variant"
+        )
+    if bare := sum(not example.cot for example in samples):
+        many = f"{'first ' if len(first) < len(examples) else ''}{len(samples)}"
+        say(
+            f"{place.label}{bare} of the {many} samples of SFT have no chain of thought; "
+            "theirs is left empty; data.columns.cot=COLUMN names a column of thoughts, and "
+            "--config=FILE:paradigm=reason_rft_zero trains without them"
         )
 
 
-def _usable(examples: Sequence[Any]) -> list[Any]:
-    return [example for example in examples if not isinstance(example, BadSample)]
+def _first(examples: Sequence[Any], number: int) -> Sequence[Any]:
+    """Return the examples of a list, or the first of those that are made when asked for."""
+    if isinstance(examples, list):
+        return examples
+    return [examples[index] for index in range(min(number, len(examples)))]
 
 
 def _tasks(config: Config) -> tuple[str, ...]:
@@ -355,7 +378,7 @@ def _stored(place: _Place, split: str) -> Sequence[Any]:
     if place.source:
         say(f"{place.label}{split} from {place.source}")
         examples = tfds_builder.open_source(place.folder, split)
-        _warn_about_pictures(place, split, examples[:1000])
+        _warn_about_pictures(place, split, examples)
         if examples[0].task != place.task:
             raise UserError(
                 f"{place.source}: samples of {examples[0].task}, expected {place.task}; the task "
@@ -364,22 +387,40 @@ def _stored(place: _Place, split: str) -> Sequence[Any]:
         return examples
     files = find_splits(place.path, place.task, place.file)
     if split not in files:
-        raise UserError(f"{place.path}: no training file for {place.task}")
+        held = ", ".join(f"{name} from {shown(found)}" for name, found in files.items())
+        raise UserError(
+            f"{place.path}: no training file for {place.task}, only {held}; give the path of a "
+            "file, or put 'train' into its name"
+        )
     say(f"{place.label}{split} from {shown(files[split])}")
     if split != "train" and files[split] == files.get("train"):
-        say(f"{place.label}it trains too: the accuracy of {split} is not that of held-out data")
-    examples = read_examples(place.path, place.task, split, place.image_root, place.file)
+        say(
+            f"{place.label}it trains too: the accuracy of {split} is not that of held-out data; "
+            "give a folder with another file for it, such as test.jsonl beside train.jsonl"
+        )
+    examples = read_examples(
+        place.path, place.task, split, place.image_root, place.file, place.columns
+    )
     _warn_about_pictures(place, split, examples)
     return examples
 
 
 def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> None:
     """Print a warning if a split has no pictures, because their key may be one not read."""
-    if not any(example.images for example in _usable(examples)):
-        say(
-            f"{place.label}warning: none of {len(examples):,} samples of {split} has a picture; "
-            "a record names its pictures as 'image' or 'images'"
-        )
+    listed = isinstance(examples, list)
+    looked_at = examples if listed else map(examples.__getitem__, range(min(1000, len(examples))))
+    samples = (example for example in looked_at if not isinstance(example, BadSample))
+    extra: dict[str, None] = {}
+    for example in samples:
+        if example.images:
+            return
+        extra |= dict.fromkeys(example.extra)
+    others = f"; its other columns are {', '.join(extra):.200}" if extra else ""
+    say(
+        f"{place.label}warning: none of {len(examples):,} samples of {split} has a picture; "
+        "pictures stand under 'image' or 'images', or --config.data.columns.image=COLUMN names "
+        f"their column{others}"
+    )
 
 
 def _read_mixture(file: str, base: _Place) -> list[_Place]:
@@ -430,5 +471,6 @@ def _beside(folder: pathlib.Path, path: str) -> str:
 # The allowed values of some keys of an entry; the values of other keys are texts.
 _VALUES = {
     "weight": ("a number above 0", lambda value: is_number(value) and value > 0),
+    "columns": ("a mapping of parts to columns", lambda value: isinstance(value, dict)),
     "rewards": ("a mapping of rewards to weights", lambda value: isinstance(value, dict) and value),
 }

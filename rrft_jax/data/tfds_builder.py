@@ -335,7 +335,9 @@ def _sources(args: argparse.Namespace) -> dict[str, Sequence[Example]]:
     if len({files[split] for split in wanted}) < len(wanted):
         say("data: one file serves several splits: --train=0 or --test=0 leaves one out")
     return {
-        split: read_examples(args.path, args.task, split, args.image_root)[: limit(split)]
+        split: read_examples(
+            args.path, args.task, split, args.image_root, columns=dict(args.columns)
+        )[: limit(split)]
         for split in wanted
     }
 
@@ -349,6 +351,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder to make")
     parser.add_argument("--path", default="", help="a folder or file of samples; none: drawn ones")
     parser.add_argument("--image_root", default="", help="where the samples' picture paths start")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        type=lambda text: tuple(text.split("=", 1)),
+        metavar="PART=COLUMN",
+        help="as data.columns of a config",
+    )
     parser.add_argument("--train", type=int, help="training samples; default: all, or 1000 drawn")
     parser.add_argument("--test", type=int, help="of each held-out split; all, or 100 drawn")
     parser.add_argument("--size", type=int, default=drawn.SIZE, help="a drawn picture's side")
@@ -360,6 +370,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(args.train or 0, args.test or 0) < 0 or args.size < 28:
             raise UserError("expected --train and --test of 0 or more, --size of 28 or more")
         find(args.task)
+        if any(len(pair) != 2 for pair in args.columns):
+            raise UserError("--columns: expected PART=COLUMN, such as problem=caption")
         build(out, _sources(args))
         held = ", ".join(f"{number:,} {split}" for split, number in splits(out).items())
     except (UserError, OSError) as error:

@@ -275,6 +275,9 @@ def test_a_tfds_build(tmp_path, monkeypatch):
         ({"source": "tfds:x", "path": "y"}, "data.path=y and source=tfds:x: expected one of them"),
         ({"file": "ai2d"}, "data.file=ai2d: no path"),
         ({"path": "nowhere"}, "nowhere: no such file or folder"),
+        ({"path": ".", "columns": {"label": "y"}}, "data.columns.label: no part of a sample; exp"),
+        ({"path": ".", "columns": {"answer": 7}}, "data.columns.answer is 7; expected the name"),
+        ({"columns": {"answer": "y"}}, "data.columns={'answer': 'y'}: no effect"),
         ({"mixture": "nowhere.yaml"}, "data.mixture=nowhere.yaml: expected a JSON or YAML list"),
     ],
 )
@@ -369,6 +372,17 @@ def test_an_entry_takes_from_the_config_what_it_lacks(mixture, published, tmp_pa
     assert data.training["sft"][3].examples.task == TRANSFORMATION
 
 
+def test_columns_are_those_of_the_config_or_of_the_entry(mixture, tmp_path):
+    for name, key in (("a", "caption"), ("b", "text")):
+        rows = [{"id": name, key: "How many?", "answer": "1", "cot": "One.", "n": 1}] * 2
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    entries = [{"path": "a.json"}, {"path": "b.json", "columns": {"problem": "text"}}, {"path": ""}]
+    data = Data.open(mixture(entries, columns={"problem": "caption"}))
+    first, second, _ = (source.examples[0] for source in data.training["sft"])
+    assert (first.problem, second.problem) == ("How many?", "How many?")
+    assert first.extra == second.extra == {"n": 1}
+
+
 def test_a_variant_belongs_to_its_task(mixture, capsys):
     entries = [{}, {"task": COUNTING}, {"variant": ""}]
     data = Data.open(mixture(entries, f"task={TRANSFORMATION}", variant="caption"))
@@ -422,6 +436,8 @@ def test_a_tfds_build_in_a_mixture(mixture, tmp_path):
         ([{"source": "b"}], "entry 1: source=b: expected tfds:DIR"),
         ([{"source": "tfds:none"}], "entry 1: /"),
         ([{"file": "a"}], "entry 1: file=a: no path"),
+        ([{"columns": "a"}], "entry 1: columns is 'a'; expected a mapping"),
+        ([{"columns": {"label": "a"}}], "entry 1: columns.label: no part of a sample"),
         ([{"variant": "caption"}], "entry 1: data.variant=caption: only spatial_transformation"),
         ([{"prompts": "none.yaml"}], "entry 1: data.prompts=/"),
     ],
