@@ -78,6 +78,8 @@ python -m rrft_jax.main --config=mypackage/my_run.py:model=2b \\
     --config.model.path=Qwen2-VL-2B-Instruct
 ```
 
+The file can lie in any folder. [Install](install.md#which-config) says what it can import.
+
 Another size of model is one more entry in `MODELS`; a tuned experiment is one more file of fields
 beside `configs/tiny_visual_counting.py`, and one more line in `EXPERIMENTS` of `configs/grpo.py`.
 

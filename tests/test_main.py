@@ -168,7 +168,7 @@ def test_a_config_that_can_t_import_says_what_it_finds(tmp_path, capsys):
         (["--config.seed=-1"], "--config.seed=-1: expected 0 or more"),
         (["--config.sft.b2=1"], "--config.sft.b2=1.0: expected 0 or more, less than 1"),
         (["--config.grpo.eps=0"], "--config.grpo.eps=0.0: expected more than 0"),
-        (["--config.eval.tasks=chess"], "expected of visual_counting, structure_perception, "),
+        (["--config.eval.tasks=chess"], "choose one of visual_counting, structure_perception, "),
         (["--config.eval.passes=0"], "--config.eval.passes=0: expected 1 or more"),
         (["--config.eval.passes=2"], "at eval.temperature=0 all completions of a sample are the"),
     ],
