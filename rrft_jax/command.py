@@ -87,16 +87,25 @@ class Command(NamedTuple):
       config: the checked settings.
       workdir: the run's folder.
       origins: the origin of each field's value, by its key.
+      dry_run: whether the run is only to be checked and told.
     """
 
     config: Config
     workdir: Path
     origins: dict[str, str]
+    dry_run: bool
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
-    """Return the checked settings of a command line, and the run's folder; see `read`."""
-    return read(argv)[:2]
+    """Return the checked settings of a command line, and the run's folder; see `read`.
+
+    Raises:
+      UserError: as in `read`, or an argument that only a run has.
+    """
+    found = read(argv)
+    if found.dry_run:
+        raise UserError("--dry_run: only a run takes it")
+    return found.config, found.workdir
 
 
 def read(argv: Sequence[str]) -> Command:
@@ -131,6 +140,11 @@ def read(argv: Sequence[str]) -> Command:
         action="store_true",
         help="print every field, its value, where that comes from and what it means; then end",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check the run, print its data, shapes, memory and first prompts; then end",
+    )
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
     given = _override(config, overrides)
@@ -147,7 +161,7 @@ def read(argv: Sequence[str]) -> Command:
     if known.print_config:
         print(*origins.listing(settings, traced), sep="\n")
         raise SystemExit(0)
-    return Command(settings, workdir, traced)
+    return Command(settings, workdir, traced, known.dry_run)
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}

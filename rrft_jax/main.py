@@ -7,6 +7,8 @@ an address and a number:
 
   python -m rrft_jax.main ... --coordinator=10.0.0.1:1234 --num_processes=2 --process_id=0
 
+`--dry_run` checks the run and prints what it would do; `--print_config` prints its settings.
+
 A mistake in the config or the arguments ends the run with one line on stderr and exit code 1,
 before any compilation. After a first signal the run saves its state and exits with 0. A second
 signal ends the run at once with 128 + its number (130, 143). So does a first signal while the hosts
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupts.listen()  # before the imports below, which take seconds
     try:
         told, argv = command.processes(sys.argv[1:] if argv is None else argv)
-        config, workdir, origin_of = command.read(argv)
+        config, workdir, origin_of, dry = command.read(argv)
         with waiting("loading JAX"):
             from rrft_jax.parallel import distributed
             from rrft_jax.training import objectives
@@ -40,12 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not distributed.is_host0():
                 progress.silence()
         with waiting("loading the libraries"):
-            from rrft_jax import recipe
+            from rrft_jax import dry_run, recipe
 
         for line in origins.expansion(config, origin_of):
             say(line)
         with distributed.leaving_together():
-            recipe.run(config, workdir)
+            if dry:
+                dry_run.dry_run(config, workdir)
+            else:
+                recipe.run(config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

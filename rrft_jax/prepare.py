@@ -11,10 +11,11 @@ from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, open_processor
 from rrft_jax.data.targets import check_targets
 from rrft_jax.errors import UserError
-from rrft_jax.hf import load_pretrained
+from rrft_jax.hf import load_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, layout
+from rrft_jax.models.config import VLMConfig
 from rrft_jax.monitoring import compilations, say, waiting
 from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
@@ -41,16 +42,30 @@ class Prepared(NamedTuple):
     data: Data
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
-    """Open the model and the data, and claim `workdir` for this run.
+class Checked(NamedTuple):
+    """A config whose model and data were opened, before a weight is read.
 
-    `workdir` is claimed last, so that a mistake leaves no folder behind.
+    Attributes:
+      mesh: the devices.
+      folder: the folder of the checkpoint to start from.
+      sizes: the sizes of its model.
+      data: the samples of each stage, and the splits to evaluate.
+      processor: the processor of the checkpoint.
+    """
+
+    mesh: jax.sharding.Mesh
+    folder: storage.Path
+    sizes: VLMConfig
+    data: Data
+    processor: Processor
+
+
+def check(config: Config) -> Checked:
+    """Open the model's config and the data, and check that they go together. Write nothing.
 
     Raises:
-      UserError: the config, the model, the data and the devices don't fit together, or the folder
-        holds another run.
+      UserError: the config, the model, the data and the devices don't fit together.
     """
-    compilations.listen()
     mesh = make_mesh(**config.mesh.axes)
     _check_batches(config, mesh)
     folder = model_folder(config.model)
@@ -67,6 +82,20 @@ def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
         say(line)
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():
         say(line)
+    return Checked(mesh, folder, sizes, data, processor)
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
+    """Open the model and the data, and claim `workdir` for this run.
+
+    `workdir` is claimed last, so that a mistake leaves no folder behind.
+
+    Raises:
+      UserError: the config, the model, the data and the devices don't fit together, or the folder
+        holds another run.
+    """
+    compilations.listen()
+    mesh, folder, _, data, processor = check(config)
     with waiting(f"reading the weights of {folder}"):
         model, params = load_pretrained(
             folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh

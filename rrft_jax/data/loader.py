@@ -20,6 +20,7 @@ from rrft_jax.data.order import Batching, Order, Plan, causes, make_stream
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.processor import Processor
 from rrft_jax.data.samples import Format, Row, Samples, Source
+from rrft_jax.data.shapes import Shape, union
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import waiting
 from rrft_jax.parallel import distributed
@@ -184,8 +185,16 @@ class Loader(Iterator[Batch]):
             return make_batch(self._samples, [row], row.size, range(1))
         return row
 
+    @property
+    def largest(self) -> Shape:
+        """The largest shape that the first samples need; a later sample may exceed it."""
+        return union(self._order.shapes)
+
     def description(self) -> list[str]:
-        """Return one line for each shape of the first batches: its share, and its padding."""
+        """Return one line for each shape of the first batches: its share, and its padding.
+
+        Another line counts the samples among them that can't be used.
+        """
         return self._order.description()
 
     def close(self) -> None:

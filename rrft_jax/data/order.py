@@ -138,13 +138,16 @@ class Order:
                 yield other
 
     def description(self) -> list[str]:
-        """Return one line for each shape of the first batches: its share, and its padding."""
+        """Return one line for each shape of the first batches: its share, and its padding.
+
+        Another line counts the samples among them that can't be used, and names the first.
+        """
         found: dict[Shape, list[Shape]] = collections.defaultdict(list)
         length = self._batches * self.batching.batch_size
         sample = min(_SAMPLE, self.total)
-        for number in range(-(-sample // length) if self.endless else 1):
-            for plan in self.window(number).batches:
-                found[plan.shape] += map(self._size, plan.numbers)
+        windows = [self.window(n) for n in range(-(-sample // length) if self.endless else 1)]
+        for plan in itertools.chain.from_iterable(window.batches for window in windows):
+            found[plan.shape] += map(self._size, plan.numbers)
         total = sum(map(len, found.values()))
         lines = []
         for shape, sizes in sorted(found.items(), key=lambda item: item[0].cost):
@@ -159,6 +162,13 @@ class Order:
             )
             share = f"{100 * len(sizes) / total:.0f} % of the samples"
             lines.append(f"{self.batching.batch_size} x ({axes}): {share}, {padding} are padding")
+        if skipped := [bad for window in windows for bad in window.skipped]:
+            seen = sum(window.seen for window in windows)
+            why = causes(collections.Counter(bad.cause for bad in skipped))
+            lines.append(
+                f"{len(skipped):,} of the first {seen:,} samples can't be used ({why}), such as: "
+                f"{skipped[0]}"
+            )
         return lines
 
     def close(self) -> None:

@@ -303,6 +303,32 @@ def sampler_bytes(config: Config, model: VLM, shape: Shape) -> int:
     return bytes_a_device([sampler_weights(model), 2 * caches])
 
 
+def least_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> dict[str, dict[str, int]]:
+    """Return part of a step -> role -> bytes a device that are needed whatever the compiler does.
+
+    Args:
+      config: the config of a run.
+      model: the model, with its mesh.
+      stage: a stage of the config.
+      shape: the shape of its batches.
+    """
+    state = abstract_state(config, model, stage)
+    trained, _ = states.split(state.params, config.stage(stage).freeze)
+    held = {"parameters": state.params, "optimizer": state.opt_state}
+    if stage == "grpo":
+        held["reference"] = abstract_reference(config, model) or {}
+    held = {role: bytes_a_device(tree) for role, tree in held.items()}
+    parts = {}
+    if stage == "grpo":
+        parts["sampling"] = {**held, "sampler": sampler_bytes(config, model, shape)}
+    parts["update"] = {
+        **held,
+        "gradients": bytes_a_device(trained),  # each is as large as its parameter
+        "inputs of layers": kept_bytes(config, model, stage, shape),
+    }
+    return parts
+
+
 def kept_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> int:
     """Return the bytes a device that a backward pass keeps at least: the layers' inputs.
 

@@ -21,7 +21,6 @@ from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import measure, programs, report
-from rrft_jax.plan.programs import bytes_a_device
 from rrft_jax.settings import Config
 
 Found = list[tuple[dict[str, Any], measure.Plan]]
@@ -133,18 +132,11 @@ def lower_bound(
 ) -> int:
     """Return the bytes a device that are needed whatever the compiler does."""
     model = programs.make_model(config, sizes, mesh)
-    needed = []
-    for stage in config.stages:
-        state = programs.abstract_state(config, model, stage)
-        held = bytes_a_device(state)
-        # A gradient is as large as its parameter.
-        trained, _ = programs.states.split(state.params, config.stage(stage).freeze)
-        gradient = bytes_a_device(trained)
-        if stage == "grpo":
-            held += bytes_a_device(programs.abstract_reference(config, model) or {})
-            needed.append(held + programs.sampler_bytes(config, model, shape))
-        needed.append(held + gradient + programs.kept_bytes(config, model, stage, shape))
-    return max(needed)
+    return max(
+        sum(roles.values())
+        for stage in config.stages
+        for roles in programs.least_bytes(config, model, stage, shape).values()
+    )
 
 
 def total_seconds(plan: measure.Plan) -> float:

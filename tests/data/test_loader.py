@@ -83,7 +83,9 @@ def test_each_source_asks_in_its_own_words(processor):
 def test_drawn_geometry_pads_few_patches(processor, size):
     data = drawn.DrawnSource("structure_perception", "train", 0, 0, 1000, size)
     loader = loader_of(data, processor, max_prompt_length=4096, shuffle=True, epochs=None)
-    assert all(" of the samples, " in line for line in loader.description())
+    *shapes, unusable = loader.description()
+    assert all(" of the samples, " in line for line in shapes)
+    assert "samples can't be used (target too long: " in unusable
     for batch in itertools.islice(loader, 2):
         share = 1 - (batch.prompt.patch_image >= 0).mean()
         assert batch.padding["padding_patches"] == pytest.approx(share)

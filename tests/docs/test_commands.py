@@ -133,7 +133,7 @@ def parse_module(name: str, *arguments: str) -> None:
 def a_run(*arguments: str) -> None:
     """Arguments of `rrft_jax.main`: each field exists, and what is here of the data is read."""
     _, rest = command.processes(arguments)
-    config, _ = command.parse([word for word in rest if word != "--print_config"])
+    config = command.read([word for word in rest if word != "--print_config"]).config
     if config.data.source or not config.data.path or Path(config.data.path).exists():
         Data.open(config)
 
