@@ -159,7 +159,8 @@ class Evaluator:
                     with waiting(first if done == begun else ""):
                         rollouts = self._sample(prompt, number, sampling, params).fetch()
                     row_ids = [batch.row_ids[b] for b in batch.rows]
-                    with reward_functions.guard.limit(self.config.eval.reward_seconds):
+                    limit = reward_functions.guard.limit(self.config.eval.reward_seconds)
+                    with limit, waiting("scoring completions"):
                         own = list(_rows(self.processor, batch, rollouts, terms))
                     rows = list(
                         itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))

@@ -1,4 +1,4 @@
-"""The values of a step that stand beside the bar, the most telling ones first.
+"""The values of a step that stand on the console, the most telling ones first.
 
     s/step 4.1  reward 1.5  accuracy 0.52  format 0.98  failed 0  skipped 0  length 43  kl 0.01
 

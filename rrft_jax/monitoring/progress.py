@@ -1,4 +1,4 @@
-"""The console: on a terminal a bar with the time left, in a log a line from time to time."""
+"""The console: on a terminal a line that changes, in a log a line from time to time."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 15.0
 _COLUMNS = 100  # of a line
-_BAR = len("|########| 10:00:00 left  ")  # columns of the bar in front of the values
+_LEFT = len("10:00:00 left  ")  # columns of the time left on a terminal
 _silent = False
 
 
@@ -37,7 +37,7 @@ class Progress:
         if self._stream.isatty() and not self._silent:
             self._bar = tqdm(
                 desc=f"{stage} {start}/{total}",
-                bar_format="|{bar:8}| {remaining} left  {desc}",
+                bar_format="{remaining} left  {desc}",  # the values need the room of a bar
                 total=total,
                 initial=start,
                 file=self._stream,
@@ -56,7 +56,7 @@ class Progress:
         shown = [f"{name} {_short(value)}" for name, value in (values or {}).items()]
         if self._bar is not None:
             columns = min(self._bar.format_dict["ncols"] or _COLUMNS, _COLUMNS)
-            self._bar.set_description_str(_fitted(begin, shown, columns - _BAR), refresh=False)
+            self._bar.set_description_str(_fitted(begin, shown, columns - _LEFT), refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
@@ -79,7 +79,7 @@ class Progress:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, above the bar if there is one."""
+    """Print a line, above the one that changes if there is one."""
     if _silent and stream is None:
         return
     tqdm.write(text, file=stream or sys.stderr)

@@ -16,6 +16,7 @@ from rrft_jax.data import Batch, Processor
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
+from rrft_jax.monitoring import waiting
 from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
@@ -153,7 +154,8 @@ class GRPO:
           UserError: a reward failed on all completions of the first batch that it scored.
         """
         with clock("rewards"):
-            with reward_functions.guard.limit(self.config.reward_seconds):
+            limit = reward_functions.guard.limit(self.config.reward_seconds)
+            with limit, waiting("scoring completions by the rewards"):
                 rollouts = rewarding.reward(sampled, batch, self.terms, self.processor, number)
             self.failing.check(rollouts)
             return rollouts

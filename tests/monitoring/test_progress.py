@@ -1,4 +1,4 @@
-"""Progress: a line now and then in a log, a bar on a terminal."""
+"""Progress: a line now and then in a log, a line that changes on a terminal."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_a_log_gets_the_time_left(monkeypatch):
     assert lines[1].startswith("sft 2/5  00:00 left  loss") and "left" not in lines[-1]
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_line_that_changes():
     text = run(Terminal(), start=2)
     assert "5/5" in text and "\r" in text
 
