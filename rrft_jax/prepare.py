@@ -9,7 +9,7 @@ import jax
 from rrft_jax.data import Processor
 from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, open_processor
-from rrft_jax.data.targets import check_targets
+from rrft_jax.data.targets import check_rewards
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
@@ -74,8 +74,8 @@ def check(config: Config) -> Checked:
     with waiting("reading the data"):
         data = Data.open(config)
     _check_best_split(config, data)
-    with waiting("scoring the first targets: the processes of the rewards start"):
-        check_targets(config, data.training.get("sft", ()))
+    with waiting("scoring the first samples: the processes of the rewards start"):
+        check_rewards(config, data)
     with waiting("reading the tokenizer"):
         processor = open_processor(config.model, config.data)
     for line in layout.summary(sizes, mesh):

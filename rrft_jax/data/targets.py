@@ -1,9 +1,12 @@
-"""A check before SFT: the run's own rewards score the targets that SFT will teach.
+"""A dry call before training: the run's rewards score its first samples, and the console shows it.
 
-If the format reward refuses a target, or the accuracy reward counts its answer as wrong, SFT would
-teach a behaviour that GRPO then punishes.
+Each sample is scored with its own answer in the layout that the model is asked for, and with an
+empty completion. A reward that fails on them would fail in training too, so it ends the run. If a
+reward of the layout or of the answer refuses all of them, training could only teach a mistake: SFT
+would teach a behaviour that GRPO then punishes, and GRPO would never reward a right answer.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +14,19 @@ import numpy as np
 
 from rrft_jax import rewards
 from rrft_jax.data.pictures import BadSample
-from rrft_jax.data.prompts import OWN, target
+from rrft_jax.data.prompts import OWN, PARADIGMS, target
 from rrft_jax.data.samples import Source
+from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
+from rrft_jax.markdown import aligned
 from rrft_jax.monitoring import say
+from rrft_jax.rewards import Term
 from rrft_jax.settings import Config
 from rrft_jax.tasks import find
 
 FIRST = 32  # samples of each source
+FIRST_OF_OWN = 8  # for a user's own reward, which may take its whole time limit for each
+_THOUGHT = "..."  # stands for the thought of a sample without one, except in the targets of SFT
 
 # If a run has several rewards of a group, one of them must accept the targets.
 _GROUPS = {
@@ -30,103 +38,228 @@ _GROUPS = {
 }
 
 
-def check_targets(config: Config, sources: Sequence[Source]) -> None:
-    """Score the first targets of SFT, and print their mean rewards in one line.
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A first sample, with its own answer in the expected layout; None without an answer."""
 
-    Thoughts that `data.thought_dropout` will empty are kept here. A config without `grpo` is
-    checked with the usual rewards of its task, and then a missing thought is no fault. Targets of
-    `ans_sft` have no tags, so nothing is checked.
+    example: Any
+    text: str | None
+
+
+def check_rewards(config: Config, data: Data) -> None:
+    """Score the first samples of training and of evaluation, and print a table of each.
+
+    The samples of SFT are scored as SFT teaches them. Thoughts that `data.thought_dropout` will
+    empty are kept here. A config without `grpo` is checked with the usual rewards of its task, and
+    then a missing thought is no fault. Targets of `ans_sft` have no tags, so they are not checked.
 
     Args:
       config: the run's config.
-      sources: the data sets of SFT.
+      data: its samples.
 
     Raises:
-      UserError: every target of every source gets 0 for its layout, or for its answer. If only
-        some sources do, a warning is printed instead.
+      UserError: a reward of the user's own fails on a sample; every sample of every source gets 0
+        for its layout or its answer; or nothing can score a split. If only some of several sources
+        get 0, a warning is printed instead.
     """
-    if config.paradigm == "ans_sft":
-        return
-    scored: dict[str, list[float]] = {}
-    refusals: dict[str, list[str]] = {what: [] for what in _GROUPS}
-    number = 0
-    for source in sources:
-        pairs = _first_targets(config.paradigm, source)
-        number += len(pairs)
-        terms = rewards.read_terms(rewards_of(config, source))
-        values = {term.name: _scores(term, pairs) for term in terms if term.weight}
-        wanted = {term.name for term in terms if term.weight > 0}
-        for what, names in _GROUPS.items():
-            judges = [name for name in names if name in wanted and values[name]]
-            if judges:
-                refusals[what].append(_refusal(what, judges, values, pairs))
-        for name, numbers in values.items():
-            scored.setdefault(name, []).extend(numbers)
-    means = [f"{name} {np.mean(numbers):.2f}" for name, numbers in scored.items() if numbers]
-    for messages in refusals.values():
-        if messages and all(messages):
-            raise UserError(messages[0])
-        for message in filter(None, messages):
-            say(f"sft: warning: {message}")
-    if means:
-        say(f"sft: the targets of the first {number} samples get {', '.join(means)}")
-
-
-def _first_targets(paradigm: str, source: Source) -> list[tuple[Any, str]]:
-    """Return the first examples with their targets, without those that the loader leaves out."""
-    pairs = []
-    for index in range(min(FIRST, len(source.examples))):
-        example = source.examples[index]
-        if not isinstance(example, BadSample):
-            try:
-                pairs.append((example, target(example, paradigm, prompts=source.prompts or OWN)))
-            except BadSample:
-                pass
-    return pairs
+    first = next(iter(config.stages), "")
+    if first and config.paradigm != "ans_sft":
+        _check_training(config, first, data.training[first])
+    _check_evaluation(config, data.splits)
 
 
 def rewards_of(config: Config, source: Source) -> Mapping[str, Any]:
-    """Return the rewards of a source, with their weights and options."""
+    """Return the rewards of a source of training, with their weights and options."""
     if source.rewards is not None:
         return source.rewards
     if config.grpo is not None:
         return config.grpo.rewards
     task = find(config.task)
     usual = dict(task.rewards)
+    if "format" not in usual:
+        return usual
     if getattr(source.prompts, "variant", "") in task.wording.prefaced:
         return usual | {"format": 0.0, "caption_format": 1.0}
     return usual | {"format": {"weight": usual["format"], "empty_thought": True}}
 
 
-def _scores(term: rewards.Term, pairs: Sequence[tuple[Any, str]]) -> list[float]:
-    """Return each target's score; none if a user's own reward fails, which training reports."""
-    scores, failures = [], rewards.failures()
-    for example, text in pairs:
-        given = {"step": 1, "lengths": [len(text.split())]}
+def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> None:
+    if stage == "sft" and (number := _without_answers(sources)):
+        raise UserError(
+            f"sft: none of the first {number} samples has an answer to learn; give them one, or "
+            "leave SFT out by --config=configs/grpo.py:paradigm=reason_rft_zero"
+        )
+    seconds = config.grpo.reward_seconds if config.grpo else rewards.guard.SECONDS
+    what = ("the layout", "the answer") if stage == "sft" else ("the answer",)
+    refusals: dict[str, list[str]] = {name: [] for name in what}
+    table = _Table(stage)
+    for source in sources:
+        rows = _first(config.paradigm, source, taught=stage == "sft")
+        terms = [term for term in rewards.read_terms(rewards_of(config, source)) if term.weight]
+        with rewards.guard.limit(seconds):
+            values = {term.name: _scores(term, rows) for term in terms}
+        table.add(rows, values)
+        wanted = {term.name for term in terms if term.weight > 0}
+        for name in what:
+            if judges := [judge for judge in _GROUPS[name] if judge in wanted and rows]:
+                refusals[name].append(_refusal(stage, name, judges, values, rows))
+    table.show()
+    for messages in refusals.values():
+        if messages and all(messages):
+            raise UserError(messages[0])
+        for message in filter(None, messages):
+            say(f"{stage}: warning: {message}")
+
+
+def _check_evaluation(config: Config, splits: Mapping[str, Sequence[Source]]) -> None:
+    terms = rewards.read_terms(config.eval.rewards)
+    table = _Table("eval")
+    for split, sources in splits.items():
+        if not terms:
+            _check_answers(config, split, sources)
+        for source in sources if terms else ():
+            rows = _first(config.paradigm, source)
+            with rewards.guard.limit(config.eval.reward_seconds):
+                table.add(rows, {term.name: _scores(term, rows) for term in terms})
+    table.show()
+
+
+def _check_answers(config: Config, split: str, sources: Sequence[Source]) -> None:
+    """Raise UserError if nothing can score a split: it has no answers."""
+    if number := _without_answers(sources):
+        names = [name for name in (config.grpo.rewards if config.grpo else ()) if "." in name]
+        raise UserError(
+            f"{split}: none of the first {number} samples has an answer, so there is no "
+            f"accuracy; score it by a reward, --config.eval.rewards.{(names or ['NAME'])[0]}=1"
+        )
+
+
+def _without_answers(sources: Sequence[Source]) -> int:
+    """Return the number of first samples if none of them has an answer, else 0."""
+    number = 0
+    for source in sources:
+        for index in range(_number(source)):
+            example = source.examples[index]
+            if not isinstance(example, BadSample):
+                number += 1
+                if example.answer:
+                    return 0
+    return number
+
+
+def _number(source: Source) -> int:
+    return min(FIRST, len(source.examples))
+
+
+def _first(paradigm: str, source: Source, *, taught: bool = False) -> list[_Row]:
+    """Return the first samples, without those that the loader leaves out.
+
+    Args:
+      paradigm: the config's paradigm.
+      source: the samples.
+      taught: whether the rows are the targets of SFT, which leaves out samples without an answer.
+    """
+    rows = []
+    for index in range(_number(source)):
+        example = source.examples[index]
+        if isinstance(example, BadSample):
+            continue
         try:
-            scores += rewards.score(term.name, [text], example, **given, **term.options)
-        except Exception:
-            if term.name in rewards.names():
-                raise
-            return []
-        if rewards.failures() > failures and term.name not in rewards.names():
-            return []  # each further call may take its whole time limit
+            text = target(
+                example,
+                paradigm if paradigm in PARADIGMS else "ans_sft",
+                prompts=source.prompts or OWN,
+            )
+        except BadSample:
+            if taught or example.answer:
+                continue
+            text = None
+        if text and not taught:
+            text = text.replace("<think>\n\n</think>", f"<think>\n{_THOUGHT}\n</think>")
+        rows.append(_Row(example, text))
+    return rows
+
+
+def _scores(term: Term, rows: Sequence[_Row]) -> list[tuple[float | None, float]]:
+    """Return what the own answer of each sample gets, and what an empty completion gets.
+
+    Raises:
+      UserError: a reward of the user's own fails.
+    """
+    scores = []
+    is_own = term.name not in rewards.names()
+    for row in rows[: FIRST_OF_OWN if is_own else FIRST]:
+        texts = [""] if row.text is None else [row.text, ""]
+        given = {"step": 1, "lengths": [len(text.split()) for text in texts]}
+        found = rewards.scores(term.name, texts, row.example, **given, **term.options)
+        if is_own and found.failures:
+            failure = found.failures[0]
+            with_what = (
+                f"its own answer, {row.text!r:.100}" if failure.text else "an empty completion"
+            )
+            raise UserError(
+                f"reward {term.name!r} fails on sample {row.example.id} with {with_what}: "
+                f"{failure.reason}; mend it: it must return a number for any text"
+            )
+        scores.append((None if row.text is None else found.values[0], found.values[-1]))
     return scores
 
 
+class _Table:
+    """The mean rewards of the first samples, a line for each reward."""
+
+    def __init__(self, title: str):
+        self._title, self._rows = title, 0
+        self._scores: dict[str, list[tuple[float | None, float]]] = {}
+
+    def add(
+        self, rows: Sequence[_Row], values: Mapping[str, Sequence[tuple[float | None, float]]]
+    ) -> None:
+        """Add the samples of one source."""
+        self._rows += len(rows)
+        for name, scores in values.items():
+            self._scores.setdefault(name, []).extend(scores)
+
+    def show(self) -> None:
+        """Print the table, if there is anything in it."""
+        cells = [
+            [name, str(len(scores)), *(_mean(column) for column in zip(*scores))]
+            for name, scores in self._scores.items()
+            if scores
+        ]
+        if cells:
+            head = ["mean reward", "samples", "own answer", "empty completion"]
+            say(f"{self._title}: what the rewards give to the first samples")
+            for line in aligned([head, *cells]):
+                say(line)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.2f}" if known else "–"
+
+
 def _refusal(
+    stage: str,
     what: str,
     names: Sequence[str],
-    values: Mapping[str, list[float]],
-    pairs: Sequence[tuple[Any, str]],
+    values: Mapping[str, Sequence[tuple[float | None, float]]],
+    rows: Sequence[_Row],
 ) -> str:
-    """Return an error if all targets of a source get 0 by these rewards, else an empty text."""
-    if any(score for name in names for score in values[name]):
+    """Return an error if all own answers of a source get 0 by these rewards, else an empty text."""
+    if any(own for name in names for own, _ in values[name]):
         return ""
-    example, text = pairs[0]
+    judges = " and ".join(names)
+    row = next((row for row in rows if row.text is not None), None)
+    if row is None:
+        return (
+            f"{judges}: none of the first {len(rows)} samples has an answer to compare with; "
+            f"take it out by --config.grpo.rewards.{names[0]}=0"
+        )
+    taught, has = ("targets of SFT", "teaches") if stage == "sft" else ("right answers", "has")
     return (
-        f"the targets of SFT get 0 for {what} by the run's own {' and '.join(names)} (all of the "
-        f"first {len(pairs)}): sample {example.id} teaches {text!r:.300}; {_reason(example, names)}"
+        f"the {taught} get 0 for {what} by the run's own {judges} (all of the first {len(rows)}): "
+        f"sample {row.example.id} {has} {row.text!r:.300}; {_reason(row.example, names)}"
     )
 
 
@@ -139,8 +272,9 @@ def _reason(example: Any, terms: Sequence[str]) -> str:
     if set(terms) & set(_GROUPS["the layout"]):
         if not (example.cot or "").strip():
             return (
-                "its thought is empty; give the samples a 'cot', train by paradigm=ans_sft, or "
-                'allow it by grpo.rewards.format={"weight": 1, "empty_thought": True}'
+                "its thought is empty; give the samples a 'cot', leave SFT out by "
+                "paradigm=reason_rft_zero, train by paradigm=ans_sft, or allow it by "
+                'grpo.rewards.format={"weight": 1, "empty_thought": True}'
             )
         return "expected each tag once, in order; mend the data, or change grpo.rewards"
     return (
