@@ -33,6 +33,10 @@ MODELS = {
     "7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
 }
 
+# Fields that change what is learnt. The values of `tiny` for them suit its drawn samples. Other
+# samples have the task's values, or the defaults.
+DRAWN_ALONE = ("data.thought_dropout", "grpo.rewards")
+
 Fields = Mapping[str, Any]
 
 
@@ -114,6 +118,7 @@ def base(
     if tuned := experiments.get(choice.experiment):
         layers.append((_file(tuned), tuned))
     layers.append((OBJECTIVE + choice.objective, OBJECTIVES[choice.objective].fields))
+    drawn: dict[str, tuple[Any, Any]] = {}
     for _, fields in layers:
         for key, value in fields.items():
             section, _, field = key.rpartition(".")
@@ -124,11 +129,13 @@ def base(
                 raise UserError(
                     f"unknown config key {key}: expected a field of rrft_jax/settings.py"
                 )
+            if fields is not own and key in DRAWN_ALONE:
+                drawn[key] = value, drawn.get(key, (None, target[field]))[1]
             target[field] = value
     for section in {"grpo", "eval"} & values.keys():  # a reward's name may be a dotted path
         terms = ml_collections.ConfigDict(values[section]["rewards"], allow_dotted_keys=True)
         values[section]["rewards"] = terms
-    return Layered(values, layers)
+    return Layered(values, layers, drawn)
 
 
 def _file(fields: Fields) -> str:

@@ -147,8 +147,7 @@ def read(argv: Sequence[str]) -> Command:
     )
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
-    given = _override(config, overrides)
-    settings = make(config.to_dict())
+    settings, given = _settings(config, overrides)
     file = known.config.partition(":")[0]
     traced = origins.trace(settings, config, file, given)
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
@@ -162,6 +161,20 @@ def read(argv: Sequence[str]) -> Command:
         print(*origins.listing(settings, traced), sep="\n")
         raise SystemExit(0)
     return Command(settings, workdir, traced, known.dry_run)
+
+
+def _settings(
+    config: ml_collections.ConfigDict, overrides: Sequence[str]
+) -> tuple[Config, set[str]]:
+    """Apply the overrides to a config; return the checked settings, and the keys that were set."""
+    if isinstance(config, origins.Layered):
+        # The overrides also say whether the samples are drawn.
+        trial = ml_collections.ConfigDict(config.to_dict(), allow_dotted_keys=True).lock()
+        _override(trial, overrides)
+        if origins.has_own_data(make(trial.to_dict())):
+            config.leave_drawn()
+    given = _override(config, overrides)
+    return make(config.to_dict()), given
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with waiting("loading the libraries"):
             from rrft_jax import dry_run, recipe
 
-        for line in origins.expansion(config, origin_of):
+        for line in (*origins.expansion(config, origin_of), *origins.of_demo(config, origin_of)):
             say(line)
         with distributed.leaving_together():
             if dry:

@@ -1,5 +1,6 @@
 """The origin of each value of a config, and the list of all fields that `--print_config` prints."""
 
+import functools
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,10 +8,16 @@ from typing import Any
 import ml_collections
 
 from rrft_jax import fields
-from rrft_jax.settings import Config
+from rrft_jax.settings import STAGES, Config
+from rrft_jax.tasks import find
 
 DEFAULT, COMMAND_LINE = "default", "command line"
 OBJECTIVE = "objective="  # the start of the origin of a named objective's fields
+_OF_DEMO = (
+    *(f"{stage}.{name}" for stage in STAGES for name in ("steps", "learning_rate", "batch_size")),
+    *("sft.warmup_steps", "grpo.freeze", "data.system_prompt", "data.variant", "eval.samples"),
+    *("sampling.temperature", "sampling.max_new_tokens", "eval.max_new_tokens"),
+)
 _WIDEST = 36  # columns of a value; a longer one moves the rest of its line
 
 
@@ -18,14 +25,35 @@ class Layered(ml_collections.ConfigDict):
     """A config whose values come from layers of plain fields.
 
     Attributes:
-      layers: (name, fields) of each layer, the lowest first.
+      layers: (name, fields) of each layer, the lowest first, which is the task's.
+      drawn: the values of some fields that count for drawn samples alone, each with the value that
+        counts for all other samples: key -> (value, other value).
     """
 
     def __init__(
-        self, values: Mapping[str, Any], layers: Collection[tuple[str, Mapping[str, Any]]]
+        self,
+        values: Mapping[str, Any],
+        layers: Collection[tuple[str, Mapping[str, Any]]],
+        drawn: Mapping[str, tuple[Any, Any]] | None = None,
     ):
         super().__init__(values)
         object.__setattr__(self, "layers", tuple(layers))
+        object.__setattr__(self, "drawn", dict(drawn or {}))
+
+    def leave_drawn(self) -> None:
+        """Give each field of `drawn` its other value, unless the config file has assigned one."""
+        for key, (value, other) in self.drawn.items():
+            *sections, name = key.split(".")
+            owner = functools.reduce(getattr, sections, self)
+            if _plain(owner[name]) != value:
+                continue
+            if isinstance(other, Mapping):
+                other = ml_collections.ConfigDict(other, allow_dotted_keys=True)
+            with self.unlocked():
+                owner[name] = other
+            lowest, *tuned = self.layers
+            tuned = [(layer, {k: v for k, v in own.items() if k != key}) for layer, own in tuned]
+            object.__setattr__(self, "layers", (lowest, *tuned))
 
 
 def trace(
@@ -48,6 +76,31 @@ def trace(
         name = name if value == current else file
         origins[found.key] = COMMAND_LINE if found.key in given else name
     return origins
+
+
+def of_demo(config: Config, origins: Mapping[str, str]) -> list[str]:
+    """Return a line that names the demo's settings under which other data are trained; or none.
+
+    The settings of `tiny` suit the packaged model and its drawn samples. They are kept for other
+    samples if they only say how fast and how long to learn, and how much to write.
+    """
+    if config.model.name != "tiny" or not has_own_data(config):
+        return []
+    idle = tuple(f"{stage}." for stage in STAGES if stage not in config.stages)
+    settings = [
+        f"{found.key}={shown(value)}"
+        for found, value in fields.items(config)
+        if found.key in _OF_DEMO and value != found.default and not found.key.startswith(idle)
+        if origins[found.key].startswith(("model=", "configs/tiny_"))
+    ]
+    said = "settings of the packaged model's demo, which may not suit other data"
+    return [f"{said}: {' '.join(settings)}"] if settings else []
+
+
+def has_own_data(config: Config) -> bool:
+    """Return whether the samples are the user's, and not drawn."""
+    data = config.data
+    return bool(data.path or data.source or data.mixture) or find(config.task).sample is None
 
 
 def expansion(config: Config, origins: Mapping[str, str]) -> list[str]:
@@ -82,3 +135,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) or '""'
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value

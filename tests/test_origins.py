@@ -62,7 +62,7 @@ def test_a_file_of_the_users_is_the_origin_of_what_it_assigns(tmp_path):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_stands_for_its_settings_and_the_command_line_wins(name):
-    config, _, of = read(f"--config=configs/grpo.py:objective={name}", "--config.grpo.beta=0.3")
+    config, _, of, _ = read(f"--config=configs/grpo.py:objective={name}", "--config.grpo.beta=0.3")
     objectives.check(config.grpo)
     values, expected = fields.flat(fields.plain(config)), dict(OBJECTIVES[name].fields)
     said = origins.expansion(config, of)
@@ -83,7 +83,7 @@ def test_an_objective_changes_what_it_names(name):
 
 @pytest.mark.parametrize("model", ["tiny", "2b"])
 def test_the_expansion_is_what_the_command_line_takes(model):
-    config, _, of = read(f"--config=configs/grpo.py:model={model},objective=gspo")
+    config, _, of, _ = read(f"--config=configs/grpo.py:model={model},objective=gspo")
     [line] = origins.expansion(config, of)
     again, _ = command.parse([f"--config=configs/grpo.py:model={model}", *line.split()[1:]])
     assert again == config
@@ -117,3 +117,52 @@ def test_the_list_needs_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert done.returncode == 0 and b"objective=dapo" in done.stdout
+
+
+TUNED = {"accuracy": 1.0, "format": {"weight": 1.0, "empty_thought": True}}
+PLAIN = {"accuracy": 1.0, "format": 1.0}
+
+
+@pytest.mark.parametrize(
+    "arguments, dropout, rewards",
+    [
+        ([""], 0.5, TUNED),
+        (["", "--config.data.path=mine"], 0.0, PLAIN),
+        (["", "--config.data.path", "mine"], 0.0, PLAIN),
+        (["", "--config.data.source=tfds:mine"], 0.0, PLAIN),
+        (["", "--config.data.mixture=mine.yaml"], 0.0, PLAIN),
+        ([":task=custom"], 0.0, PLAIN),
+        (["", "--config.data.path=mine", "--config.data.thought_dropout=0.5"], 0.5, PLAIN),
+        (["", "--config.data.path=a", "--config.grpo.rewards.tags=2"], 0.0, PLAIN | {"tags": 2}),
+        (["", "--config.grpo.rewards.tags=2"], 0.5, TUNED | {"tags": 2}),
+    ],
+)
+def test_the_demos_own_settings_are_left_with_other_data(arguments, dropout, rewards):
+    config, _, of, _ = read(f"--config=configs/grpo.py{arguments[0]}", *arguments[1:])
+    assert (config.data.thought_dropout, config.grpo.rewards) == (dropout, rewards)
+    if dropout == 0:
+        assert of["data.thought_dropout"] == "default"
+        assert of["grpo.rewards"].startswith(("task=", "command line"))
+
+
+def test_what_a_file_of_the_users_assigns_is_kept_with_other_data(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from configs import grpo\n\ndef get_config(arg=''):\n  config = grpo.get_config(arg)\n"
+        "  config.data.path = 'mine'\n  config.data.thought_dropout = 0.25\n  return config\n"
+    )
+    config = read(f"--config={own}").config
+    assert config.data.thought_dropout == 0.25 and config.grpo.rewards == PLAIN
+
+
+def test_settings_of_the_demo_that_meet_other_data_are_said_in_one_line():
+    def said(*arguments):
+        config, _, of, _ = read(*arguments)
+        return origins.of_demo(config, of)
+
+    assert said() == said("--config=configs/grpo.py:model=2b", "--config.data.path=mine") == []
+    [line] = said("--config.data.path=mine", "--config.grpo.steps=7")
+    assert "data: sampling.temperature=1.0" in line and " sft.steps=400 " in line
+    assert "grpo.steps" not in line  # the user's own choice
+    [line] = said("--config=configs/grpo.py:paradigm=reason_rft_zero", "--config.data.path=mine")
+    assert "data.system_prompt=" in line and "sft." not in line

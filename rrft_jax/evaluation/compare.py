@@ -9,7 +9,8 @@ both runs cancel out. Its interval is narrower than the intervals of the two acc
 
 A run that was asked in other words than the first one is marked by `*`, and both wordings are
 printed. Then a difference is that of the models and of the words together. With `--show=N`, the
-completions of the first N samples that only one of two runs solves stand side by side.
+completions of the first N samples that only one of two runs solves stand side by side. Samples
+without an answer are compared by the rewards that both evaluations were asked for.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from rrft_jax.columns import side_by_side, visible
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import Prediction
-from rrft_jax.evaluation.scores import paired_gain, summary
-from rrft_jax.evaluation.tables import percent
+from rrft_jax.evaluation.rewarding import REWARD
+from rrft_jax.evaluation.scores import mean, paired_gain, summary
+from rrft_jax.evaluation.tables import decimal, percent
 from rrft_jax.markdown import aligned
 from rrft_jax.prog import prog
 
@@ -71,39 +73,78 @@ def table(runs: Mapping[str, Passes]) -> list[list[str]]:
       Rows of [name, number of samples, accuracy, difference to the first run, number of samples
       that only the first run solves, number of samples that only this run solves].
     """
+    scored = {
+        name: [s for s in map(_score, run.values()) if s is not None] for name, run in runs.items()
+    }
     (first, theirs), *others = runs.items()
-    start = _scores(theirs)
+    start = scored[first]
+    if not start:
+        return []
     rows = [[first, f"{len(start):,}", percent(summary(start)), "", "", ""]]
     for name, passes in others:
-        scores = _scores(passes)
-        gain, error = paired_gain(start, scores)
+        scores = scored[name]
         lost, won = differing(theirs, passes)
-        low, high = (100 * (gain + side * _WIDTH * error) for side in (-1, 1))
-        difference = f"{100 * gain:+.1f} [{low:+.1f}, {high:+.1f}]"
-        row = [f"{len(scores):,}", percent(summary(scores)), difference]
+        row = [f"{len(scores):,}", percent(summary(scores)), _gain(start, scores, 100, ".1f")]
         rows.append([name, *row, f"{len(lost):,}", f"{len(won):,}"])
     return rows
+
+
+def rewards_table(runs: Mapping[str, Passes]) -> list[list[str]]:
+    """Return the rows of one split's table of rewards, for those that all of the runs have.
+
+    Returns:
+      Rows of [name, reward, number of samples, mean, difference to the first run].
+    """
+    found = {
+        name: predictions.sample_rewards([p for passes in run.values() for p in passes])
+        for name, run in runs.items()
+    }
+    (first, theirs), *others = found.items()
+    samples, rows = len(runs[first]), []
+    for reward in _shown_rewards(found):
+        start = list(theirs[reward].values())
+        rows.append([first, reward, f"{samples:,}", decimal(mean(start)), ""])
+        for name, own in others:
+            values = list(own[reward].values())
+            gain = _gain(start, values, 1, ".3f")
+            rows.append([name, reward, f"{samples:,}", decimal(mean(values)), gain])
+    return rows
+
+
+def _shown_rewards(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
+    """Return the rewards that all runs have; their weighted sum only beside several others."""
+    shared = [
+        name for name in next(iter(found.values())) if all(name in own for own in found.values())
+    ]
+    return [name for name in shared if name != REWARD or len(shared) > 2]
+
+
+def _gain(before: Sequence[float], after: Sequence[float], scale: int, form: str) -> str:
+    """Return the mean gain on the same samples with its 95 % interval."""
+    gain, error = paired_gain(before, after)
+    value, low, high = (scale * (gain + side * _WIDTH * error) for side in (0, -1, 1))
+    return f"{value:+{form}} [{low:+{form}}, {high:+{form}}]"
 
 
 def differing(first: Passes, other: Passes) -> tuple[list[str], list[str]]:
     """Return the samples that only the first run solves, and those that only the other solves.
 
-    A sample is solved if at least half of its completions are fully right.
+    A sample is solved if at least half of its completions are fully right. Of samples without an
+    answer, those with the higher reward count as solved.
     """
-    solved = [{name for name, passes in run.items() if _solves(passes)} for run in (first, other)]
-    return [n for n in first if n in solved[0] - solved[1]], [
-        n for n in first if n in solved[1] - solved[0]
-    ]
+    worth = {name: (_worth(first[name]), _worth(other[name])) for name in first}
+    return [n for n, (a, b) in worth.items() if a > b], [n for n, (a, b) in worth.items() if a < b]
 
 
 def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
     """Return the tables of all splits that the first run shares with another, with samples."""
-    cells, notes, samples = [], [], []
+    cells, rewards, notes, samples = [], [], [], []
     for split, files in _splits(paths).items():
         read = {run: predictions.by_sample(predictions.read(file)) for run, file in files.items()}
         runs = _matched(split, read)
         words = _wordings(runs)
-        cells += [[split, name + " *" * (name in words), *row] for name, *row in table(runs)]
+        for found, rows in ((cells, table(runs)), (rewards, rewards_table(runs))):
+            found += [[split, name + " *" * (name in words), *row] for name, *row in rows]
         notes += [f"{split}: {line}" for line in _other_words(runs, words)]
         for run, passes in runs.items():
             if left := len(read[run]) - len(passes):
@@ -117,7 +158,11 @@ def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
     head = ["split", "run", "samples", "accuracy, %", "difference, points [95 %]"]
     head += ["only the first solves", "only this solves"]
     notes.insert(0, "± standard error. Differences are to the first run, paired by sample.")
-    return [*aligned([head, *cells], left=2), "", *notes, *samples]
+    lines = [*aligned([head, *cells], left=2), ""] if cells else []
+    if rewards:
+        head = ["split", "run", "reward", "samples", "mean", "difference [95 %]"]
+        lines += [*aligned([head, *rewards], left=3), ""]
+    return [*lines, *notes, *samples]
 
 
 def _splits(runs: Sequence[pathlib.Path]) -> dict[str, dict[str, pathlib.Path]]:
@@ -166,13 +211,22 @@ def _matched(split: str, runs: Mapping[str, Passes]) -> dict[str, Passes]:
     return {name: {sample: run[sample] for sample in common} for name, run in runs.items()}
 
 
-def _scores(run: Passes) -> list[float]:
-    """Return every sample's mean score over its passes."""
-    return [math.fsum(p.scores["default"] for p in own) / len(own) for own in run.values()]
+def _score(passes: Sequence[Prediction]) -> float | None:
+    """Return a sample's mean score over its passes; None if it has no answer."""
+    if "default" not in passes[0].scores:
+        return None
+    return math.fsum(p.scores["default"] for p in passes) / len(passes)
+
+
+def _worth(passes: Sequence[Prediction]) -> float:
+    """Return 1 for a solved sample and 0 for another one; without an answer, its mean reward."""
+    if _score(passes) is not None:
+        return float(_solves(passes))
+    return math.fsum(p.rewards.get(REWARD, 0.0) for p in passes) / len(passes)
 
 
 def _solves(passes: Sequence[Prediction]) -> bool:
-    return 2 * sum(p.scores["default"] == 1 for p in passes) >= len(passes)
+    return 2 * sum(p.scores.get("default") == 1 for p in passes) >= len(passes)
 
 
 def _sample(runs: Passes) -> list[str]:
@@ -188,7 +242,7 @@ def _sample(runs: Passes) -> list[str]:
 def _told(passes: Sequence[Prediction]) -> Prediction:
     """Return the first completion that stands for all: a right one if the run solves the sample."""
     solves = _solves(passes)
-    return next((p for p in passes if (p.scores["default"] == 1) == solves), passes[0])
+    return next((p for p in passes if (p.scores.get("default") == 1) == solves), passes[0])
 
 
 def _pass(passes: Sequence[Prediction]) -> str:

@@ -170,7 +170,8 @@ class Evaluator:
                         partial.append(rows)
                 done += len(batch.ids)
                 for row in rows:
-                    found = {"accuracy": row.get(MODES["default"]), **row.get("rewards", {})}
+                    own = tables.reward_columns(row)
+                    found = {"accuracy": row.get(MODES["default"]), **own}
                     for measure, value in found.items():
                         means[measure] += [] if value is None else [value]
                 if done > begun:

@@ -129,3 +129,24 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, runs, message):
     assert compare.main(runs) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_rewards_are_compared_too_and_alone_without_answers(tmp_path, capsys):
+    for folder, values in (("a", (0.0, 0.5)), ("b", (0.5, 0.5))):
+        lines = [
+            {"id": name, "task": "custom", "answer": "", "completion": f"{value}"}
+            | {"rewards": {"iou": value, "reward": value}}
+            for name, value in zip("xy", values)
+        ]
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "predictions-val.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = [str(tmp_path / name) for name in "ab"]
+    assert compare.main([*runs, "--show=2"]) == 0
+    said = capsys.readouterr().out
+    assert _table(said) == [
+        ["split", "run", "reward", "samples", "mean", "difference [95 %]"],
+        ["val", runs[0], "iou", "2", "0.250 ± 0.177", ""],
+        ["val", runs[1], "iou", "2", "0.500 ± 0.000", "+0.250 [-0.096, +0.596]"],
+    ]
+    assert f"1 samples that only {runs[1]} solves" in said and "- x:" in said
