@@ -87,12 +87,14 @@ class Command(NamedTuple):
       config: the checked settings.
       workdir: the run's folder.
       origins: the origin of each field's value, by its key.
+      branch_from: the checkpoint that a new run begins at.
       dry_run: whether the run is only to be checked and told.
     """
 
     config: Config
     workdir: Path
     origins: dict[str, str]
+    branch_from: str | None
     dry_run: bool
 
 
@@ -103,8 +105,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
       UserError: as in `read`, or an argument that only a run has.
     """
     found = read(argv)
-    if found.dry_run:
-        raise UserError("--dry_run: only a run takes it")
+    for name in ("branch_from", "dry_run"):
+        if getattr(found, name):
+            raise UserError(f"--{name}: only a run takes it")
     return found.config, found.workdir
 
 
@@ -136,6 +139,11 @@ def read(argv: Sequence[str]) -> Command:
         help="the run's folder; default: runs/<config>-<model>-<task>-<paradigm>",
     )
     parser.add_argument(
+        "--branch_from",
+        metavar="RUN[:[STAGE@]STEP]",
+        help="begin a new run at a checkpoint of another one, its newest without a step",
+    )
+    parser.add_argument(
         "--print_config",
         action="store_true",
         help="print every field, its value, where that comes from and what it means; then end",
@@ -160,7 +168,7 @@ def read(argv: Sequence[str]) -> Command:
     if known.print_config:
         print(*origins.listing(settings, traced), sep="\n")
         raise SystemExit(0)
-    return Command(settings, workdir, traced, known.dry_run)
+    return Command(settings, workdir, traced, known.branch_from, known.dry_run)
 
 
 def _settings(

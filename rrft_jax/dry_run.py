@@ -28,19 +28,22 @@ from rrft_jax.monitoring import waiting
 from rrft_jax.parallel import devices, distributed
 from rrft_jax.parallel.devices import GIB
 from rrft_jax.plan import programs
-from rrft_jax.prepare import Checked, check
+from rrft_jax.prepare import Checked, beginning, check
 from rrft_jax.settings import Config
 
 _LOOKED_AT = 64  # samples among which the first usable one is looked for
 
 
-def dry_run(config: Config, workdir: pathlib.Path) -> None:
-    """Check a run and print what it would do.
+def dry_run(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -> None:
+    """Check a run and print what it would do; the arguments are those of `prepare`.
 
     Raises:
       UserError: the run has a mistake that `prepare` would find, or it can't fit its devices.
     """
-    checked = check(config)
+    point = distributed.on_host0(lambda: beginning(config, workdir, branch_from))
+    checked = check(config, point)
+    if point:
+        _tell([f"begins at {point}"])
     with waiting(f"reading the headers of {checked.folder}"):
         Weights(checked.folder, checked.sizes)
     model = programs.make_model(config, checked.sizes, checked.mesh)

@@ -26,8 +26,8 @@ from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, table
 from rrft_jax.prog import prog
 from rrft_jax.settings import ModelSettings
-from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
-from rrft_jax.workdir import EXPORT, fingerprint
+from rrft_jax.training.checkpoints import Checkpoints, Damaged
+from rrft_jax.workdir import EXPORT, fingerprint, saved_steps, stage_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,7 @@ def export(
         `out` would overwrite that model or a run.
     """
     begun = _begun(run)
-    saved = {name: steps for name in begun.stages if (steps := _steps(run, name))}
+    saved = saved_steps(run, begun.stages)
     if not saved:
         raise UserError(f"{run}: a run without checkpoints; the first is saved as it trains")
     listed = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in saved.items())
@@ -166,13 +166,6 @@ def _is_run(folder: pathlib.Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _steps(run: pathlib.Path, stage: str) -> list[int]:
-    """Return the steps after which a stage was saved, in order, without making a folder."""
-    folder = stage_folder(run, stage)
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
 
 
 if __name__ == "__main__":

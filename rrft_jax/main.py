@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupts.listen()  # before the imports below, which take seconds
     try:
         told, argv = command.processes(sys.argv[1:] if argv is None else argv)
-        config, workdir, origin_of, dry = command.read(argv)
+        config, workdir, origin_of, branch_from, dry = command.read(argv)
         with waiting("loading JAX"):
             from rrft_jax.parallel import distributed
             from rrft_jax.training import objectives
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(line)
         with distributed.leaving_together():
             if dry:
-                dry_run.dry_run(config, workdir)
+                dry_run.dry_run(config, workdir, branch_from)
             else:
-                recipe.run(config, workdir)
+                recipe.run(config, workdir, branch_from)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import jax
 
+from rrft_jax import branch
 from rrft_jax.data import Processor
 from rrft_jax.data.sources import Data
-from rrft_jax.data.stages import model_folder, open_processor
+from rrft_jax.data.stages import model_folder, num_steps, open_processor
 from rrft_jax.data.targets import check_rewards
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, storage
@@ -60,8 +61,12 @@ class Checked(NamedTuple):
     processor: Processor
 
 
-def check(config: Config) -> Checked:
+def check(config: Config, point: branch.Point | None = None) -> Checked:
     """Open the model's config and the data, and check that they go together. Write nothing.
+
+    Args:
+      config: the config of the run.
+      point: the checkpoint that the run begins at, if it is a new branch.
 
     Raises:
       UserError: the config, the model, the data and the devices don't fit together.
@@ -74,6 +79,9 @@ def check(config: Config) -> Checked:
     with waiting("reading the data"):
         data = Data.open(config)
     _check_best_split(config, data)
+    if point:
+        steps = {name: num_steps(config.stage(name), data.training[name]) for name in config.stages}
+        distributed.on_host0(lambda: branch.check_steps(point, steps))
     with waiting("scoring the first samples: the processes of the rewards start"):
         check_rewards(config, data)
     with waiting("reading the tokenizer"):
@@ -85,17 +93,45 @@ def check(config: Config) -> Checked:
     return Checked(mesh, folder, sizes, data, processor)
 
 
-def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
+def beginning(
+    config: Config, workdir: pathlib.Path, branch_from: str | None
+) -> branch.Point | None:
+    """Return the checkpoint that a new run begins at; None if it has begun, or is no branch.
+
+    Args:
+      config: the config of the run.
+      workdir: the folder of the run.
+      branch_from: the argument of `--branch_from`.
+
+    Raises:
+      UserError: there is no such checkpoint, or the run can't begin there or began elsewhere.
+    """
+    if branch_from is None:
+        return None
+    if (workdir / "config.json").exists():
+        branch.check_begun(branch_from, workdir)
+        return None
+    read_config(model_folder(config.model))  # first, because its errors tell what a folder is
+    return branch.find(branch_from, config, _weights(config))
+
+
+def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -> Prepared:
     """Open the model and the data, and claim `workdir` for this run.
 
     `workdir` is claimed last, so that a mistake leaves no folder behind.
+
+    Args:
+      config: the config of the run.
+      workdir: the folder of the run.
+      branch_from: the checkpoint of another run that a new run begins at, as in `branch.py`.
 
     Raises:
       UserError: the config, the model, the data and the devices don't fit together, or the folder
         holds another run.
     """
     compilations.listen()
-    mesh, folder, _, data, processor = check(config)
+    point = distributed.on_host0(lambda: beginning(config, workdir, branch_from))
+    mesh, folder, _, data, processor = check(config, point)
     with waiting(f"reading the weights of {folder}"):
         model, params = load_pretrained(
             folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
@@ -111,10 +147,21 @@ def prepare(config: Config, workdir: pathlib.Path) -> Prepared:
         states.split(params, config.stage(stage).freeze)
     _warn_about_size(config, params)
     with waiting(f"comparing the weights with those of {workdir}"):
-        distributed.on_host0(
-            lambda: claim(config, workdir, fingerprint(folder, file_sizes(folder)))
-        )
+        distributed.on_host0(lambda: _claim(config, workdir, point))
     return Prepared(config, model, params, processor, data)
+
+
+def _claim(config: Config, workdir: pathlib.Path, point: branch.Point | None) -> None:
+    if point:
+        branch.start(point, workdir)
+        say(f"{workdir} begins at {point}")
+    claim(config, workdir, _weights(config), point and str(point))
+
+
+def _weights(config: Config) -> str:
+    """Return the fingerprint of the model that a config starts from."""
+    folder = model_folder(config.model)
+    return fingerprint(folder, file_sizes(folder))
 
 
 def _warn_about_size(config: Config, params: dict) -> None:

@@ -21,17 +21,18 @@ from rrft_jax.monitoring.beside import Beside
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
 from rrft_jax.settings import Config
-from rrft_jax.training.checkpoints import Checkpoints, Damaged, stage_folder
+from rrft_jax.training.checkpoints import Checkpoints, Damaged
 from rrft_jax.training.grpo import GRPO
 from rrft_jax.training.sft import SFT
 from rrft_jax.training.trainer import Trainer
-from rrft_jax.workdir import EXPORT, EXPORT_BEST
+from rrft_jax.workdir import EXPORT, EXPORT_BEST, stage_folder
 
 
-def run(config: Config, workdir: pathlib.Path) -> None:
+def run(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -> None:
     """Run all stages of a config that are not yet in `workdir`.
 
     After a signal the run finishes the current step, saves everything, prints a line and returns.
+    A new run may begin at a checkpoint of another one, which `branch_from` names.
 
     Raises:
       UserError: the config, the model or the data has a mistake, or another run has the folder.
@@ -40,7 +41,7 @@ def run(config: Config, workdir: pathlib.Path) -> None:
     workdir = pathlib.Path(workdir)
     with lock.held_by_host0(workdir):
         try:
-            run_stages(prepare(config, workdir), workdir)
+            run_stages(prepare(config, workdir, branch_from), workdir)
         except interrupts.Interrupted as stop:
             say(f"stopped: {stop}; the same command goes on from here")
 

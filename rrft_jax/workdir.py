@@ -1,59 +1,69 @@
 """The folder of a run: its owner, and its config.json."""
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrft_jax import json_files
 from rrft_jax.errors import UserError
-from rrft_jax.fields import plain
+from rrft_jax.fields import Free, every, flat, plain
 from rrft_jax.hf import kinds, storage
+from rrft_jax.monitoring import say
 from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config, make
 
 EXPORT, EXPORT_BEST = kinds.EXPORT, "export-best"
 # The blocks that `fingerprint` reads of a file: enough to tell any two trainings apart.
 _BLOCKS, _BLOCK_BYTES = 64, 4096
+_OWN = ("weights", "branch_from")  # keys of config.json beside the fields
 
 
-def claim(config: Config, workdir: pathlib.Path, weights: str) -> None:
+def claim(
+    config: Config, workdir: pathlib.Path, weights: str, branch_from: str | None = None
+) -> None:
     """Write config.json, or check that the folder's run has the same config and weights.
+
+    A run that goes on may change the fields that are marked as free in `settings.py`. The changes
+    are printed, and config.json has the new values from then on.
 
     Args:
       config: the config of the run.
       workdir: the folder of the run; made if missing.
       weights: the `fingerprint` of the checkpoint that the run starts from. Half-done work in the
         folder belongs to these weights, and the files at a path can change.
+      branch_from: the checkpoint of another run that a new run begins at.
 
     Raises:
       UserError: the folder holds another run, or can't hold a run.
     """
     file = workdir / "config.json"
     mine = json.loads(json.dumps(plain(config))) | {"weights": weights}
+    if branch_from:
+        mine["branch_from"] = branch_from
     try:
         if not file.exists():
             workdir.mkdir(parents=True, exist_ok=True)
             write_json(file, mine)
             return
-        theirs, mine = _flat(json.loads(file.read_text())), _flat(mine)
-        theirs = {RENAMED.get(key, key): value for key, value in theirs.items()}
+        theirs = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{workdir}: can't hold a run ({error}); give another --workdir") from None
-    for key in sorted(theirs.keys() | mine.keys()):
-        if theirs.get(key) == mine.get(key):
-            continue
-        if key == "weights":
-            raise UserError(
-                f"{workdir} holds a run of other weights: the checkpoint that it started from has "
-                "changed since; give another --workdir, or delete that one"
-            )
+    if not kinds.is_run(theirs):
+        raise UserError(f"{file}: not the config of a run; give another --workdir")
+    if theirs.get("weights") != weights:
         raise UserError(
-            f"{workdir} holds a run of another config: {key} is {theirs.get(key)!r} there and "
-            f"{mine.get(key)!r} here; give another --workdir, or delete that one"
+            f"{workdir} holds a run of other weights: the checkpoint that it started from has "
+            "changed since; give another --workdir, or delete that one"
         )
+    if changes := differences(theirs, mine):
+        for change in changes:
+            _check_change(change, workdir, theirs["stages"])
+        say(f"{workdir} goes on with {', '.join(map(str, changes))}")
+        write_json(file, {**mine, **{key: theirs[key] for key in _OWN if key in theirs}})
 
 
 def read_config(run: pathlib.Path) -> Config:
@@ -62,15 +72,38 @@ def read_config(run: pathlib.Path) -> Config:
     Raises:
       UserError: the folder holds no run.
     """
+    return make({key: value for key, value in read(run).items() if key not in _OWN})
+
+
+def read(run: pathlib.Path) -> dict[str, Any]:
+    """Return the config.json of a run, its fields by their names of today.
+
+    Raises:
+      UserError: the folder holds no run.
+    """
     values = storage.json_object(storage.read(run, "config.json") or b"{}", f"{run}/config.json")
     if not kinds.is_run(values):
         raise UserError(f"{run}: not the folder of a run; expected one with the run's config.json")
-    values.pop("weights", None)
-    for old, new in RENAMED.items():
-        section, _, name = old.partition(".")
-        if name in values.get(section, {}):
-            values[section][new.partition(".")[2]] = values[section].pop(name)
-    return make(values)
+    return _renamed(values)
+
+
+def stage_folder(workdir: pathlib.Path, stage: str) -> pathlib.Path:
+    """Return the folder of a stage's checkpoints; it holds one folder per step."""
+    return workdir / "checkpoints" / stage
+
+
+def saved_steps(workdir: pathlib.Path, stages: Sequence[str]) -> dict[str, list[int]]:
+    """Return stage -> the steps after which it was saved, in order, for the stages that have any.
+
+    It makes no folder.
+    """
+    found = {}
+    for stage in stages:
+        folder = stage_folder(workdir, stage)
+        names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        if steps := sorted(int(name) for name in names if name.isdecimal()):
+            found[stage] = steps
+    return found
 
 
 def fingerprint(folder: storage.Path, sizes: Mapping[str, int]) -> str:
@@ -101,10 +134,67 @@ def write_json(file: pathlib.Path, value: Any) -> None:
     json_files.replace(file, text.encode())
 
 
-def _flat(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {path: tree}
-    items = {}
-    for key, value in tree.items():
-        items |= _flat(value, f"{path}.{key}" if path else key)
-    return items
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A field whose value in a folder's config.json is another one; None if it has none."""
+
+    key: str
+    old: Any
+    new: Any
+
+    @property
+    def free(self) -> Free | None:
+        """The field's mark."""
+        return next((found.free for found in every(Config) if found.key == self.key), None)
+
+    def __str__(self) -> str:
+        remark = self.free.consequence if self.free else ""
+        return f"{self.key}={self.new} instead of {self.old}" + (f" ({remark})" if remark else "")
+
+
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[Change]:
+    """Return the fields that differ between two contents of a config.json.
+
+    A field that an older release did not have counts as its default.
+    """
+    defaults = json.loads(json.dumps({found.key: found.default for found in every(Config)}))
+    old, new = (
+        flat({key: value for key, value in values.items() if key not in _OWN})
+        for values in (_renamed(theirs), json.loads(json.dumps(mine)))
+    )
+    old = {key: defaults[key] for key in new if key in defaults} | old
+    return [
+        Change(key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _check_change(change: Change, workdir: pathlib.Path, stages: Sequence[str]) -> None:
+    """Raise UserError if a run that has begun can't go on with a change."""
+    what = f"{change.key} is {change.old!r} there and {change.new!r} here"
+    cure = "give another --workdir"
+    if saved_steps(workdir, stages):
+        cure += f", with --branch_from={workdir} to begin at a checkpoint of that run"
+    if change.free is None:
+        raise UserError(f"{workdir} holds a run of another config: {what}; {cure}")
+    if change.free.only_more:
+        if not 0 < change.old < change.new:
+            raise UserError(f"{workdir} holds a run that can only grow: {what}; {cure}")
+        stage = change.key.partition(".")[0]
+        if later := saved_steps(workdir, stages[stages.index(stage) + 1 :]):
+            raise UserError(
+                f"{workdir} holds a run whose {next(iter(later))} has begun at the end of {stage}: "
+                f"{what}; {cure}"
+            )
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a config.json with the fields' names of today."""
+    values = dict(values)
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        if name in values.get(section, {}):
+            values[section] = dict(values[section])
+            values[section][new.partition(".")[2]] = values[section].pop(name)
+    return values

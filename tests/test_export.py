@@ -15,8 +15,9 @@ from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.settings import Config, GRPOSettings, ModelSettings
-from rrft_jax.training.checkpoints import Checkpoints, stage_folder
+from rrft_jax.training.checkpoints import Checkpoints
 from rrft_jax.training.state import TrainState
+from rrft_jax.workdir import stage_folder
 
 SAVED = {"sft": (3, 4), "grpo": (1, 2)}
 

@@ -117,7 +117,7 @@ def test_another_project_s_configs_are_not_in_the_way(monkeypatch, tmp_path):
     assert command.parse(["--config=own/run.py"])[0].seed == 2
     assert sys.modules["configs.base"] is theirs and theirs.other == 1
     for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]  # for good: what was there before comes back by itself
 
 
 def test_a_config_that_can_t_import_says_what_it_finds(tmp_path, capsys):
@@ -205,13 +205,14 @@ def test_a_config_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys
 def test_hands_over_to_the_recipe(monkeypatch, capsys):
     calls = []
     recipe = types.ModuleType("rrft_jax.recipe")
-    recipe.run = lambda config, workdir: calls.append((config.seed, workdir))
+    recipe.run = lambda config, *rest: calls.append((config.seed, *rest))
     monkeypatch.setitem(sys.modules, "rrft_jax.recipe", recipe)
     monkeypatch.setattr("rrft_jax.recipe", recipe, raising=False)
     assert main.main([GRPO, "--config.seed=3", "--workdir=w"]) == 0
-    assert calls == [(3, Path("w"))]
+    assert main.main([GRPO, "--branch_from=runs/a:7", "--workdir=w"]) == 0
+    assert calls == [(3, Path("w"), None), (0, Path("w"), "runs/a:7")]
 
-    def fail(config, workdir):
+    def fail(*arguments):
         raise UserError("w: no such folder")
 
     recipe.run = fail

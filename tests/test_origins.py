@@ -62,7 +62,7 @@ def test_a_file_of_the_users_is_the_origin_of_what_it_assigns(tmp_path):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_stands_for_its_settings_and_the_command_line_wins(name):
-    config, _, of, _ = read(f"--config=configs/grpo.py:objective={name}", "--config.grpo.beta=0.3")
+    config, _, of, *_ = read(f"--config=configs/grpo.py:objective={name}", "--config.grpo.beta=0.3")
     objectives.check(config.grpo)
     values, expected = fields.flat(fields.plain(config)), dict(OBJECTIVES[name].fields)
     said = origins.expansion(config, of)
@@ -83,7 +83,7 @@ def test_an_objective_changes_what_it_names(name):
 
 @pytest.mark.parametrize("model", ["tiny", "2b"])
 def test_the_expansion_is_what_the_command_line_takes(model):
-    config, _, of, _ = read(f"--config=configs/grpo.py:model={model},objective=gspo")
+    config, _, of, *_ = read(f"--config=configs/grpo.py:model={model},objective=gspo")
     [line] = origins.expansion(config, of)
     again, _ = command.parse([f"--config=configs/grpo.py:model={model}", *line.split()[1:]])
     assert again == config

@@ -146,6 +146,29 @@ def test_another_config_in_the_same_folder_is_refused(finished, capsys):
 
 
 @pytest.mark.slow
+def test_more_steps_in_the_folder_or_in_a_branch_come_to_the_same(finished, tmp_path, capfd):
+    """A branch has the weights, the optimizer and the place in the data; so has a longer run."""
+    longer = ["--config.sft.steps=4", "--config.grpo.steps=3"]
+    shutil.copytree(finished, tmp_path / "grown")
+    run(tmp_path / "grown", *longer)
+    said = capfd.readouterr().err
+    assert "goes on with grpo.steps=3 instead of 2 (its learning rate decays" in said
+    assert "grpo: the evaluation grpo is done again" in said
+    run(tmp_path / "branch", *longer, f"--branch_from={finished}:grpo@2")
+    said = capfd.readouterr().err
+    assert f"{tmp_path / 'branch'} begins at {finished}:grpo@2" in said
+    assert "grpo: goes on after step 2 of 3" in said
+    grown = numbers(tmp_path / "grown")
+    assert grown[:-1] == numbers(finished) and grown[-1:] == numbers(tmp_path / "branch")
+    for name in ("results.json", "export/model.safetensors"):
+        of_both = [(tmp_path / folder / name).read_bytes() for folder in ("grown", "branch")]
+        assert of_both[0] == of_both[1], name
+    shutil.rmtree(tmp_path / "grown")
+    run(tmp_path / "branch", *longer)  # goes on by itself
+    assert numbers(tmp_path / "branch") == grown[-1:]
+
+
+@pytest.mark.slow
 def test_a_finished_stage_with_a_half_copied_end_goes_on_from_the_one_before(
     finished, tmp_path, capfd
 ):
@@ -330,8 +353,17 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         (lambda path: ["--config.grpo.batch_size=3", "--config.mesh.data=2"], "multiple of 2"),
         (lambda path: ["--config.mesh.data=64"], "64 devices"),
         (lambda path: ["--config.best_split=x"], "expected one of id, id-sampled, ood"),
+        (lambda path: [f"--branch_from={path}"], "not the folder of a run"),
     ],
-    ids=["no checkpoint", "no data", "empty data", "batch and mesh", "too few devices", "no split"],
+    ids=[
+        "no checkpoint",
+        "no data",
+        "empty data",
+        "batch and mesh",
+        "too few devices",
+        "no split",
+        "no branch",
+    ],
 )
 def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, capsys):
     (tmp_path / "empty").mkdir()

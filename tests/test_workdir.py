@@ -10,7 +10,7 @@ import pytest
 from rrft_jax import fields, workdir
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
-from rrft_jax.settings import Config, GRPOSettings, ModelSettings
+from rrft_jax.settings import Config, GRPOSettings, ModelSettings, SFTSettings
 
 
 def _config(seed=0):
@@ -42,6 +42,96 @@ def test_a_run_of_the_release_before_goes_on_under_the_new_names(tmp_path):
     config = fields.replaced(config, {"grpo.epsilon_low": 2})
     with pytest.raises(UserError, match="grpo.epsilon_low is 1 there and 2 here"):
         workdir.claim(config, tmp_path / "run", "abc")
+
+
+def _begun(folder, **fields):
+    workdir.claim(Config(**fields), folder, "abc")
+    return folder
+
+
+def _saved(folder, **steps):
+    for stage, step in steps.items():
+        (workdir.stage_folder(folder, stage) / str(step)).mkdir(parents=True)
+    return folder
+
+
+OTHERS = {
+    "model.remat": "dots",
+    "model.attention": "xla",
+    "data.max_skipped_share": 0.25,
+    "mesh.data": 4,
+    "mesh.show": True,
+}
+FREE = [found for found in fields.every(Config) if found.free]
+
+
+@pytest.mark.parametrize("found", FREE, ids=lambda found: found.key)
+def test_a_run_goes_on_with_another_value_of_a_free_field(found, tmp_path, capfd):
+    stages = dict(stages=("sft", "grpo"), sft=SFTSettings(steps=4), grpo=GRPOSettings(steps=4))
+    folder = _begun(tmp_path / "run", **stages)
+    old = fields.flat(fields.plain(Config(**stages)))[found.key]
+    new = OTHERS[found.key] if found.key in OTHERS else old + 1
+    changed = fields.replaced(Config(**stages), {found.key: new})
+    workdir.claim(changed, folder, "abc")
+    said = capfd.readouterr().err
+    assert said.startswith(f"{folder} goes on with {found.key}={new} instead of {old}")
+    assert said.count("\n") == 1 and found.free.consequence in said
+    assert workdir.read_config(folder) == changed
+    workdir.claim(changed, folder, "abc")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_field_that_is_not_free_is_refused_beside_a_free_one(tmp_path):
+    folder = _begun(tmp_path / "run")
+    before = (folder / "config.json").read_text()
+    with pytest.raises(UserError, match="data.buckets is 4 there and 5 here; give another --work"):
+        changes = {"data.buckets": 5, "checkpoint_every": 7}
+        workdir.claim(fields.replaced(Config(), changes), folder, "abc")
+    assert (folder / "config.json").read_text() == before
+
+
+def test_a_run_with_checkpoints_names_the_way_to_begin_there(tmp_path):
+    folder = _saved(_begun(tmp_path / "run", stages=("sft",), sft=SFTSettings()), sft=7)
+    with pytest.raises(UserError, match=f"with --branch_from={folder} to begin at a checkpoint"):
+        workdir.claim(Config(stages=("sft",), sft=SFTSettings(b1=0.5)), folder, "abc")
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ({"sft.steps": 4}, {"sft.steps": 3}, "can only grow: sft.steps is 4 there and 3 here"),
+        ({"sft.steps": 4}, {"sft.steps": 0}, "can only grow: sft.steps is 4 there and 0 here"),
+        ({"sft.steps": 0}, {"sft.steps": 4}, "can only grow: sft.steps is 0 there and 4 here"),
+        ({"grpo.epochs": 2}, {"grpo.epochs": 1}, "can only grow: grpo.epochs is 2 there"),
+        ({"sft.steps": 4}, {"sft.steps": 5}, "whose grpo has begun at the end of sft: sft.steps"),
+    ],
+)
+def test_steps_can_only_grow_and_not_below_a_later_stage(old, new, message, tmp_path):
+    config = Config(stages=("sft", "grpo"), sft=SFTSettings(), grpo=GRPOSettings())
+    folder = tmp_path / "run"
+    workdir.claim(fields.replaced(config, old), folder, "abc")
+    _saved(folder, sft=4, grpo=2)
+    with pytest.raises(UserError, match=message):
+        workdir.claim(fields.replaced(config, new), folder, "abc")
+    workdir.claim(fields.replaced(config, old), folder, "abc")
+
+
+def test_a_field_that_an_older_release_did_not_have_counts_as_its_default(tmp_path):
+    folder = _begun(tmp_path / "run")
+    file = folder / "config.json"
+    values = json.loads(file.read_text())
+    del values["data"]["buckets"], values["seed"]
+    file.write_text(json.dumps(values))
+    workdir.claim(Config(), folder, "abc")
+    with pytest.raises(UserError, match="data.buckets is 4 there and 5 here"):
+        workdir.claim(fields.replaced(Config(), {"data.buckets": 5}), folder, "abc")
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "qwen2_vl"}', "[]"])
+def test_a_folder_of_another_kind_is_not_taken(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="config.json: not the config of a run"):
+        workdir.claim(Config(), tmp_path, "abc")
 
 
 def test_a_fingerprint_is_that_of_the_weights_wherever_they_lie(tmp_path):

@@ -29,6 +29,9 @@ def measure(entry: Mapping[str, Any], metric: str = "") -> float | None:
 def best_step(results: Results, stage: str, last: int, split: str, metric: str = "") -> int | None:
     """Return the stage's step with the highest measure on a split; the last one of equals.
 
+    Only evaluations of as many samples as the newest one are compared. There are others if a run
+    went on with another `eval.samples`.
+
     Args:
       results: the content of `results.json`.
       stage: "sft" or "grpo".
@@ -39,10 +42,12 @@ def best_step(results: Results, stage: str, last: int, split: str, metric: str =
     Returns:
       The step, or None before the first evaluation.
     """
+    rows = {n: row[split] for n, row in _evaluated(results, stage, last).items() if split in row}
+    size = rows[max(rows)]["samples"] if rows else 0
     found = {
         step: value
-        for step, row in _evaluated(results, stage, last).items()
-        if (value := measure(row.get(split, {}), metric)) is not None
+        for step, entry in rows.items()
+        if entry["samples"] == size and (value := measure(entry, metric)) is not None
     }
     return max(found, key=lambda step: (found[step], step), default=None)
 

@@ -82,22 +82,36 @@ def gains(results: Results, stages: Sequence[str]) -> list[str]:
     lines = []
     for before, after in itertools.pairwise(("start", *stages)):
         for split in results.rows.get(after, {}):
+            if split not in results.rows.get(before, {}):
+                continue
             old, new = (results.scores(name, split) for name in (before, after))
-            if old and old.keys() == new.keys():
-                gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
+            if paired := _paired(old, new):
+                gain, error, on = paired
                 lines.append(
                     f"{before} -> {after}, {split}: {100 * gain:+.1f} ± {100 * error:.1f} "
-                    "points (paired)"
+                    f"points ({on})"
                 )
             theirs, ours = (results.rewards(name, split) for name in (before, after))
             for name in tables.reward_columns(results.rows[after][split]):
-                old, new = theirs.get(name, {}), ours.get(name, {})
-                if old and old.keys() == new.keys():
-                    gain, error = scores.paired_gain(list(old.values()), [new[i] for i in old])
+                if paired := _paired(theirs.get(name, {}), ours.get(name, {})):
+                    gain, error, on = paired
                     lines.append(
-                        f"{before} -> {after}, {split}, {name}: {gain:+.3f} ± {error:.3f} (paired)"
+                        f"{before} -> {after}, {split}, {name}: {gain:+.3f} ± {error:.3f} ({on})"
                     )
     return lines
+
+
+def _paired(old: Mapping[str, float], new: Mapping[str, float]) -> tuple[float, float, str] | None:
+    """Return the gain on the samples of both, its standard error, and what it is on.
+
+    The samples differ if the run went on with another `eval.samples`.
+    """
+    common = [sample for sample in old if sample in new]
+    if not common:
+        return None
+    gain, error = scores.paired_gain([old[i] for i in common], [new[i] for i in common])
+    alike = old.keys() == new.keys()
+    return gain, error, "paired" if alike else f"paired, on the {len(common):,} samples of both"
 
 
 def trend(rewards: Sequence[float]) -> list[str]:

@@ -79,7 +79,8 @@ class Results:
     def forget_after(self, stage: str, step: int) -> None:
         """Drop the evaluations of a stage after the step that it continues from.
 
-        There are such evaluations if a damaged checkpoint was left out. They will be made again.
+        There are such evaluations if a damaged checkpoint was left out, or if the stage has more
+        steps than before. They will be made again.
         """
         last = self.steps[stage]
         begun = [folder.name for folder in self._workdir.glob(f"evaluations/{stage}@*")]

@@ -16,7 +16,8 @@ def results_table(results: Results, reported: Mapping[str, Mapping[str, str]] | 
     The table has one row per stage and one column per split, in their order in `results`. A cell is
     the accuracy in percent with its standard error. If an evaluation had rewards, a second table
     has their means, one row per stage and split. Notes below give each split's decoding and number
-    of samples. The "skipped" entry of `results.json` is no row.
+    of samples. If the rows of a split differ in their number of samples, it stands in each of them.
+    The "skipped" entry of `results.json` is no row.
 
     Args:
       results: the content of `results.json`.
@@ -28,11 +29,12 @@ def results_table(results: Results, reported: Mapping[str, Mapping[str, str]] | 
     rows = {}
     for stage, row in results.items():
         scored = {split: entry for split, entry in row.items() if "accuracy" in entry}
-        rows[stage] = {split: percent(entry) for split, entry in scored.items()}
-        if reported:
-            rows[f"{stage}, reference scoring"] = {
-                split: percent(entry, "_reference") for split, entry in scored.items()
-            }
+        for suffix, note in {"": "", "_reference": ", reference scoring"}.items():
+            if reported or not suffix:
+                rows[stage + note] = {
+                    split: percent(entry, suffix) + _of(entry, split, results)
+                    for split, entry in scored.items()
+                }
     rows |= reported or {}
     notes: dict[str, list[str]] = {}  # note -> the splits that it applies to
     for split in splits:
@@ -59,7 +61,9 @@ def reward_columns(entry: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
 def _rewards_table(results: Results) -> list[str]:
     """Return the lines of a table of mean rewards, a row per stage and split; none without any."""
     rows = {
-        f"{stage}, {split}": {name: decimal(own) for name, own in reward_columns(entry).items()}
+        f"{stage}, {split}{_of(entry, split, results)}": {
+            name: decimal(own) for name, own in reward_columns(entry).items()
+        }
         for stage, row in results.items()
         for split, entry in row.items()
         if "rewards" in entry
@@ -88,6 +92,12 @@ def percent(entry: Mapping[str, Any], suffix: str = "") -> str:
 def decimal(mean: Mapping[str, float]) -> str:
     """Return a reward's mean with its standard error, such as "0.512 ± 0.013"."""
     return f"{mean['mean']:.3f} ± {mean['standard_error']:.3f}"
+
+
+def _of(entry: Mapping[str, Any], split: str, results: Results) -> str:
+    """Return an entry's number of samples, such as " of 100", if other rows have other samples."""
+    sizes = {row[split]["samples"] for row in results.values() if split in row}
+    return f" of {entry['samples']:,}" if len(sizes) > 1 else ""
 
 
 def _evaluations(results: Results) -> dict[str, Mapping[str, Mapping[str, Any]]]:

@@ -28,11 +28,6 @@ class Damaged(Exception):
     """A checkpoint is not complete; the message says why."""
 
 
-def stage_folder(workdir: pathlib.Path, stage: str) -> pathlib.Path:
-    """Return the folder of a stage's checkpoints; it holds one folder per step."""
-    return workdir / "checkpoints" / stage
-
-
 class Checkpoints:
     """The checkpoints of one stage: the newest two and the best; damaged ones are ignored."""
 

@@ -6,9 +6,12 @@ from rrft_jax.evaluation.best import best_step, final_rows
 
 
 def _results(**accuracies):
-    return {
-        name.replace("_", "@"): {"id": {"accuracy": value}} for name, value in accuracies.items()
-    } | {"skipped": {}}
+    rows = {name.replace("_", "@"): _row(value) for name, value in accuracies.items()}
+    return rows | {"skipped": {}}
+
+
+def _row(accuracy, samples=10):
+    return {"id": {"accuracy": accuracy, "samples": samples}}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,12 @@ def test_a_split_that_was_not_evaluated_decides_nothing():
     assert best_step(_results(grpo_20=0.5), "grpo", 120, "ood") is None
 
 
+def test_accuracies_on_other_samples_are_not_compared():
+    results = {"grpo@20": _row(0.9), "grpo@40": _row(0.5, 20), "grpo@60": _row(0.4, 20)}
+    assert best_step(results, "grpo", 120, "id") == 40
+    assert best_step(results | {"grpo": _row(0.3)}, "grpo", 120, "id") == 20
+
+
 def test_the_last_table_has_the_ends_of_the_stages_and_their_best():
     results = _results(start=0.1, sft_8=0.3, sft=0.2, grpo_20=0.5, grpo_40=0.4, grpo=0.45)
     rows = final_rows(results, {"grpo": 20})
@@ -41,7 +50,8 @@ def test_the_last_table_has_the_ends_of_the_stages_and_their_best():
 
 def test_a_reward_decides_where_it_is_asked_for_or_where_there_is_no_accuracy():
     def entry(iou, **fields):
-        return {"id": {"rewards": {"iou": {"mean": iou}, "reward": {"mean": -iou}}} | fields}
+        means = {"iou": {"mean": iou}, "reward": {"mean": -iou}}
+        return {"id": {"samples": 10, "rewards": means, **fields}}
 
     results = {"grpo@20": entry(0.5), "grpo": entry(0.4)}
     assert best_step(results, "grpo", 40, "id", "iou") == 20

@@ -81,3 +81,14 @@ def test_a_folder_without_results_is_named(run, capsys, name, content, message):
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
     assert str(folder) in said.err
+
+
+def test_a_gain_on_other_samples_is_that_of_the_common_ones(run, capsys):
+    """A run that went on with another `eval.samples` has finished evaluations of the old number."""
+    folder, _ = run
+    results = Results(folder, STEPS, "id")
+    ours(results.predictions("start", "id"), [("a", tagged("9"), "1"), ("b", tagged("2"), "2")])
+    assert report.main([str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "start -> sft, id: +50.0 ± 35.4 points (paired, on the 2 samples of both)" in said
+    assert "sft -> grpo, id: +25.0 ± 21.7 points (paired)" in said

@@ -29,6 +29,13 @@ def test_results_table():
     )
 
 
+def test_rows_with_other_samples_say_so():
+    rows = {"start": {"id": _entry(0.5)}, "sft": {"id": _entry(0.75, samples=8)}}
+    table = results_table(rows)
+    assert "50.0 ± 10.0 of 4 |" in table and "75.0 ± 10.0 of 8 |" in table
+    assert " of " not in results_table({"start": rows["start"], "sft": rows["start"]})
+
+
 def _entry(accuracy, **fields):
     return {"accuracy": accuracy, "samples": 4, "standard_error": 0.1, **fields}
 

@@ -23,9 +23,9 @@ from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import Rollouts
 from rrft_jax.tasks.drawings import counting
 from rrft_jax.training import grpo
-from rrft_jax.training.checkpoints import stage_folder
 from rrft_jax.training.grpo import GRPO
 from rrft_jax.training.trainer import Trainer
+from rrft_jax.workdir import stage_folder
 from tests import tiny
 
 STEPS = 3
