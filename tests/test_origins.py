@@ -138,7 +138,7 @@ PLAIN = {"accuracy": 1.0, "format": 1.0}
     ],
 )
 def test_the_demos_own_settings_are_left_with_other_data(arguments, dropout, rewards):
-    config, _, of, _ = read(f"--config=configs/grpo.py{arguments[0]}", *arguments[1:])
+    config, _, of, *_ = read(f"--config=configs/grpo.py{arguments[0]}", *arguments[1:])
     assert (config.data.thought_dropout, config.grpo.rewards) == (dropout, rewards)
     if dropout == 0:
         assert of["data.thought_dropout"] == "default"
@@ -157,7 +157,7 @@ def test_what_a_file_of_the_users_assigns_is_kept_with_other_data(tmp_path):
 
 def test_settings_of_the_demo_that_meet_other_data_are_said_in_one_line():
     def said(*arguments):
-        config, _, of, _ = read(*arguments)
+        config, _, of, *_ = read(*arguments)
         return origins.of_demo(config, of)
 
     assert said() == said("--config=configs/grpo.py:model=2b", "--config.data.path=mine") == []
