@@ -121,7 +121,7 @@ def _first_prompt(config: Config, stage: str, loader: Loader, checked: Checked) 
         raise UserError(f"{stage}: none of the first {_LOOKED_AT} samples can be used")
     head, *tokens = lines(batch, 0, checked.processor)
     yield f"{stage}: the first prompt as the model sees it"
-    yield from (head, *facts(config, batch.sources[0], batch.examples[0]), *tokens)
+    yield from (head, *facts(config, stage, batch.sources[0], batch.examples[0]), *tokens)
 
 
 def _tell(told: Iterator[str] | Sequence[str]) -> None:

@@ -181,6 +181,20 @@ def test_the_answer_its_rewards_and_the_other_columns_are_shown(own, monkeypatch
     assert "show_rewards.first_box 0 (failed: " in second and "KeyError" in second
 
 
+def test_a_row_without_an_answer_is_scored_with_an_empty_completion(own, monkeypatch, capsys):
+    (own / "boxes").mkdir()
+    row = {"id": "a", "image": [], "problem": "Where?", "boxes": [[1, 2.5]]}
+    (own / "boxes/test.json").write_text(json.dumps([row]))
+    (own / "show_rewards.py").write_text(REWARD)
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.chdir(own)
+    arguments = ["--config.data.path=boxes", "--config.eval.rewards.show_rewards.first_box=1"]
+    assert main([f"--config={CONFIGS}/eval.py:task=custom", f"--out={own}/out", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "    answer: none\n" in out
+    assert "    rewards of an empty completion: show_rewards.first_box 2.5\n" in out
+
+
 def test_one_sample_or_a_held_out_split_is_shown(own, capsys):
     path = f"--config.data.path={own}"
     assert _show(own / "out", "--id=b", path) == 0

@@ -1,10 +1,11 @@
 """The command that shows samples of a stage or of a held-out split, from the config of a run."""
 
 import contextlib
+import functools
 import itertools
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rrft_jax import command
 from rrft_jax.columns import visible
@@ -20,6 +21,9 @@ from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
 from rrft_jax.prog import prog
 from rrft_jax.settings import Config
+from rrft_jax.tasks.example import Example
+
+Facts = Callable[[Source, Example], Iterable[str]]  # the lines about an example of a source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.closing(stage_loader(config, stage, sources, processor)) as loader:
             found = _found(loader, sources, known.id) if known.id is not None else loader.samples()
             samples = itertools.islice(found, known.n)
+            told = functools.partial(facts, config, stage)
             if known.sheet:
-                _write_sheet(config, samples, processor, known.sheet.expanduser())
+                _write_sheet(samples, processor, known.sheet.expanduser(), told)
             else:
-                _print(config, samples, processor, known.out.expanduser())
+                _print(samples, processor, known.out.expanduser(), told)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -109,26 +114,20 @@ def _found(loader: Loader, sources: Sequence[Source], name: str) -> Iterator[Bat
 
 
 def _print(
-    config: Config,
-    samples: Iterator[Batch | BadSample],
-    processor: Processor,
-    out: pathlib.Path,
+    samples: Iterator[Batch | BadSample], processor: Processor, out: pathlib.Path, told: Facts
 ) -> None:
     for batch in samples:
         if isinstance(batch, BadSample):
             print(f"{_skipped(batch)}\n")
             continue
         head, *tokens = lines(batch, 0, processor)
-        about = facts(config, batch.sources[0], batch.examples[0])
+        about = told(batch.sources[0], batch.examples[0])
         files = write_pictures(batch, 0, processor, out)
         print(head, *about, *tokens, *files, sep="\n", end="\n\n")
 
 
 def _write_sheet(
-    config: Config,
-    samples: Iterator[Batch | BadSample],
-    processor: Processor,
-    file: pathlib.Path,
+    samples: Iterator[Batch | BadSample], processor: Processor, file: pathlib.Path, told: Facts
 ) -> None:
     """Print a few lines about each sample, and write the pictures of all as one."""
     cells = []
@@ -138,7 +137,7 @@ def _write_sheet(
             continue
         [example] = batch.examples
         print(f"sample {visible(example.id)}: {visible(' '.join(example.question.split()))}")
-        print(*facts(config, batch.sources[0], example), sep="\n")
+        print(*told(batch.sources[0], example), sep="\n")
         pictures = processor.pictures(row_of(batch.prompt, 0)) or [None]
         for number, picture in enumerate(pictures, 1):
             which = f" ({number} of {len(pictures)})" if len(pictures) > 1 else ""

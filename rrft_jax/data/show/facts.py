@@ -16,42 +16,54 @@ _LONGEST = 200  # characters of a value
 _BARE = ("ans_sft", "zero_shot")  # paradigms whose replies have no layout to reward
 
 
-def facts(config: Config, source: Source, example: Example) -> Iterator[str]:
+def facts(config: Config, stage: str, source: Source, example: Example) -> Iterator[str]:
     """Yield the lines about an example.
 
     Args:
       config: the config of a run.
+      stage: the stage that the example belongs to, or "eval".
       source: the data set that the example is from.
       example: the example.
     """
-    yield f"    answer: {_short(example.answer)}"
+    yield f"    answer: {_short(example.answer) or 'none'}"
     if example.part:
         yield f"    part: {_short(example.part)}"
     if config.paradigm not in _BARE:
-        yield f"    rewards of its answer: {own_rewards(config, source, example)}"
+        yield f"    rewards of {own_rewards(config, stage, source, example)}"
     for name, value in example.extra.items():
         text = json.dumps(value, ensure_ascii=False, default=str)
         yield f"    column {_short(name)}: {_short(text)}"
 
 
-def own_rewards(config: Config, source: Source, example: Example) -> str:
+def own_rewards(config: Config, stage: str, source: Source, example: Example) -> str:
     """Return what each reward gives to the row's own answer, in the layout that SFT teaches.
 
-    A row without a thought gets a short one, so that only its answer decides.
+    A row without a thought gets a short one, so that only its answer decides. A row without an
+    answer is scored with an empty completion.
     """
-    try:
-        text = target(example, "cot_sft", prompts=source.prompts or OWN)
-    except BadSample as error:
-        return f"none: {visible(str(error))}"
-    if not (example.cot or "").strip():
-        text = text.replace("<think>\n\n</think>", "<think>\n...\n</think>", 1)
+    named, seconds = rewards_of(config, source), rewards.guard.SECONDS
+    if config.grpo is not None:
+        seconds = config.grpo.reward_seconds
+    if stage == "eval" and config.eval.rewards:
+        named, seconds = config.eval.rewards, config.eval.reward_seconds
+    what, text = "its answer", ""
+    if not example.answer:
+        what = "an empty completion"
+    else:
+        try:
+            text = target(example, "cot_sft", prompts=source.prompts or OWN)
+        except BadSample as error:
+            return f"{what}: none: {visible(str(error))}"
+        if not (example.cot or "").strip():
+            text = text.replace("<think>\n\n</think>", "<think>\n...\n</think>", 1)
     shown = []
-    for term in rewards.read_terms(rewards_of(config, source)):
+    for term in rewards.read_terms(named):
         given = {"step": 1, "lengths": [len(text.split())], **term.options}
-        values, failures = rewards.scores(term.name, [text], example, **given)
+        with rewards.guard.limit(seconds):
+            values, failures = rewards.scores(term.name, [text], example, **given)
         reason = f" (failed: {_short(failures[0].reason)})" if failures else ""
         shown.append(f"{term.name} {values[0]:.3g}{reason}")
-    return ", ".join(shown) or "this config has none"
+    return f"{what}: {', '.join(shown) or 'this config has none'}"
 
 
 def _short(text: str) -> str:
