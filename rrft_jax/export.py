@@ -69,7 +69,9 @@ def export(
     begun = _begun(run)
     saved = saved_steps(run, begun.stages)
     if not saved:
-        raise UserError(f"{run}: a run without checkpoints; the first is saved as it trains")
+        raise UserError(
+            f"{run}: this run has no checkpoint yet; let it train until it has saved one"
+        )
     listed = "; ".join(f"{name}: {', '.join(map(str, steps))}" for name, steps in saved.items())
     chosen = stage or list(saved)[-1]
     if chosen not in saved:
@@ -86,19 +88,20 @@ def export(
         weights = fingerprint(source, file_sizes(source))
     except UserError as error:
         raise UserError(
-            f"{run}: the model that it started from is needed for all but the weights: {error}"
+            f"{run}: an export takes its config and tokenizer from the model that the run started "
+            f"from, which cannot be read: {error}"
         ) from None
     if begun.weights not in (None, weights):
         raise UserError(
-            f"{source}: not the model that {run} started from, or it has changed since; put that "
-            "one back: its tokenizer and config belong to these weights"
+            f"{source}: this is not the model that {run} started from, or its files have changed; "
+            "restore it, because its config and tokenizer belong to the weights"
         )
     if not storage.is_url(source) and out.expanduser().resolve() == pathlib.Path(source).resolve():
-        raise UserError(f"--out={out}: the model that the run started from; give another folder")
+        raise UserError(f"--out={out}: the run started from this model; give another folder")
     if _is_run(out.expanduser()):
         raise UserError(
-            f"--out={out}: the folder of a run, which would lose its config.json; give another "
-            "folder"
+            f"--out={out}: this is the folder of a run, and its config.json would be lost; give "
+            "another folder"
         )
     like = jax.tree.map(
         lambda shape: jnp.zeros(shape, begun.model.dtype),
@@ -110,8 +113,8 @@ def export(
         params = checkpoints.restore_params(step, like)
     except Damaged as error:
         raise UserError(
-            f"{run}: the checkpoint of {chosen} after step {step} is not whole ({error}); give "
-            f"another --step, it has {listed}"
+            f"{run}: the checkpoint of {chosen} after step {step} is incomplete ({error}); give "
+            f"another --step; the run has {listed}"
         ) from None
     finally:
         checkpoints.close()

@@ -137,9 +137,9 @@ class _Lock:
           UserError: the file changed, so another run is alive.
         """
         say(
-            f"{self._file} is of {_name(read_object(text))}, which can't be asked from here; if it "
-            f"gives no sign of life within {PATIENCE_SECONDS} s, this run goes on; delete that "
-            "file to go on at once"
+            f"{self._file}: {_name(read_object(text))} holds this folder, and cannot be reached "
+            f"from here; if it shows no sign of life within {PATIENCE_SECONDS} s, this run "
+            "continues; delete that file to continue at once"
         )
         deadline = time.monotonic() + PATIENCE_SECONDS
         with interrupts.at_once(f"waiting for the run in {self._folder}"):
@@ -155,7 +155,7 @@ class _Lock:
 
     def _refuse(self, text: bytes) -> NoReturn:
         raise UserError(
-            f"{self._folder}: {_name(read_object(text))} runs there; wait until it has ended, or "
+            f"{self._folder}: {_name(read_object(text))} is running there; wait until it ends, or "
             "give another --workdir"
         )
 

@@ -43,7 +43,7 @@ def run(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -
         try:
             run_stages(prepare(config, workdir, branch_from), workdir)
         except interrupts.Interrupted as stop:
-            say(f"stopped: {stop}; the same command goes on from here")
+            say(f"stopped: {stop}; the same command resumes the run")
 
 
 def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
@@ -128,7 +128,7 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
                 save_pretrained(workdir / EXPORT_BEST, model, params)
                 where = f"{where}, exported to {workdir / EXPORT_BEST}"
             except Damaged as error:
-                where = f"{where}, which is not whole and not exported: {error}"
+                where = f"{where}, which is incomplete and is not exported: {error}"
         then, now = (results.deciding_value(name) for name in (f"{stage}@{step}", stage))
         say(
             f"{stage}: best on {results.deciding} after step {step} of {last}, "

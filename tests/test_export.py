@@ -91,7 +91,7 @@ def test_a_checkpoint_is_written_as_the_run_exports(
         (["--stage=dpo"], "no checkpoint of the stage 'dpo'; it has sft: 3, 4; grpo: 1, 2"),
         (["--step=last"], "invalid int value: 'last'"),
         (["--stages=sft"], "unrecognized arguments: --stages=sft"),
-        ([f"--out={TINY}"], "the model that the run started from; give another folder"),
+        ([f"--out={TINY}"], "the run started from this model; give another folder"),
     ],
 )
 def test_what_there_is_is_listed_where_something_else_was_asked_for(
@@ -108,14 +108,14 @@ def test_no_run_is_written_over(run, tmp_path, capsys):
     for folder in (run, tmp_path):
         before = (folder / "config.json").read_bytes()
         assert export.main([str(run), f"--out={folder}"]) == 1
-        assert f"--out={folder}: the folder of a run, which would lose" in capsys.readouterr().err
+        assert f"--out={folder}: this is the folder of a run" in capsys.readouterr().err
         assert (folder / "config.json").read_bytes() == before
 
 
 def test_a_run_without_checkpoints_stays_without(tmp_path, capsys):
     claim(tmp_path)
     assert export.main([str(tmp_path)]) == 1
-    assert "a run without checkpoints" in capsys.readouterr().err
+    assert "this run has no checkpoint yet" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
     save(tmp_path, "sft", 1)
     assert export.main([str(tmp_path), "--stage=grpo"]) == 1
@@ -142,11 +142,11 @@ def test_the_model_that_a_run_started_from_must_be_there_unchanged(tmp_path, cap
     data[-2_000_000:] = bytes(2_000_000)
     (base / "model.safetensors").write_bytes(data)
     assert export.main([str(tmp_path / "run")]) == 1
-    assert f"{base}: not the model that" in capsys.readouterr().err
+    assert f"{base}: this is not the model that" in capsys.readouterr().err
     shutil.rmtree(base)
     assert export.main([str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err
-    assert "the model that it started from is needed" in error and "base: no such folder" in error
+    assert "which cannot be read" in error and "base: no such folder" in error
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_a_checkpoint_that_is_not_whole_is_named(run, tmp_path, capsys):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / "2" / "state" / "d")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "grpo" / "2" / "state" / "ocdbt.process_0")
     assert export.main([str(tmp_path / "run")]) == 1
-    assert "grpo after step 2 is not whole" in capsys.readouterr().err
+    assert "grpo after step 2 is incomplete" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["stages"] == ["sft", "grpo"]

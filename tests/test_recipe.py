@@ -178,8 +178,8 @@ def test_a_finished_stage_with_a_half_copied_end_goes_on_from_the_one_before(
     (again / "checkpoints" / "sft" / "4" / "state" / "manifest.ocdbt").write_bytes(b"")
     run(again, "--config.sft.steps=4")
     said = capfd.readouterr().err
-    assert "sft: goes on after step 2 of 4" in said and "the evaluation sft is done again" in said
-    assert "grpo: goes on after step 2 of 2" in said
+    assert "sft: resumes after step 2 of 4" in said and "the evaluation sft is repeated" in said
+    assert "grpo: resumes after step 2 of 2" in said
 
     def key(line):
         return line["stage"], line["step"]
@@ -207,7 +207,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
             time.sleep(0.02)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-        assert "the same command goes on" in errors
+        assert "the same command resumes the run" in errors
     run(tmp_path, "--config.sft.steps=4")
     assert numbers(tmp_path) == numbers(finished)
 

@@ -89,7 +89,7 @@ class Results:
             if own != stage or int(number or last) <= step:
                 continue
             if self.rows.get(name):
-                say(f"{stage}: the evaluation {name} is done again")
+                say(f"{stage}: the evaluation {name} is repeated")
                 self.rows[name] = {}  # keeps its place in the order of rows
                 self._write()
             if distributed.is_host0():

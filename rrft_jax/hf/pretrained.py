@@ -100,11 +100,13 @@ def save_pretrained(
     source = source or model.source
     if source is None:
         raise UserError(
-            f"{path}: cannot save a model that was not loaded from a folder without `source`, "
-            "the folder whose config and tokenizer files belong to it"
+            f"{path}: this model was not loaded from a folder; give `source`, the folder with its "
+            "config and tokenizer files"
         )
     if storage.is_url(path):
-        raise UserError(f"{path}: models are saved on a disk; give a folder, and copy it there")
+        raise UserError(
+            f"{path}: a model is saved to a local folder only; save it there, then copy it"
+        )
     source, path = on_disk(source), pathlib.Path(path).expanduser().absolute()
     _, raw = read_config(source)
     if path.exists() and not path.is_dir():

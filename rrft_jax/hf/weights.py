@@ -104,9 +104,9 @@ class Weights:
         missing = [name for name in expected if name not in self.found]
         if missing:
             raise UserError(
-                f"{folder}: weight {missing[0]} is in none of its safetensors files"
-                + (f", nor are {len(missing) - 1} others" if len(missing) > 1 else "")
-                + "; config.json asks for it"
+                f"{folder}: config.json describes the weight {missing[0]}"
+                + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+                + ", but no safetensors file holds it; download the folder again"
             )
         head = table.hf_name(table.HEAD, self.config)
         for name, tensor in self.found.items():
@@ -115,10 +115,14 @@ class Weights:
                 self._check_tied_head(tensor)
                 continue
             if name not in expected:
-                raise UserError(f"{where} is not one of the model's that config.json describes")
+                raise UserError(
+                    f"{where}: config.json describes no such weight; give the config.json of these "
+                    "weights"
+                )
             if tensor.shape != expected[name]:
                 raise UserError(
-                    f"{where} has shape {tensor.shape}, config.json asks for {expected[name]}"
+                    f"{where} has shape {tensor.shape}, but config.json says {expected[name]}; "
+                    "give the config.json of these weights"
                 )
             if tensor.dtype not in DTYPES:
                 raise UserError(
@@ -225,7 +229,7 @@ def _header(file: storage.File) -> tuple[list[Tensor], int]:
 
 def _torn(file: storage.File, reason: str) -> UserError:
     return UserError(
-        f"{file.path}: not a whole safetensors file ({reason}); copy or download it again"
+        f"{file.path}: incomplete or no safetensors file ({reason}); copy or download it again"
     )
 
 

@@ -179,7 +179,7 @@ def _abandon(error: BaseException) -> NoReturn:
         traceback.print_exception(error)
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         print(
-            f"error: {name}: {reason}; all processes end, and the same command goes on from the "
+            f"error: {name}: {reason}; all processes end, and the same command resumes from the "
             "last checkpoint",
             file=sys.stderr,
         )

@@ -31,7 +31,7 @@ from rrft_jax.training import sft
 from rrft_jax.training import state as states
 
 OUT = flags.DEFINE_string("out", None, "folder for the checkpoint", required=True)
-START = flags.DEFINE_string("start", None, "folder of a base to go on with")
+START = flags.DEFINE_string("start", None, "folder of a base to continue with")
 TAUGHT = flags.DEFINE_list("phases", None, "some of the phases, in order; the default is all")
 SEED = flags.DEFINE_integer("seed", 1, "of weights and pictures")
 

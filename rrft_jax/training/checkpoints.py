@@ -95,12 +95,12 @@ class Checkpoints:
             try:
                 return self._read(step, read, abstract)
             except Damaged as error:
-                say(f"{self._folder}: step {step} is not whole and left out: {error}")
+                say(f"{self._folder}: step {step} is incomplete and is passed over: {error}")
                 self._damaged.add(step)
         raise UserError(
-            f"{self._folder}: none of its checkpoints is whole (steps "
-            f"{', '.join(map(str, self._steps))}); copy one again, or delete that folder to begin "
-            "the stage anew"
+            f"{self._folder}: all of its checkpoints are incomplete (steps "
+            f"{', '.join(map(str, self._steps))}); copy one again, or delete that folder to start "
+            "the stage again"
         )
 
     def restore_params(self, step: int, like: dict) -> dict:

@@ -86,7 +86,7 @@ class Trainer:
                 self.state, position = self._checkpoints.restore(self.state)
             self.done = self._checkpoints.latest
             loader.set_state(position)
-            say(f"{algorithm.stage}: goes on after step {self.done} of {steps}")
+            say(f"{algorithm.stage}: resumes after step {self.done} of {steps}")
 
     def steps(self) -> Iterator[Step]:
         """Run the steps that are left; yield the result of each one."""

@@ -181,7 +181,7 @@ def test_best_weights_that_are_half_copied_are_named_and_not_exported(worsened, 
     shutil.rmtree(tmp_path / "again" / "export-best")
     (tmp_path / "again" / "checkpoints" / "sft" / "1" / "state" / "_METADATA").unlink()
     make(tmp_path / "again")
-    assert "which is not whole and not exported: state/_METADATA is" in capfd.readouterr().err
+    assert "which is incomplete and is not exported: state/_METADATA is" in capfd.readouterr().err
     assert not (tmp_path / "again" / "export-best").exists()
 
 

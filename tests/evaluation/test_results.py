@@ -45,7 +45,7 @@ def test_a_stage_that_goes_on_earlier_forgets_its_later_evaluations(results, cap
     results.forget_after("sft", 2)
     assert results.has("sft@2", "id") and not results.has("sft", "id")
     assert list(results.rows) == ["start", "sft@2", "sft", "grpo@2"]  # it keeps its place
-    assert "the evaluation sft is done again" in capfd.readouterr().err
+    assert "the evaluation sft is repeated" in capfd.readouterr().err
     left = {
         name
         for name in ("sft", "sft@2", "grpo@2", "grpo@4")

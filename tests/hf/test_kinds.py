@@ -127,10 +127,10 @@ def test_an_adapter_is_to_be_merged_into_its_base(folder, whole):
 def test_quantised_weights_are_not_trained(folder, settings, method):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **settings}))
-    refused(folder, f"{folder}/config.json: these weights are quantised", method, "bfloat16")
+    refused(folder, f"{folder}/config.json: the weights are quantized", method, "bfloat16")
     with pytest.raises(UserError) as error:
         read_config(folder)
-    assert str(error.value).startswith(f"{folder}/config.json: these")  # nothing around it
+    assert str(error.value).startswith(f"{folder}/config.json: the weights")  # nothing around it
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava", None])

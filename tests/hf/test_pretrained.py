@@ -225,11 +225,11 @@ def _missing(folder):
         (_llama, "expected 'qwen2_vl'"),
         (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors"),
         (_only_bin, "pytorch_model.bin is not read"),
-        (_truncated, r"model\.safetensors: not a whole safetensors file"),
-        (_wrong_shape, r"model\.norm\.weight has shape \(3,\), config.json asks for \(64,\)"),
+        (_truncated, r"model\.safetensors: incomplete or no safetensors file"),
+        (_wrong_shape, r"model\.norm\.weight has shape \(3,\), but config.json says \(64,\)"),
         (_integers, "stored as I8"),
-        (_unknown, r"model\.safetensors: weight model\.layers\.7\.extra is not one of"),
-        (_missing, r"layers\.1\.self_attn\.q_proj\.bias is in none"),
+        (_unknown, r"weight model\.layers\.7\.extra: config.json describes no such"),
+        (_missing, r"layers\.1\.self_attn\.q_proj\.bias, but no safetensors"),
     ],
 )
 def test_a_broken_folder_ends_in_one_line(copy, damage, message):

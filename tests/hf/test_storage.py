@@ -105,7 +105,7 @@ def _torn(folder):
     "damage, message",
     [
         (lambda folder: (folder / "config.json").unlink(), "served/.*/config.json: no such file"),
-        (_torn, "safetensors: not a whole safetensors file"),
+        (_torn, "safetensors: incomplete or no safetensors file"),
         (lambda folder: next(folder.glob("model-00002-*")).unlink(), "model-00002.*: no such file"),
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), "neither model.safe"),
     ],

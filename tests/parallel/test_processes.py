@@ -54,7 +54,7 @@ def test_what_one_of_two_processes_can_not_read_both_leave_out(tmp_path):
     program = ["-m", "tests.parallel.restoring", f"127.0.0.1:{runs.free_port()}", "{}", folder]
     outputs = runs.said(runs.launch(2, program, tmp_path), tmp_path)
     told = "after {'batches': 1} same True kept ['1', '2']\n"
-    assert all("step 2 is not whole" in one and told in one for one in outputs), outputs
+    assert all("step 2 is incomplete" in one and told in one for one in outputs), outputs
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_a_run_goes_through_two_processes_and_four_to_the_numbers_of_one(tmp_pat
     two[1].send_signal(signal.SIGTERM)
     outputs = runs.said(two, tmp_path / "two")
     assert [one.returncode for one in two] == [0, 0], outputs
-    assert "the same command goes on" in outputs[0] and "goes on" not in outputs[1]
+    assert "the same command resumes" in outputs[0] and "resumes" not in outputs[1]
 
     # One that dies takes the others with it, soon.
     four = runs.start(4, 1, settings, tmp_path / "four", HEARTBEAT)

@@ -76,7 +76,7 @@ def test_whatever_file_of_the_newest_is_harmed_the_one_before_is_taken(how, fold
         checkpoints.close()
         said = capfd.readouterr().err
         name = str(file.relative_to(newest))
-        assert said.count("\n") == 1 and f"{folder}: step 6 is not whole" in said and name in said
+        assert said.count("\n") == 1 and f"{folder}: step 6 is incomplete" in said and name in said
         file.write_bytes(content)
     check(Checkpoints(folder).restore(state(0)), 6)
 
@@ -90,14 +90,17 @@ def test_without_a_list_of_files_what_can_not_be_read_is_left_out(name, folder, 
     if name:
         (folder / "6" / name).unlink()
     check(Checkpoints(folder).restore(state(0)), 4)
-    assert "step 6 is not whole" in capfd.readouterr().err
+    assert "step 6 is incomplete" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "null", "[1]", '{"state/_METADATA": null}', '{"a": "b"}'])
 def test_a_list_of_files_that_is_none_is_damage(content, folder, capfd):
     (folder / "6" / "sizes.json").write_text(content)
     check(Checkpoints(folder).restore(state(0)), 4)
-    assert "step 6 is not whole and left out: sizes.json can't be read" in capfd.readouterr().err
+    assert (
+        "step 6 is incomplete and is passed over: sizes.json can't be read"
+        in capfd.readouterr().err
+    )
 
 
 def test_arrays_that_are_not_there_are_found_by_reading(folder):
@@ -136,10 +139,12 @@ def test_several_damaged_ones_are_left_out_and_without_a_whole_one_it_says_what_
 ):
     for step in STEPS:
         files(folder / str(step))[-1].unlink()
-    with pytest.raises(UserError, match=re.escape(f"{folder}: none of its checkpoints is whole")):
+    with pytest.raises(
+        UserError, match=re.escape(f"{folder}: all of its checkpoints are incomplete")
+    ):
         Checkpoints(folder).restore(state(0))
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == 3 and all("is not whole" in line for line in said)
+    assert len(said) == 3 and all("is incomplete" in line for line in said)
 
 
 def test_a_whole_one_of_another_model_is_an_error_as_ever(folder, capfd):

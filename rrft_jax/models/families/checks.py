@@ -25,8 +25,8 @@ def check_whole(raw: Mapping[str, Any], where: str) -> None:
                 method = settings.get("quant_method") or settings.get("mode")
                 method = method or "of an unknown method"
                 raise UserError(
-                    f"{where}: these weights are quantised ({key}: {method}), and only whole ones "
-                    "can be trained; give the checkpoint in float32, bfloat16 or float16"
+                    f"{where}: the weights are quantized ({key}: {method}) and cannot be trained; "
+                    "give the checkpoint in float32, bfloat16 or float16"
                 )
 
 
