@@ -28,8 +28,9 @@ from rrft_jax.monitoring import waiting
 from rrft_jax.parallel import devices, distributed
 from rrft_jax.parallel.devices import GIB
 from rrft_jax.plan import programs
-from rrft_jax.prepare import Checked, beginning, check
-from rrft_jax.settings import Config
+from rrft_jax.prepare import Checked, beginning, check, weights_of
+from rrft_jax.settings import STAGES, Config
+from rrft_jax.workdir import agreed, saved_steps
 
 _LOOKED_AT = 64  # samples among which the first usable one is looked for
 
@@ -42,6 +43,7 @@ def dry_run(config: Config, workdir: pathlib.Path, branch_from: str | None = Non
     """
     point = distributed.on_host0(lambda: beginning(config, workdir, branch_from))
     checked = check(config, point)
+    folder = distributed.on_host0(lambda: _folder(config, workdir))
     if point:
         _tell([f"begins at {point}"])
     with waiting(f"reading the headers of {checked.folder}"):
@@ -65,9 +67,7 @@ def dry_run(config: Config, workdir: pathlib.Path, branch_from: str | None = Non
         raise UserError(
             f"{too_large}; look for settings that fit by python -m rrft_jax.plan --search"
         )
-    begun = (workdir / "config.json").exists()
-    state = "holds a run, which would go on if its config is the same" if begun else "is free"
-    _tell([f"dry run: no mistake found, nothing written; {workdir} {state}"])
+    _tell([f"dry run: no mistake found, nothing written; {folder}"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +122,21 @@ def _first_prompt(config: Config, stage: str, loader: Loader, checked: Checked) 
     head, *tokens = lines(batch, 0, checked.processor)
     yield f"{stage}: the first prompt as the model sees it"
     yield from (head, *facts(config, stage, batch.sources[0], batch.examples[0]), *tokens)
+
+
+def _folder(config: Config, workdir: pathlib.Path) -> str:
+    """Return what the run would find in its folder.
+
+    Raises:
+      UserError: the folder holds another run, or can't hold a run.
+    """
+    agreed(config, workdir, weights_of(config))
+    if not (workdir / "config.json").exists():
+        return f"{workdir} is free"
+    done = [
+        f"{stage} after step {steps[-1]}" for stage, steps in saved_steps(workdir, STAGES).items()
+    ]
+    return f"{workdir} holds this run, which goes on: {', '.join(done) or 'no step is saved'}"
 
 
 def _tell(told: Iterator[str] | Sequence[str]) -> None:

@@ -112,7 +112,7 @@ def beginning(
         branch.check_begun(branch_from, workdir)
         return None
     read_config(model_folder(config.model))  # first, because its errors tell what a folder is
-    return branch.find(branch_from, config, _weights(config))
+    return branch.find(branch_from, config, weights_of(config))
 
 
 def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -> Prepared:
@@ -155,10 +155,10 @@ def _claim(config: Config, workdir: pathlib.Path, point: branch.Point | None) ->
     if point:
         branch.start(point, workdir)
         say(f"{workdir} begins at {point}")
-    claim(config, workdir, _weights(config), point and str(point))
+    claim(config, workdir, weights_of(config), point and str(point))
 
 
-def _weights(config: Config) -> str:
+def weights_of(config: Config) -> str:
     """Return the fingerprint of the model that a config starts from."""
     folder = model_folder(config.model)
     return fingerprint(folder, file_sizes(folder))

@@ -27,12 +27,32 @@ def claim(
 ) -> None:
     """Write config.json, or check that the folder's run has the same config and weights.
 
+    The folder is made if missing. See `agreed` for the arguments.
+
+    Raises:
+      UserError: the folder holds another run, or can't hold a run.
+    """
+    content = agreed(config, workdir, weights, branch_from)
+    if content is None:
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", content)
+    except OSError as error:
+        raise _unfit(workdir, error) from None
+
+
+def agreed(
+    config: Config, workdir: pathlib.Path, weights: str, branch_from: str | None = None
+) -> dict[str, Any] | None:
+    """Return what config.json has to hold from now on; None if it holds that already.
+
     A run that goes on may change the fields that are marked as free in `settings.py`. The changes
-    are printed, and config.json has the new values from then on.
+    are printed.
 
     Args:
       config: the config of the run.
-      workdir: the folder of the run; made if missing.
+      workdir: the folder of the run, which may be missing.
       weights: the `fingerprint` of the checkpoint that the run starts from. Half-done work in the
         folder belongs to these weights, and the files at a path can change.
       branch_from: the checkpoint of another run that a new run begins at.
@@ -44,14 +64,12 @@ def claim(
     mine = json.loads(json.dumps(plain(config))) | {"weights": weights}
     if branch_from:
         mine["branch_from"] = branch_from
+    if not file.exists():
+        return mine
     try:
-        if not file.exists():
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_json(file, mine)
-            return
         theirs = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{workdir}: can't hold a run ({error}); give another --workdir") from None
+        raise _unfit(workdir, error) from None
     if not kinds.is_run(theirs):
         raise UserError(f"{file}: not the config of a run; give another --workdir")
     if theirs.get("weights") != weights:
@@ -59,11 +77,17 @@ def claim(
             f"{workdir} holds a run of other weights: the checkpoint that it started from has "
             "changed since; give another --workdir, or delete that one"
         )
-    if changes := differences(theirs, mine):
-        for change in changes:
-            _check_change(change, workdir, theirs["stages"])
-        say(f"{workdir} goes on with {', '.join(map(str, changes))}")
-        write_json(file, {**mine, **{key: theirs[key] for key in _OWN if key in theirs}})
+    changes = differences(theirs, mine)
+    if not changes:
+        return None
+    for change in changes:
+        _check_change(change, workdir, theirs["stages"])
+    say(f"{workdir} goes on with {', '.join(map(str, changes))}")
+    return {**mine, **{key: theirs[key] for key in _OWN if key in theirs}}
+
+
+def _unfit(workdir: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"{workdir}: can't hold a run ({error}); give another --workdir")
 
 
 def read_config(run: pathlib.Path) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rrft_jax import command, main
+from rrft_jax import command, main, prepare, workdir
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import compilations
@@ -88,6 +88,22 @@ def test_it_finds_the_mistakes_of_a_run(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not Path("run").exists()
+
+
+def test_a_folder_is_judged_but_not_touched(capsys):
+    fields = ["--config.eval.samples=2", "--workdir=run"]
+    config, folder = command.parse([GRPO, "--config.mesh.data=1", *fields])
+    workdir.claim(config, folder, prepare.weights_of(config))
+    (folder / "checkpoints/sft/4").mkdir(parents=True)
+    before = (folder / "config.json").read_bytes()
+    assert dry(*fields) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("run holds this run, which goes on: sft after step 4\n")
+    assert dry(*fields, "--config.checkpoint_every=7") == 0
+    assert "run goes on with checkpoint_every" in capsys.readouterr().err
+    assert dry(*fields, "--config.sft.learning_rate=1") == 1
+    assert "sft.learning_rate" in capsys.readouterr().err.splitlines()[-1]
+    assert (folder / "config.json").read_bytes() == before
 
 
 def test_a_run_that_cannot_fit_its_devices_is_refused(monkeypatch, capsys):
