@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from rrft_jax.rewards import answers, guard, worker
+from rrft_jax.rewards import answers, guard, structured, worker
 from rrft_jax.rewards.format import extract_answer
 from rrft_jax.rewards.transformation import are_calls, parse_calls
 
@@ -61,7 +61,7 @@ def choice_reward(completion: str, example: Any) -> float:
 
 
 def equal(given: Sequence[tuple[str, bool]], solution: str) -> list[bool]:
-    """Return whether each answer is the solution, by `answers.same`, or else by math-verify.
+    """Return whether each answer is the solution: as JSON, by `answers.same`, or by math-verify.
 
     math-verify runs behind the guard, which counts answers that take too long or break it.
 
@@ -70,10 +70,13 @@ def equal(given: Sequence[tuple[str, bool]], solution: str) -> list[bool]:
         in the text.
       solution: the right answer, without tags.
     """
-    wanted = answers.read(solution)
+    wanted, data = answers.read(solution), structured.read(solution)
     right: list[bool | None] = []
     unsure: dict[int, tuple[str, str]] = {}
     for place, (text, exact) in enumerate(given):
+        if data is not None and structured.read(text) == data:
+            right.append(True)
+            continue
         answer = answers.read(text)
         right.append(answers.same(answer, wanted))
         if not (exact or right[-1]) and answers.is_prose(answer):
