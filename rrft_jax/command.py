@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from rrft_jax import effects, origins
+from rrft_jax import effects, json_files, origins
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
 from rrft_jax.prog import prog
@@ -155,13 +155,11 @@ def read(argv: Sequence[str]) -> Command:
     )
     known, overrides = parser.parse_known_args(argv)
     config = _load(known.config)
-    settings, given = _settings(config, overrides)
     file = known.config.partition(":")[0]
+    settings, workdir, given = _settings(config, overrides, file, known.workdir)
     traced = origins.trace(settings, config, file, given)
     for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
         settings = replaced(settings, {key: os.path.expanduser(_get(config, key))})
-    name = f"{Path(file).stem}-{settings.model.name}-{settings.task}-{settings.paradigm}"
-    workdir = (known.workdir or Path("runs") / name).expanduser()
     if not (workdir / "config.json").exists():  # a run that has begun may go on as it is
         chosen = (origins.COMMAND_LINE, file)
         effects.check(settings, [key for key, origin in traced.items() if origin in chosen])
@@ -172,17 +170,45 @@ def read(argv: Sequence[str]) -> Command:
 
 
 def _settings(
-    config: ml_collections.ConfigDict, overrides: Sequence[str]
-) -> tuple[Config, set[str]]:
-    """Apply the overrides to a config; return the checked settings, and the keys that were set."""
-    if isinstance(config, origins.Layered):
-        # The overrides also say whether the samples are drawn.
-        trial = ml_collections.ConfigDict(config.to_dict(), allow_dotted_keys=True).lock()
-        _override(trial, overrides)
-        if origins.has_own_data(make(trial.to_dict())):
+    config: ml_collections.ConfigDict, overrides: Sequence[str], file: str, workdir: Path | None
+) -> tuple[Config, Path, set[str]]:
+    """Apply the overrides to a config of a file.
+
+    Returns:
+      (the checked settings, the folder of the run, the keys that the overrides set).
+    """
+    # First on a copy, because the overrides also say whether the samples are drawn.
+    trial = ml_collections.ConfigDict(config.to_dict(), allow_dotted_keys=True).lock()
+    _override(trial, overrides)
+    settings = make(trial.to_dict())
+    name = f"{Path(file).stem}-{settings.model.name}-{settings.task}-{settings.paradigm}"
+    workdir = (workdir or Path("runs") / name).expanduser()
+    if isinstance(config, origins.Layered) and origins.has_own_data(settings):
+        if not _keeps_drawn(workdir, config):
             config.leave_drawn()
     given = _override(config, overrides)
-    return make(config.to_dict()), given
+    return make(config.to_dict()), workdir, given
+
+
+def _keeps_drawn(workdir: Path, config: origins.Layered) -> bool:
+    """Return whether the run in a folder began with settings that now are for drawn samples only.
+
+    It goes on with them, because a run has one meaning from its beginning to its end.
+    """
+    try:
+        begun = json_files.read_object((workdir / "config.json").read_bytes())
+    except OSError:
+        return False
+    return all(_holds(begun, key, value) for key, (value, _) in config.drawn.items())
+
+
+def _holds(values: Mapping[str, Any], key: str, wanted: Any) -> bool:
+    """Return whether nested values have a value, or all items of a mapping, under a key."""
+    for part in key.split("."):
+        values = values.get(part, {}) if isinstance(values, Mapping) else {}
+    if isinstance(wanted, Mapping):
+        return isinstance(values, Mapping) and wanted.items() <= values.items()
+    return values == wanted
 
 
 _PROCESSES = {"coordinator": str, "num_processes": int, "process_id": int, "heartbeat_seconds": int}

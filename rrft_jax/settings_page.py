@@ -32,7 +32,7 @@ a field.
 
 The other choices are `model` (`tiny`, `2b`, `7b`) and `task`
 ({tasks}), or a
-[module with a `TASK`](models-and-tasks.md#a-task-of-your-own).
+[module with a `TASK`](own-task.md).
 The first one is the default. `configs/grpo.py` also takes an `objective`, which names the
 [method of a paper](algorithms.md#methods). A choice that does not exist is an error that lists the
 others.

@@ -1,5 +1,6 @@
 """Where a value comes from: each layer, a file of the user's, and the command line."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,18 @@ def test_the_demos_own_settings_are_left_with_other_data(arguments, dropout, rew
     if dropout == 0:
         assert of["data.thought_dropout"] == "default"
         assert of["grpo.rewards"].startswith(("task=", "command line"))
+
+
+def test_a_run_that_began_with_the_demos_settings_keeps_them(tmp_path):
+    begun, own = tmp_path / "begun", tmp_path / "own"
+    arguments = ["--config.data.path=mine", "--config.grpo.rewards.tags=2"]
+    for folder, dropout, rewards in ((begun, 0.5, TUNED), (own, 0.5, PLAIN)):
+        folder.mkdir()
+        values = {"data": {"thought_dropout": dropout}, "grpo": {"rewards": rewards | {"tags": 2}}}
+        (folder / "config.json").write_text(json.dumps(values))
+        config = read(*arguments, f"--workdir={folder}").config
+        assert config.grpo.rewards == rewards | {"tags": 2}
+        assert config.data.thought_dropout == (0.5 if rewards is TUNED else 0.0)
 
 
 def test_what_a_file_of_the_users_assigns_is_kept_with_other_data(tmp_path):
