@@ -116,7 +116,7 @@ def listing(config: Config, origins: Mapping[str, str]) -> list[str]:
     """Return aligned lines of every field: its key, its value, its origin, its meaning."""
     rows = [("field", "value", "from", "meaning")]
     rows += [
-        (found.key, shown(value), origins[found.key], found.meaning)
+        (found.key, shown(value).replace("\n", r"\n"), origins[found.key], found.meaning)
         for found, value in fields.items(config)
     ]
     widths = [min(max(map(len, column)), _WIDEST) for column in zip(*rows)][:-1]

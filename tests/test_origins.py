@@ -18,6 +18,7 @@ ARGUMENTS = [
     "--config.grpo.beta=0.01",
     "--config.seed",
     "3",
+    "--config.data.system_prompt=two\nlines",
 ]
 
 
@@ -103,6 +104,7 @@ def test_the_list_has_a_line_for_each_field_and_ends_the_program(capsys, tmp_pat
         assert line.endswith(described[line.split()[0]].meaning)
     [line] = [line for line in lines if line.startswith("grpo.epsilon_high ")]
     assert line.split()[1:3] == ["0.28", "objective=dapo"]
+    assert r"two\nlines  " in out
     short = [line for line in lines if not line.startswith("custom.instruction")]
     columns = {line.index("  default  ") for line in short if "  default  " in line}
     assert len(columns) == 1  # aligned
