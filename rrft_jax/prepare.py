@@ -22,7 +22,7 @@ from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 from rrft_jax.settings import Config
 from rrft_jax.training import state as states
-from rrft_jax.workdir import claim, fingerprint
+from rrft_jax.workdir import claim, fingerprint, other_words
 
 
 class Prepared(NamedTuple):
@@ -86,6 +86,8 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
         check_rewards(config, data)
     with waiting("reading the tokenizer"):
         processor = open_processor(config.model, config.data)
+    if line := other_words(config):
+        say(line)
     for line in layout.summary(sizes, mesh):
         say(line)
     for line in layout.every_parameter(sizes, mesh) if config.mesh.show else ():

@@ -19,6 +19,9 @@ from rrft_jax.settings import Config, make
 EXPORT, EXPORT_BEST = kinds.EXPORT, "export-best"
 # The blocks that `fingerprint` reads of a file: enough to tell any two trainings apart.
 _BLOCKS, _BLOCK_BYTES = 64, 4096
+# The fields that decide in which words a sample is asked. So do paradigms without tags.
+_WORDS = ("task", "data.prompts", "data.system_prompt", "data.variant", "custom.instruction")
+_WITHOUT_TAGS = {"ans_sft", "zero_shot"}
 _OWN = ("weights", "branch_from")  # keys of config.json beside the fields
 
 
@@ -192,6 +195,29 @@ def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[Chan
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
+
+
+def other_words(config: Config) -> str:
+    """Return a line about the words in which a run's model is asked, if it was trained in others.
+
+    The line is empty if the config's model is none of a run.
+    """
+    path = config.model.path
+    content = storage.read(path, "config.json") if path else None
+    if not kinds.is_run(json_files.read_object(content or b"")):
+        return ""
+    changes = [
+        change
+        for change in differences(read(path), plain(config))
+        if change.key in _WORDS
+        or (change.key == "paradigm" and {change.old, change.new} & _WITHOUT_TAGS)
+    ]
+    if not changes:
+        return ""
+    return (
+        f"warning: {path} was asked in other words than here: {', '.join(map(str, changes))}; "
+        "--config=FILE:task=...,paradigm=... chooses the task and the paradigm"
+    )
 
 
 def _check_change(change: Change, workdir: pathlib.Path, stages: Sequence[str]) -> None:

@@ -369,8 +369,9 @@ def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, c
     (tmp_path / "empty").mkdir()
     arguments = [GRPO, f"--workdir={tmp_path}/run", *make(tmp_path / "empty")]
     assert main.main(arguments) == 1
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and "\n" not in error and message in error
+    *before, error = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: ") and message in error
+    assert all(line.startswith("settings of the packaged model's demo") for line in before)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 from rrft_jax import fields, workdir
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
-from rrft_jax.settings import Config, GRPOSettings, ModelSettings, SFTSettings
+from rrft_jax.settings import Config, CustomSettings, GRPOSettings, ModelSettings, SFTSettings
 
 
 def _config(seed=0):
@@ -155,3 +155,27 @@ def test_json_is_written_whole(tmp_path):
     workdir.write_json(tmp_path / "a.json", {"name": "ä"})
     assert json.loads((tmp_path / "a.json").read_text()) == {"name": "ä"}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_run_that_is_asked_in_other_words_is_said(tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "folder"
+    custom = CustomSettings(instruction="Give a box.")
+    theirs = dataclasses.replace(_config(), task="custom", custom=custom)
+    workdir.claim(theirs, run, "abc")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")  # a checkpoint that is no run
+
+    def said(path, **fields):
+        model = ModelSettings(path=str(path))
+        return workdir.other_words(dataclasses.replace(theirs, model=model, **fields))
+
+    assert said(run) == said(run, seed=1) == said(run, paradigm="reason_rft_zero") == ""
+    assert said(folder, task="visual_counting") == said("", task="visual_counting") == ""
+    line = said(run, task="visual_counting", paradigm="zero_shot", custom=CustomSettings())
+    for change in (
+        "task=visual_counting instead of custom",
+        "paradigm=zero_shot instead of reason_rft",
+        f"custom.instruction={CustomSettings().instruction} instead of Give a box.",
+    ):
+        assert change in line
+    assert line.startswith(f"warning: {run} was asked in other words than here: ")

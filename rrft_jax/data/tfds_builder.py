@@ -208,7 +208,8 @@ def _splits(builder: Any) -> dict[str, int]:
     found = {
         name.replace("_", "-"): info.num_examples for name, info in builder.info.splits.items()
     }
-    return {split: found[split] for split in SPLITS if split in found}
+    order = dict.fromkeys((*SPLITS, *found))  # a task of the user's own may have others
+    return {split: found[split] for split in order if split in found}
 
 
 def _features() -> Any:

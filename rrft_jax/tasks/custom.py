@@ -15,5 +15,6 @@ TASK = Task(
     name="custom",
     wording=Wording(instructions={"": INSTRUCTION}, zero_shot={"": ""}),
     rewards={"accuracy": 1.0, "format": 1.0},
+    splits=("train", "validation", "test"),
     answers=ANY,
 )

@@ -501,3 +501,24 @@ def test_drawings_of_an_own_task_carry_the_name_that_finds_it(tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     name = "mine_of_sources.drawn"
     assert DrawnSource(name, "train", 0, 0, 1, TINY_SIZE)[0].task == name
+
+
+def test_a_custom_task_has_the_splits_of_its_files_and_an_own_task_those_it_names(
+    tmp_path, monkeypatch
+):
+    for name in ("train", "val", "test", "night"):
+        _write(tmp_path / f"rows-{name}.json", 1, name)
+    (tmp_path / "mine_of_splits").mkdir()
+    (tmp_path / "mine_of_splits/day.py").write_text(
+        "from rrft_jax.tasks import Task, Wording\n"
+        "TASK = Task(name='day', wording=Wording({'': ''}, {'': ''}), rewards={'format': 1},\n"
+        "            splits=('train', 'night', 'test'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = evaluation.get_config("task=mine_of_splits.day")
+    config.data.path = str(tmp_path)
+    assert list(Data.open(config).splits) == ["validation", "test", "night"]
+    (tmp_path / "rows-night.json").unlink()
+    config = evaluation.get_config("task=custom")
+    config.data.path = str(tmp_path)
+    assert list(Data.open(config).splits) == ["validation", "test"]

@@ -71,6 +71,14 @@ def test_drawn_samples_read_back_as_they_were_drawn(tmp_path, task):
                 np.testing.assert_array_equal(open_image(image), open_image(picture))
 
 
+def test_splits_and_rows_of_an_own_task_are_kept(tmp_path):
+    rows = [_example("a", answer="", task="custom", extra={"boxes": [1]})]
+    build(tmp_path / "set", {"train": rows, "night": rows})
+    assert splits(tmp_path / "set") == {"train": 1, "night": 1}
+    (read,) = open_source(tmp_path / "set", "night")
+    assert (read.answer, read.task, read.extra) == ("", "custom", {"boxes": [1]})
+
+
 def test_a_row_that_the_reader_could_not_use_is_left_out_and_counted(tmp_path, capsys):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"problem": "How many?", "answer": "1"}\nno JSON\n{"problem": "How many?"}\n')
