@@ -5,7 +5,7 @@
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=256]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
-    python -m rrft_jax.bench data [--samples=128] [--repeats=5]
+    python -m rrft_jax.bench data [--path=DATASET] [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
 
 All results are medians over `--repeats` runs after a warming one; times are in seconds.
@@ -25,8 +25,10 @@ then with a long tail of lengths (mean 128, maximum 512). It compares the time o
 with the bytes that the step must read (weights, keys and values, once each). If the device's
 bandwidth is known, it reports the share of it that the step reaches.
 
-`data` reads picture files of two sizes through the loader and, in turns with it, through a bare
-pool of as many threads. The pool only opens the files and calls transformers' PIL image processor.
+`data` reads picture files of two sizes through the loader and, in turns with it, the same pictures
+in a parquet file, and the files through a bare pool of as many threads. The pool only opens the
+files and calls transformers' PIL image processor. With `--path` it reads the first samples of a
+data set, and tells the most memory that the process has held.
 
 `rewards` scores two batches for each task with its usual rewards: 1,024 completions of 512 words
 and signs in groups of 8, and 112 completions. In the second batch half of the completions have no
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--seed", type=int, default=0, help="of the order of the lengths")
     command.add_argument("--repeats", type=int, default=9)
     command = commands.add_parser("data", help="the loader, beside transformers' image processor")
+    command.add_argument("--path", default="", help="a data set in place of pictures made for it")
     command.add_argument("--samples", type=int, default=128)
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("rewards", help="what a batch's rewards take")
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "rewards":
             result = bench_rewards(args.repeats)
         elif args.command == "data":
-            result = bench_data(args.samples, args.repeats)
+            result = bench_data(args.samples, args.repeats, args.path)
         elif args.command == "sampler":
             sampling = SamplingParams(args.temperature, args.top_k, args.top_p)
             result = bench_sampler(

@@ -58,11 +58,14 @@ def apply(
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Return a record with the mapped columns under our names, and its columns that are not read.
 
-    A mapped part that the record lacks is missing from the result too.
+    A mapped part that the record lacks is missing from the result too. If the pictures are mapped,
+    no other column is read for pictures.
     """
     if not columns:
         return record, {}
     unread = {name for part in columns for name in PARTS[part]}
+    if "image" in columns:
+        unread |= {key for key, value in record.items() if media.are_pictures([value])}
     read = {key: value for key, value in record.items() if key not in unread}
     others = {key: value for key, value in record.items() if key in unread}
     for part, column in columns.items():

@@ -76,7 +76,9 @@ def read_pictures(record: Mapping[str, Any]) -> list[Picture]:
     found = {
         key: pictures_of(record[key], key)
         for key in (*PICTURES, *FILES)
-        if not _is_empty(record.get(key)) and (key in PICTURES or _is_picture(record[key]))
+        if key in record
+        and not _is_empty(record[key])
+        and (key in PICTURES or _is_picture(record[key]))
     }
     first = next(iter(found), None)
     for key, pictures in found.items():
@@ -105,7 +107,7 @@ def same(pictures: list[Picture], others: list[Picture]) -> bool:
 
 def file_keys(record: Mapping[str, Any]) -> list[str]:
     """Return the keys for any file under which a record names a picture."""
-    return [key for key in FILES if _is_picture(record.get(key))]
+    return [key for key in FILES if key in record and _is_picture(record[key])]
 
 
 def check_media(record: Mapping[str, Any], pictures: list[Picture], texts: Collection[str]) -> None:
@@ -133,7 +135,8 @@ def check_media(record: Mapping[str, Any], pictures: list[Picture], texts: Colle
         if not _are_among(value, pictures):
             raise _malformed(
                 f"{key!r} is {value!r:.60}: a picture under this key is not read; name it "
-                f"'image' or 'images', remove the key, or choose --config.data.columns.image={key}"
+                "'image' or 'images', or remove the key; --config.data.columns.image=COLUMN "
+                "chooses the pictures, and leaves others to the rewards"
             )
 
 

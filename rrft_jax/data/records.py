@@ -307,7 +307,7 @@ def _malformed(message: str) -> BadSample:
 
 def _held(record: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """Return the values that a record has under some keys, in the order of the keys."""
-    return {key: record[key] for key in keys if not _is_missing(record.get(key))}
+    return {key: record[key] for key in keys if key in record and not _is_missing(record[key])}
 
 
 def _is_missing(value: Any) -> bool:

@@ -7,6 +7,7 @@ cache, as `datasets` does too.
 """
 
 import bisect
+import collections
 import contextlib
 import errno
 import hashlib
@@ -26,6 +27,7 @@ from rrft_jax.monitoring import say
 
 _BATCH_BYTES = 4 << 20  # of an unpacked batch: small, because memory holds one while it is written
 _MAPPED_BYTES = 64 << 20  # read through the map before its pages are given back to the system
+_AROUND_BYTES = 256 << 10  # pages that the system maps around those of a row, at most
 _SAID_BYTES = 64 << 20  # a larger file takes seconds to unpack
 
 
@@ -52,6 +54,9 @@ class Table(Sequence[dict[str, Any]]):
         except Exception as error:  # parsers of broken files raise nearly everything
             raise _unreadable(file, error) from None
         self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
+        self._row_bytes = [
+            batch.nbytes // batch.num_rows + _AROUND_BYTES for batch in self._batches
+        ]
         schema = self._batches[0].schema if self._batches else None
         self.columns: tuple[str, ...] = tuple(schema.names) if schema else ()
         self._classes = _classes(schema.metadata if schema else None)
@@ -72,7 +77,7 @@ class Table(Sequence[dict[str, Any]]):
             (values,) = row.to_pylist()
         except (ValueError, OverflowError) as error:
             return BadSample("malformed", f"its bytes are broken: {error}")
-        self._give_back(row.nbytes)
+        self._give_back(self._row_bytes[k])
         for name, classes in self._classes.items():
             if isinstance(values.get(name), int) and 0 <= values[name] < len(classes):
                 values[name] = classes[values[name]]
@@ -156,8 +161,11 @@ def _unpacked(file: str) -> str:
             say(f"data: {file}: unpacking {size / 1e9:.1f} GB into {out}, once")
         at_once = min(max(1, _BATCH_BYTES * rows // max(1, size)), 65536)
         with _whole(out) as part, pa.ipc.new_stream(part, source.schema_arrow) as writer:
-            for batch in source.iter_batches(at_once, use_threads=False):
-                writer.write_batch(batch)
+            collections.deque(
+                map(writer.write_batch, source.iter_batches(at_once, use_threads=False)), maxlen=0
+            )
+    # A page of parquet is read whole, and may hold a thousand pictures: its memory is given back.
+    pa.default_memory_pool().release_unused()
     return str(out)
 
 
