@@ -66,7 +66,8 @@ def read_record(
         raise record
     if not isinstance(record, dict):
         raise _malformed(f"expected an object, found {type(record).__name__}")
-    record, others = columns.apply(record, mapped or {})
+    mapped = mapped or {}
+    record, others = columns.apply(record, mapped)
     pictures = media.read_pictures(record)
     media.check_media(record, pictures, _TEXTS)
     question, asked = _question(record)
@@ -76,9 +77,10 @@ def read_record(
     problem, offsets = media.place_pictures(question, len(pictures))
     if not problem.strip():
         raise _malformed("no question; expected a text beside the pictures")
-    system = _system(record, asked)
+    system = _system(record, {} if "system" in mapped else asked)
     form = find(task).answers
-    preface, thought, answer = _reply(record, asked, choices, index_base, form)
+    replies = _replies(record, asked, form, mapped)
+    preface, thought, answer = _reply(record, replies, choices, index_base, form)
     if not form.readable(answer):  # no completion could be right
         raise _malformed(f"the answer is {answer!r:.60}; expected {form.expected}")
     name = default_id if record.get("id") in (None, "") else record["id"]
@@ -187,47 +189,58 @@ def _system(record: Mapping[str, Any], asked: Mapping[str, Chat]) -> str:
     return _agreed({where: text.strip() for where, text in found.items()}, "system prompts")
 
 
-def _reply(
-    record: Mapping[str, Any],
-    asked: Mapping[str, Chat],
-    choices: Mapping[str, str],
-    base: int | None,
-    form: Answers,
-) -> tuple[str, str, str]:
-    """Return preface, thought and answer; with options, the answer is a letter."""
+def _replies(
+    record: Mapping[str, Any], asked: Mapping[str, Chat], form: Answers, mapped: Mapping[str, str]
+) -> dict[str, Reply]:
+    """Return what each column of a thought or an answer, and each chat, says of the reply."""
     thoughts = {repr(key): text for key, text in _held(record, THOUGHTS).items()}
     answers = {repr(key): text for key, text in _held(record, ANSWERS).items()}
     if form.structured:
         answers = {key: _as_json(value) for key, value in answers.items()}
-    said = {}
     for key, chat in asked.items():
         thoughts |= {f"{name!r} of the reply": text for name, text in chat.thoughts.items()}
-        said |= {} if chat.reply is None else {f"the reply in {key!r}": chat.reply}
+        answers |= {} if chat.reply is None else {f"the reply in {key!r}": chat.reply}
     replies = {}
     for where, text in thoughts.items():
         if not isinstance(text, str):
             raise _malformed(f"{where} is {type(text).__name__}; expected a text")
         replies[where] = _parts(where, text, "thought")
-    for where, text in (answers | said).items():
+    for where, text in answers.items():
         text = chats.read_completion(where, text) if chats.is_chat(text) else text
         if not isinstance(text, str) and not is_number(text):
             raise _malformed(
                 f"{where} is {type(text).__name__}, {text!r:.60}; expected a text or a number"
             )
         replies[where] = _parts(where, str(text), "answer")
+    for part, field in (("cot", "thought"), ("answer", "answer")):
+        for where in replies if part in mapped else ():  # its own column alone counts
+            if where != repr(part):
+                replies[where] = dataclasses.replace(replies[where], **{field: None})
+    return replies
+
+
+def _reply(
+    record: Mapping[str, Any],
+    replies: dict[str, Reply],
+    choices: Mapping[str, str],
+    base: int | None,
+    form: Answers,
+) -> tuple[str, str, str]:
+    """Return preface, thought and answer; with options, the answer is a letter."""
     for where, reply in replies.items() if choices else ():
         if reply.answer:
-            number = is_number(answers.get(where))
+            number = any(where == repr(key) and is_number(record.get(key)) for key in ANSWERS)
             letter = options.letter_of(reply.answer, choices, number=number, base=base)
             replies[where] = dataclasses.replace(reply, answer=letter)
     answer = _agreed({where: reply.answer for where, reply in replies.items()}, "answers")
     if not answer and not form.readable(answer):
-        for where, text in said.items():
-            raise _malformed(f"{where} is {text!r:.60}; {_EXPECTED}, or the answer alone")
+        said = [where for where in replies if where.startswith("the reply in ")]
+        if said:
+            raise _malformed(f"{said[0]} has no answer; {_EXPECTED}, or the answer alone")
         raise _malformed(
-            f"{'the answer is empty' if answers else 'no answer'}; expected a text as 'answer' or "
-            f"'solution', found {', '.join(record):.100}; --config.data.columns.answer=COLUMN "
-            "names another column"
+            f"{'the answer is empty' if _held(record, ANSWERS) else 'no answer'}; expected a text "
+            f"as 'answer' or 'solution', found {', '.join(record):.100}; "
+            "--config.data.columns.answer=COLUMN names another column"
         )
     return (
         _agreed({where: reply.preface for where, reply in replies.items()}, "captions"),

@@ -177,6 +177,17 @@ def test_a_mapped_column_may_be_a_chat_or_options(tmp_path):
     assert _said(example) == [RED, f"{QUESTION}\nA. one\nB. two"] and example.answer == "B"
 
 
+def test_the_mapping_decides_between_a_chat_and_the_columns_beside_it(tmp_path):
+    chat = _turns("Be kind.", names=("system",)) + _turns(QUESTION, REPLY)
+    row = {"messages": chat, "gold": "2", "why": "Two.", "told": "Be brief."}
+    columns = {"answer": "gold", "cot": "why", "system": "told"}
+    (example,) = _read(tmp_path, row, columns=columns)
+    assert (example.answer, example.cot, example.system) == ("2", "Two.", "Be brief.")
+    for part in columns:
+        with pytest.raises(UserError, match="hold different .* or choose it by data.columns"):
+            _read(tmp_path, {"messages": chat, part: row[columns[part]]})
+
+
 @pytest.mark.parametrize(
     "columns, message",
     [

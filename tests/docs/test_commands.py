@@ -360,8 +360,9 @@ def test_the_rows_of_the_documentation_are_read(desk):
         rest = rest[end:].strip()
     (desk / "rows.json").write_text(json.dumps(rows))
     examples = read_examples("rows.json", "visual_counting", "train")
-    assert [example.answer for example in examples] == ["2"] * 3
-    assert [example.problem for example in examples] == ["How many?"] * 3
+    assert [example.answer for example in examples] == ["2"] * len(rows)
+    assert [example.problem for example in examples] == ["How many?"] * len(rows)
+    assert [os.path.basename(*example.images) for example in examples] == ["a.png"] * len(rows)
     assert examples[0].cot == examples[1].cot == "One, two."
 
 
