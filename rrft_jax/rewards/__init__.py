@@ -21,9 +21,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rrft_jax import own_code
 from rrft_jax.errors import UserError
-from rrft_jax.rewards import accuracy, format, guard, own, reference, style, transformation
+from rrft_jax.rewards import accuracy, format, guard, own, reference, style, transformation, worker
 from rrft_jax.rewards.worker import Failure
 
 MODES = ("default", "reference")
@@ -191,7 +190,7 @@ def _find(name: str) -> Callable:
         return _REWARDS[name].function
     expected = f"expected one of {', '.join(_REWARDS)}, or the dotted path of a function"
     try:
-        function = own_code.find(name) if "." in name else None
+        function = worker.find(name) if "." in name else None
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"reward {name!r}: {error}; {expected}") from None
     except Exception as error:  # an import runs the module, which may raise anything

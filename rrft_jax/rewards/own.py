@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from rrft_jax import own_code
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import guard, worker
 from rrft_jax.rewards.worker import Failure
@@ -95,7 +94,7 @@ def values(
       worker.Wrong: the result isn't one value for each completion.
     """
     size = len(completions)  # before the call, which may change the list
-    returned = own_code.find(name)(completions, example, **given)
+    returned = worker.find(name)(completions, example, **given)
     found = _kind(returned, size)
     if found:
         raise worker.Wrong(

@@ -14,8 +14,6 @@ import traceback
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from rrft_jax import own_code
-
 MATHEMATICS = "rrft_jax.rewards.mathematics"
 MEMORY = 4 << 30  # memory limit of a worker in bytes; a call that needs more fails
 WORN_OUT = 1 << 20  # KiB of memory; a larger worker is replaced by a fresh one
@@ -48,6 +46,17 @@ class Answer(NamedTuple):
     value: Any = None
 
 
+def find(path: str) -> Any:
+    """Return the object at a dotted path: a module, a dot, and a name inside of it.
+
+    Raises:
+      ImportError, AttributeError: there is no such module or name. The module's own code may raise
+        anything else.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def main(descriptor: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     importlib.import_module(MATHEMATICS)
@@ -72,7 +81,7 @@ def _serve(other: connection.Connection) -> int:
             other.send(Answer("failed", _failure(error)))
             continue
         try:
-            called = own_code.find(function)
+            called = find(function)
             other.send(Answer("started", os.getpid()))
             # The guard ends a call that takes too long. If the guard is gone, this alarm does.
             signal.setitimer(signal.ITIMER_REAL, seconds + 10)

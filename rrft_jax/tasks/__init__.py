@@ -11,8 +11,8 @@ samples and predictions hold of it, so every process finds the same record.
 import functools
 import importlib
 
-from rrft_jax import own_code
 from rrft_jax.errors import UserError
+from rrft_jax.rewards.worker import find as find_object
 from rrft_jax.tasks import custom
 from rrft_jax.tasks.example import Drawing, Example
 from rrft_jax.tasks.task import PaperResults, Task
@@ -65,7 +65,7 @@ def find(name: str) -> Task:
 def _of_own(path: str) -> Task:
     """Return the `TASK` of a user's module."""
     try:
-        task = own_code.find(f"{path}.TASK")
+        task = find_object(f"{path}.TASK")
     except Exception as error:  # an import runs the module, which may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(

@@ -94,7 +94,7 @@ def test_a_task_of_the_users_own_is_found_by_its_dotted_path(tmp_path, monkeypat
     (tmp_path / "own_tasks/none.py").write_text("TASK = 1")
     (tmp_path / "own_tasks/empty.py").touch()
     (tmp_path / "own_tasks/breaks.py").write_text("1 / 0")
-    monkeypatch.chdir(tmp_path)  # where the user stands
+    monkeypatch.syspath_prepend(tmp_path)
     assert tasks.find("own_tasks.boxes").wording.instructions == {"": "Give a box."}
     for name, said in (
         ("own_tasks.missing", "ModuleNotFoundError: No module named"),
