@@ -8,9 +8,9 @@ import jax
 
 from rrft_jax import branch
 from rrft_jax.data import Processor
+from rrft_jax.data.dry_call import check_rewards
 from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, num_steps, open_processor
-from rrft_jax.data.targets import check_rewards
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, storage
 from rrft_jax.hf.pretrained import read_config

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from rrft_jax import rewards
 from rrft_jax.columns import visible
+from rrft_jax.data.dry_call import rewards_of
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.prompts import OWN, target
 from rrft_jax.data.samples import Source
-from rrft_jax.data.targets import rewards_of
 from rrft_jax.settings import Config
 from rrft_jax.tasks.example import Example
 

@@ -10,8 +10,8 @@ from configs import grpo, sft
 from rrft_jax import settings
 from rrft_jax.data import Example, Prompts, Source
 from rrft_jax.data.drawn import DrawnSource
+from rrft_jax.data.dry_call import FIRST, check_rewards
 from rrft_jax.data.sources import Data
-from rrft_jax.data.targets import FIRST, check_rewards
 from rrft_jax.errors import UserError
 
 CALLS = "change_size(1, 'small')"
@@ -159,9 +159,9 @@ def test_one_source_among_others_that_is_refused_is_said(capsys):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """The names of rewards of a user's own module."""
-    (tmp_path / "own_of_targets.py").write_text(OWN)
+    (tmp_path / "own_of_dry_call.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    return lambda name: f"own_of_targets.{name}"
+    return lambda name: f"own_of_dry_call.{name}"
 
 
 def _rows(number, **fields):
