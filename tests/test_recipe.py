@@ -153,11 +153,11 @@ def test_more_steps_in_the_folder_or_in_a_branch_come_to_the_same(finished, tmp_
     run(tmp_path / "grown", *longer)
     said = capfd.readouterr().err
     assert "goes on with grpo.steps=3 instead of 2 (its learning rate decays" in said
-    assert "grpo: the evaluation grpo is done again" in said
+    assert "grpo: the evaluation grpo is repeated" in said
     run(tmp_path / "branch", *longer, f"--branch_from={finished}:grpo@2")
     said = capfd.readouterr().err
     assert f"{tmp_path / 'branch'} begins at {finished}:grpo@2" in said
-    assert "grpo: goes on after step 2 of 3" in said
+    assert "grpo: resumes after step 2 of 3" in said
     grown = numbers(tmp_path / "grown")
     assert grown[:-1] == numbers(finished) and grown[-1:] == numbers(tmp_path / "branch")
     for name in ("results.json", "export/model.safetensors"):
