@@ -29,7 +29,7 @@ class Example:
     id: str
     images: tuple[Any, ...]  # pictures for `open_image`, in the order of the question
     problem: str
-    answer: str
+    answer: str  # empty if the row has none, which some tasks allow
     cot: str | None  # the worked-out chain of thought, if the data set has one
     task: str  # a name in tasks.TASKS
     part: str = ""  # the part of its split that its row in a file names: "level 2", "type both"

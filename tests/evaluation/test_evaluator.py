@@ -102,12 +102,35 @@ def test_beside_published_files_stand_the_paper_s_rows(tmp_path, capsys):
     command = [f"{EVAL}:model=2b", f"--config.model.path={TINY}", f"--config.data.path={tmp_path}"]
     command += ["--config.eval.temperature=0.5", "--config.eval.max_new_tokens=8"]
     assert main.main([*command, f"--workdir={tmp_path}/run"]) == 0
-    assert list(lines(tmp_path / "run" / "predictions-id.jsonl")[1])[:3] == ["id", "task", "part"]
+    written = lines(tmp_path / "run" / "predictions-id.jsonl")[1]
+    assert list(written)[:3] == ["id", "task", "part"] and written["extra"] == {"level": 2}
     table = (tmp_path / "run" / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert "| tiny, reference scoring" in table and "paper: Reason-RFT-Zero" in table
     assert "98.40" in table and "level 2" in table
     assert "temperature 0.5, top-k 50, top-p 0.9" in table
+
+
+def test_rows_without_answers_are_evaluated_by_rewards_that_see_their_columns(tmp_path, capsys):
+    rows = [{"id": name, "problem": "Where?", "boxes": [1] * n} for n, name in enumerate("abc")]
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    reward = "tests.rewards.victims.boxes"
+    command = [f"{EVAL}:task=custom", f"--config.data.path={tmp_path}", "--config.mesh.data=1"]
+    command += ["--config.eval.max_new_tokens=4", "--config.eval.samples=3"]
+    assert main.main([*command, f"--workdir={tmp_path}/run"]) == 1
+    said = capsys.readouterr().err
+    assert "test: none of the first 3 samples has an answer, so there is no accuracy" in said
+    command += [f"--config.eval.rewards.{reward}=2", f"--workdir={tmp_path}/run"]
+    assert main.main(command) == 0
+    entry = json.loads((tmp_path / "run/results.json").read_text())["start"]["test"]
+    assert "accuracy" not in entry and entry["rewards"][reward]["mean"] == 1
+    assert entry["rewards"]["reward"]["mean"] == 2
+    written = lines(tmp_path / "run/predictions-test.jsonl")
+    assert [row["extra"] for row in written] == [{"boxes": row["boxes"]} for row in rows]
+    assert [row["rewards"][reward] for row in written] == [0, 1, 2]
+    assert not any("score" in row for row in written)
+    table = (tmp_path / "run/table.md").read_text()
+    assert "accuracy" not in table and "1.000 ± 0.471" in table
 
 
 @pytest.fixture(scope="module")

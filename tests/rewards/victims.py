@@ -86,6 +86,11 @@ def only_alone(completions, example):
     return [len(completions[0]) / (len(completions) == 1)]
 
 
+def boxes(completions, example):
+    """Gives each completion the number of the row's boxes."""
+    return [float(len(example.extra["boxes"])) for _ in completions]
+
+
 def pairs(completions, example):
     """Breaks on two completions of a group, and on one of them alone."""
     if len(completions) > 1 or "raises" in completions:
