@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import math
 import pathlib
 import re
@@ -168,5 +169,7 @@ def test_a_row_of_the_documented_table():
     with compiling(USUAL):  # as the command compiles
         [(_, plan)] = command.run(*command.read(argv))
     spare = report.as_dict(plan)["spare"] / 2**30
-    row = f"| SFT, 2B | v5e:2x2 | {spare:.1f} |"
-    assert row in pathlib.Path("docs/performance.md").read_text(encoding="utf-8")
+    page = pathlib.Path("docs/performance.md").read_text(encoding="utf-8")
+    documented = float(re.search(r"\| SFT, 2B \| v5e:2x2 \| ([\d.]+) \|", page)[1])
+    same = f"Compiled by\nlibtpu {importlib.metadata.version('libtpu')}." in page
+    assert abs(documented - spare) <= (0.05 if same else 0.2), spare  # its own compiler, or another
