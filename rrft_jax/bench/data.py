@@ -1,6 +1,7 @@
 """The speed of the loader beside a bare pool of threads with transformers' image processor."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import resource
@@ -39,7 +40,8 @@ def bench_data(samples: int, repeats: int, path: str = "") -> dict:
     """
     if path:
         examples = read_examples(path, CUSTOM, "train")[:samples]
-        (speed,), _ = _speeds({"loader": lambda: _with_loader(examples)}, len(examples), repeats)
+        ways = {"loader": lambda: _with_loader(examples, epochs=None)}
+        (speed,), _ = _speeds(ways, len(examples), repeats)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             "samples": len(examples),
@@ -83,15 +85,19 @@ def _speeds(
     return [statistics.median(values) for values in speeds.values()], patches
 
 
-def _with_loader(examples: Sequence[Any]) -> int:
-    """Read all examples by the loader, in a random order as training does; return the patches."""
+def _with_loader(examples: Sequence[Any], epochs: int | None = 1) -> int:
+    """Read all examples by the loader, in a random order; return the patches.
+
+    Without a number of epochs the order is made in small windows, as for training.
+    """
     limits = {"min_pixels": _PIXELS["shortest_edge"], "max_pixels": _PIXELS["longest_edge"]}
     processor = Processor.from_pretrained(TINY, **limits)
     form = Format("reason_rft", targets=False, max_prompt_length=4096, max_target_length=1)
-    batching = Batching(16, seed=0, shuffle=True, epochs=1)
+    batching = Batching(16, seed=0, shuffle=True, epochs=epochs)
     loader = make_loader([Source(examples)], processor, form, batching)
     with contextlib.closing(loader):
-        return sum(int((batch.prompt.patch_image >= 0).sum()) for batch in loader)
+        batches = itertools.islice(loader, -(-len(examples) // batching.batch_size))
+        return sum(int((batch.prompt.patch_image >= 0).sum()) for batch in batches)
 
 
 def _with_pool(examples: Sequence[Example]) -> int:

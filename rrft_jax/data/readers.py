@@ -1,8 +1,8 @@
 """Files on disk -> `Example`.
 
 `files.py` finds the files of a split, `rows.py` reads their rows, `records.py` makes an example of
-a row. The examples of JSON files are made at the start. Those of tables, which may hold pictures,
-are made when they are asked for.
+a row. The examples of JSON files are made at the start. Those of tables and of large files, which
+may hold pictures, are made when they are asked for.
 
 A malformed row becomes a `BadSample`, so that the other rows keep their places. The loader leaves
 it out and counts it, like a row with a broken picture. A file without any well-formed row is an
@@ -34,7 +34,7 @@ _IMAGE_FOLDERS = tuple(
     for folder in ("", "images", "images/train_images", "images/test_images")
     for up in ("", "..")
 )
-_FIRST = 100  # rows of a table that are looked at before a run
+_FIRST = 100  # rows that are looked at before a run, if they are read when asked for
 
 # A scheme has two letters or more, because one letter is a drive of Windows.
 _ADDRESS = re.compile(r"(data:|file:|[a-z][a-z0-9+.-]+://)(.*)", re.IGNORECASE | re.DOTALL)
@@ -67,7 +67,7 @@ def read_examples(
       columns: part of a sample -> column, as in `data.columns`.
 
     Returns:
-      A list, or for tables `Examples`.
+      A list, or for tables and large files `Examples`.
 
     Raises:
       UserError: there is no such split, a file can't be read, no row has a mapped column, or there
@@ -128,7 +128,7 @@ class _Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Examples(Sequence[Example | BadSample]):
-    """Examples of tables, each made when it is asked for. A slice is an `Examples` too."""
+    """Examples that are each made when they are asked for. A slice is an `Examples` too."""
 
     reading: _Reading
     numbers: range  # of the rows
@@ -212,7 +212,7 @@ def _new_ids(ids: Sequence[str | None], files: Files) -> dict[int, str]:
 
 
 def _ids(reading: _Reading) -> list[str]:
-    """Return the ids of the rows of tables, without reading the rest of the rows."""
+    """Return the ids of rows; of tables nothing else is read."""
     column = reading.columns.get("id", "id")
     found = []
     for number, row in enumerate(reading.rows.some([column, column.partition(".")[0]])):
@@ -226,7 +226,7 @@ def _index_base(rows: Rows, columns: Mapping[str, str]) -> int | None:
     """Return the index of the first option in the files, as `options.index_base`."""
     wanted = (*options.KEYS, "answer", "solution", *columns.values())
     wanted = {name for column in wanted for name in (column, column.partition(".")[0])}
-    if rows.lazy and not {*options.KEYS, columns.get("options")} & {*rows.columns}:
+    if not rows.may_have((*options.KEYS, columns.get("options", ""))):
         return None
     some = (row for row in rows.some(wanted) if isinstance(row, dict))
     return options.index_base(user_columns.apply(row, columns)[0] for row in some)

@@ -1,12 +1,14 @@
 """The files of one split -> its rows under consecutive numbers, as JSON values.
 
-Text files hold a JSON list, or an object a line; they are read whole. The rows of tables are read
-when they are asked for.
+Text files hold a JSON list, or an object a line; they are read whole. The rows of tables, and the
+lines of large files, are read when they are asked for, because they may hold pictures.
 """
 
+import array
 import bisect
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.tables import Table, is_table
 from rrft_jax.errors import UserError
+
+_LARGE_BYTES = 64 << 20  # lines of a larger file are read when they are asked for
 
 
 class Rows(Sequence[Any]):
@@ -26,7 +30,7 @@ class Rows(Sequence[Any]):
           UserError: a file can't be read, or is no list of rows.
         """
         self.files = tuple(files)
-        self._parts = [Table(file) if is_table(file) else _texts(file) for file in files]
+        self._parts = [_open(file) for file in files]
         self._ends = list(itertools.accumulate(map(len, self._parts)))
 
     def __reduce__(self) -> tuple:
@@ -43,14 +47,13 @@ class Rows(Sequence[Any]):
 
     @property
     def lazy(self) -> bool:
-        """Whether rows are read when they are asked for, because they may hold pictures."""
-        return any(isinstance(part, Table) for part in self._parts)
+        """Whether rows are read when they are asked for."""
+        return any(isinstance(part, Table | _Lines) for part in self._parts)
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns that any table has; texts have none of their own."""
-        parts = [part.columns for part in self._parts if isinstance(part, Table)]
-        return list(dict.fromkeys(itertools.chain.from_iterable(parts)))
+    def may_have(self, columns: Iterable[str]) -> bool:
+        """Return whether a row may have one of these columns; only tables can tell."""
+        names = set(columns)
+        return any(not isinstance(p, Table) or names & {*p.columns} for p in self._parts)
 
     def where(self, index: int) -> str:
         """Return the file and the number of a row, for messages."""
@@ -66,6 +69,51 @@ class Rows(Sequence[Any]):
     def _place(self, index: int) -> tuple[int, int]:
         k = bisect.bisect_right(self._ends, index)
         return k, index - (self._ends[k - 1] if k else 0)
+
+
+class _Lines(Sequence[Any]):
+    """The JSON values of a file, one a line; threads may share it."""
+
+    def __init__(self, file: str):
+        self._descriptor = os.open(file, os.O_RDONLY)
+        self._starts, self._numbers = array.array("q"), array.array("q")
+        place = 0
+        with open(file, "rb") as opened:
+            for number, line in enumerate(opened, 1):
+                if line.strip():
+                    self._starts.append(place)
+                    self._numbers.append(number)
+                place += len(line)
+        self._starts.append(place)
+
+    def __del__(self):
+        os.close(self._descriptor)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        number = self._numbers[index]
+        start, end = self._starts[index : index + 2]
+        try:
+            text = os.pread(self._descriptor, end - start, start).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return BadSample("malformed", f"line {number}: not UTF-8: {error.reason}")
+        return _parse(text, number)
+
+
+def _open(file: str) -> Sequence[Any]:
+    if is_table(file):
+        return Table(file)
+    if os.path.getsize(file) > _LARGE_BYTES and _has_lines(file):
+        return _Lines(file)
+    return _texts(file)
+
+
+def _has_lines(file: str) -> bool:
+    with open(file, "rb") as opened:
+        first = opened.readline().decode("utf-8-sig", errors="replace")
+    return file.endswith((".jsonl", ".ndjson")) or isinstance(_parse(first, 1), dict)
 
 
 def _texts(file: str) -> list[Any]:

@@ -1,10 +1,12 @@
 """The names of files and folders tell the files of each split; what does not fit is named."""
 
 import json
+import pickle
 
 import pytest
 
 from rrft_jax.data import find_splits, read_examples
+from rrft_jax.data import rows as rows_of_files
 from rrft_jax.errors import UserError
 
 TASK = "visual_counting"
@@ -147,3 +149,27 @@ def test_json_is_read_under_any_name(tmp_path, name, form):
     (tmp_path / name).write_text(text)
     examples = read_examples(str(tmp_path / name), TASK, "train")
     assert [example.answer for example in examples] == [row["answer"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_lines_of_a_large_file_are_the_same_read_one_by_one(tmp_path, monkeypatch, name):
+    rows = [{"question": f"Zwei W\u00fcrfel {n}?", "answer": str(n), "id": "x"} for n in range(5)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines[3:3] = ["", '{"question": "Why?"}', "no JSON", " "]
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    whole = read_examples(str(tmp_path / name), TASK, "train")
+    monkeypatch.setattr(rows_of_files, "_LARGE_BYTES", 0)
+    one_by_one = read_examples(str(tmp_path / name), TASK, "train")
+    assert isinstance(whole, list) and not isinstance(one_by_one, list)
+    for examples in (one_by_one, pickle.loads(pickle.dumps(one_by_one))):
+        assert [*map(str, examples)] == [*map(str, whole)]
+    assert [example.id for example in one_by_one[:2]] == ["x", "x#1"]
+
+
+def test_a_large_list_is_still_a_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_of_files, "_LARGE_BYTES", 0)
+    rows = [{"question": "How many?", "choices": ["a", "b"], "answer": n} for n in (1, 0)]
+    for text in (json.dumps(rows), json.dumps(rows, indent=1), "\n".join(map(json.dumps, rows))):
+        (tmp_path / "rows.json").write_text(text)
+        examples = read_examples(str(tmp_path / "rows.json"), TASK, "train")
+        assert [example.answer for example in examples] == ["B", "A"]
