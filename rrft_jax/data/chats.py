@@ -113,7 +113,7 @@ def turns_of(value: Any) -> list[Mapping[str, Any]]:
 
 def _role(turn: Any) -> str:
     """Return "system", "user", "assistant", or "" for anything else."""
-    speaker = _of(turn, _SPEAKERS) if isinstance(turn, Mapping) else None
+    speaker = str(_of(turn, _SPEAKERS) if isinstance(turn, Mapping) else "").lower()
     return next((role for role, names in _ROLES.items() if speaker in names), "")
 
 
@@ -127,6 +127,8 @@ def _content(number: int, turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
     if turn.get("tool_calls"):
         raise _malformed("'tool_calls' of a turn are not read; leave such records out")
     content = _of(turn, _SAID)
+    if isinstance(content, Mapping):  # a single part
+        content = [content]
     if isinstance(content, str):
         return content, []
     if not isinstance(content, list):

@@ -8,6 +8,7 @@ train_jsons/A3-Visual-Counting-train-35k-cot.json       the published data set o
 """
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -69,11 +70,12 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, Files]:
     if file:
         ours = [found for found in ours if _split(root, found, task) not in ("", "train")]
     elif not ours:
-        names = ", ".join(file.name for file in files[:5]) + (", ..." if len(files) > 5 else "")
+        found = [file.name for file in files] or [f"the folder {f.name}" for f in _folders(root)]
+        names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise UserError(
             f"{path}: no samples for {task}; expected a file of {', '.join(SUFFIXES)} with "
             f"{find(task).title} in its name, found {names or 'none at all'}; or give the path of "
-            "one file"
+            "one file, or of one folder in it"
         )
     grouped: dict[str, list[pathlib.Path]] = {}
     for found in ours:
@@ -110,9 +112,8 @@ def _data_files(root: pathlib.Path) -> list[pathlib.Path]:
     folders = [root / name for name in _FOLDERS]
     saved = _saved_splits(root)
     for parent in (root, root / "data"):
-        for child in sorted(parent.iterdir()) if parent.is_dir() else ():
-            if child.is_dir() and (_words(child.name) or child.name in saved):
-                folders.append(child)
+        named = (child for child in _folders(parent) if _words(child.name) or child.name in saved)
+        folders += named
     found = {
         file: None
         for folder in folders
@@ -121,6 +122,14 @@ def _data_files(root: pathlib.Path) -> list[pathlib.Path]:
         if file.suffix in SUFFIXES and file.name not in _ABOUT and file.is_file()
     }
     return list(found)
+
+
+def _folders(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return the folders in a folder; none if it is missing."""
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:  # among many pictures faster than `iterdir`
+        return sorted(pathlib.Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def _saved_splits(root: pathlib.Path) -> list[str]:

@@ -108,6 +108,7 @@ def test_a_split_of_a_saved_data_set_may_have_any_name(tmp_path):
         (["train.json", "train.parquet"], "train.json and train.parquet both hold the split"),
         (["train/a.json", "train.json"], "both hold the split 'train'"),
         (["a.csv"], "expected a file of .json, .jsonl, .ndjson, .parquet, .arrow"),
+        (["main/train.json", "more/train.json"], "found the folder main, the folder more; or give"),
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_named(tmp_path, names, message):

@@ -72,6 +72,7 @@ BARE, NAMED = {"type": "image"}, {"type": "image", "image": "a.png"}
         # Qwen: content parts, of several spellings.
         {"messages": _turns(_parts(NAMED, QUESTION), _parts(REPLY))},
         {"messages": _turns([{"image": "a.png"}, {"text": QUESTION}], REPLY)},
+        {"messages": _turns({"type": "text", "text": QUESTION}, REPLY)} | IMAGES,
         {
             "messages": _turns(
                 _parts({"type": "image_url", "image_url": {"url": "a.png"}}, QUESTION), REPLY
@@ -92,6 +93,7 @@ BARE, NAMED = {"type": "image"}, {"type": "image", "image": "a.png"}
             for keys in (("from", "value"), ("role", "content"))
             for names in (
                 *(("human", "gpt"), ("user", "assistant"), ("user", "model"), ("human", "bot")),
+                ("Human", "GPT"),
             )
         ),
         # Pairs of columns.
