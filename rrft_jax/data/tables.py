@@ -52,7 +52,7 @@ class Table(Sequence[dict[str, Any]]):
         except UserError:
             raise
         except Exception as error:  # parsers of broken files raise nearly everything
-            raise _unreadable(file, error) from None
+            raise _unreadable(source, error) from None
         self._ends = list(itertools.accumulate(batch.num_rows for batch in self._batches))
         self._row_bytes = [
             batch.nbytes // batch.num_rows + _AROUND_BYTES for batch in self._batches
@@ -84,15 +84,24 @@ class Table(Sequence[dict[str, Any]]):
         return values
 
     def some(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yield all rows, with only some of their columns; pictures beside them are not read."""
-        names = [name for name in columns if name in self.columns]
+        """Yield all rows, with only some of their columns; pictures beside them are not read.
+
+        Raises:
+          UserError: the bytes of these columns are broken.
+        """
+        names = [name for name in dict.fromkeys(columns) if name in self.columns]
+        if not names:
+            yield from ({} for _ in range(len(self)))
+            return
         for batch in self._batches:
-            chosen = batch.select(names)
-            if names:
-                yield from chosen.to_pylist()
-                self._give_back(chosen.nbytes)
-            else:
-                yield from ({} for _ in range(batch.num_rows))
+            try:
+                chosen = batch.select(names)
+                chosen.validate(full=True)
+                rows = chosen.to_pylist()
+            except (ValueError, OverflowError, KeyError) as error:
+                raise _unreadable(self.file, error) from None
+            yield from rows
+            self._give_back(chosen.nbytes)
 
     def _give_back(self, size: int) -> None:
         """Count bytes that were read; from time to time, let the system take their pages."""
@@ -193,4 +202,7 @@ def _whole(out: pathlib.Path) -> Iterator[str]:
 
 def _unreadable(file: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())
-    return UserError(f"{file}: can't be read as a table: {reason:.200}; copy or write it again")
+    return UserError(
+        f"{file}: can't be read as a table: {reason:.200}; copy or write it again, or delete it if "
+        "it is an unpacked one"
+    )

@@ -245,6 +245,23 @@ def test_a_broken_table_is_named(tmp_path, cache, name, cut):
         assert name == "rows.arrow" and cut == -1 and len(rows) == 30
 
 
+@pytest.mark.parametrize("column", ["question", "id"])
+def test_offsets_that_point_out_of_a_table_are_not_followed(tmp_path, column):
+    file = tmp_path / "rows.arrow"
+    rows = [{"question": "How many?", "answer": "1", "id": f"r{n}"} for n in range(3)]
+    content = open(_write(file, rows), "rb").read()
+    size = len(rows[0][column])
+    ends = b"".join((size * n).to_bytes(4, "little") for n in range(4))
+    assert content.count(ends) == 1
+    file.write_bytes(content.replace(ends, ends[:8] + b"\xff\xff\xff\x7f" + ends[12:]))
+    if column == "id":  # all ids are compared at the start
+        with pytest.raises(UserError, match="can't be read as a table"):
+            read_examples(str(file), TASK, "train")
+    else:
+        first, second, third = read_examples(str(file), TASK, "train")
+        assert first.answer == "1" and "its bytes are broken" in str(second) + str(third)
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
