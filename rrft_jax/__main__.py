@@ -35,6 +35,7 @@ COMMANDS = {
     "eval": Command(
         "rrft_jax.main", "evaluate a model or a run", first=("--config=configs/eval.py",)
     ),
+    "chat": Command("rrft_jax.chat", "ask a model about pictures"),
     "report": Command("rrft_jax.evaluation.report", "print the results of a run again"),
     "compare": Command("rrft_jax.evaluation.compare", "compare runs sample by sample"),
     "rescore": Command("rrft_jax.evaluation.rescore", "score predictions again, without a model"),

@@ -92,6 +92,17 @@ def bucket(n: int, smallest: int = 64) -> int:
     return between if between >= max(n, smallest) else size
 
 
+def fixed(size: Shape) -> Shape:
+    """Return the first of a few fixed shapes that holds a row, whatever the sizes of its pictures.
+
+    Questions that come one at a time share their programs this way. The first shape holds a picture
+    of some 350,000 pixels, and a short question.
+    """
+    prompt = bucket(size.prompt, smallest=512)
+    # A token stands for four patches, so the prompt's tokens bound the patches.
+    return Shape(4 * prompt if size.patches else 0, prompt, bucket(size.target))
+
+
 def _round_up(n: int) -> int:
     """Round up to a multiple of a 32nd of the next power of two; this adds at most a sixteenth."""
     step = max(8, 2 ** max(n - 1, 0).bit_length() // 32)

@@ -324,6 +324,15 @@ def _held_out(config: Config, place: _Place) -> dict[str, Source]:
     return splits
 
 
+def prompts_of(config: Config) -> Prompts:
+    """Return the wording of a config's own questions.
+
+    Raises:
+      UserError: as `read_prompts`.
+    """
+    return _prompts(config, _place_of(config))
+
+
 def _prompts(config: Config, place: _Place) -> Prompts:
     return read_prompts(
         place.task,

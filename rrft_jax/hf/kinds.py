@@ -36,13 +36,8 @@ def checkpoint(path: Path) -> Path:
     check_name(path)
     if not storage.is_url(path):
         path = pathlib.Path(path).expanduser()
-    try:
-        settings = json.loads(storage.read(path, "config.json") or b"")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        return path  # loading it raises an error that names the problem
-    if not is_run(settings):
+    settings = _run_settings(path)
+    if settings is None:
         return path
     export = storage.join(path, EXPORT)
     if storage.read(export, "config.json") is not None:
@@ -53,6 +48,22 @@ def checkpoint(path: Path) -> Path:
         f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
         f"finish it, or write what it has by python -m rrft_jax.export {path}, and give that"
     )
+
+
+def holds_run(folder: Path) -> bool:
+    """Say whether a folder, on a disk or at a URL, is that of a run."""
+    return _run_settings(folder) is not None
+
+
+def _run_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a run's config.json; None for any other folder."""
+    try:
+        settings = json.loads(storage.read(folder, "config.json") or b"")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        return None  # loading the folder raises an error that names the problem
+    return settings if is_run(settings) else None
 
 
 def check_name(path: Path) -> None:

@@ -39,11 +39,21 @@ def tags_reward(completion: str, example: Any = None) -> float:
 
 def extract_answer(completion: str) -> tuple[str, bool]:
     """Return the text of the first `<answer>` block, or all text; and whether there is a block."""
-    start = completion.find("<answer>")
-    end = completion.find("</answer>", start)
+    answer = _first_block(completion, "answer")
+    return (completion.strip(), False) if answer is None else (answer, True)
+
+
+def extract_thought(completion: str) -> str:
+    """Return the text of the first `<think>` block; empty without one."""
+    return _first_block(completion, "think") or ""
+
+
+def _first_block(completion: str, block: str) -> str | None:
+    start = completion.find(f"<{block}>")
+    end = completion.find(f"</{block}>", start)
     if start < 0 or end < 0:
-        return completion.strip(), False
-    return completion[start + len("<answer>") : end].strip(), True
+        return None
+    return completion[start + len(f"<{block}>") : end].strip()
 
 
 def _laid_out(completion: str, blocks: Sequence[str], may_be_empty: Sequence[str] = ()) -> float:

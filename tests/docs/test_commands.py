@@ -8,6 +8,7 @@ import argparse
 import ast
 import functools
 import importlib
+import io
 import json
 import os
 import re
@@ -88,6 +89,7 @@ def at_the_desk(desk, monkeypatch):
 # Modules that are run whole, and the arguments that make them small.
 WHOLE = {
     "rrft_jax.data.show": ("--out=shown",),
+    "rrft_jax.chat": (),
     "rrft_jax.data.drawn": FEW,
     "rrft_jax.data.tfds_builder": (*FEW, "--out=built"),
     "rrft_jax.evaluation.rescore": (),
@@ -109,7 +111,9 @@ def run_module(name: str, *arguments: str) -> None:
     module = importlib.import_module(name)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{name}.__main__")
-    assert not module.main(list(arguments))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.StringIO())  # of a conversation that ends at once
+        assert not module.main(list(arguments))
 
 
 def parse_module(name: str, *arguments: str) -> None:
