@@ -37,6 +37,18 @@ def test_the_best_step_is_that_of_the_deciding_split(results):
     assert results.best_step("grpo") == 6 and results.better_steps() == {"sft": 2}
 
 
+def test_a_reward_may_decide_and_is_named_with_its_value(tmp_path):
+    results = Results(tmp_path, STEPS, "id", "iou")
+    for name, iou in (("grpo@2", 0.25), ("grpo", 0.125)):
+        own = {"mean": iou, "standard_error": 0.0}
+        results.add(name, "id", entry(iou) | {"rewards": {"iou": own, "reward": own}})
+    assert results.best_step("grpo") == 2 and results.deciding_value("grpo@2") == "iou 0.250"
+    results.metric = ""
+    assert results.deciding_value("grpo@2") == "25.0 %"
+    del results.rows["grpo"]["id"]["accuracy"]
+    assert results.deciding_value("grpo") == "reward 0.125"
+
+
 def test_a_stage_that_goes_on_earlier_forgets_its_later_evaluations(results, capfd):
     for name in ("sft", "sft@2", "grpo@2", "grpo@4"):
         file = results.predictions(name, "id")
