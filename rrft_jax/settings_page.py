@@ -54,8 +54,8 @@ python -m rrft_jax.main --config=configs/grpo.py:objective=dapo --config.grpo.st
 
 The defaults are those of the public Reason-RFT scripts, with one exception: 16 prompts per batch,
 because 14 do not divide over a slice. The fields of `tiny` suit the packaged base model and two CPU
-cores. Its values of `data.thought_dropout` and `grpo.rewards` count for its drawn samples alone. With
-other data, they are the default and the task's. The console then names the other fields of the demo.
+cores. Its values of `data.thought_dropout` and `grpo.rewards` count for its drawn samples. Other
+data have the default and the task's rewards. The console then names the other fields of the demo.
 
 ## A config of your own
 

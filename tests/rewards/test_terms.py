@@ -1,7 +1,6 @@
 """Rewards put together: weights and options, rewards of one's own, what is refused."""
 
 import re
-import sys
 import types
 from pathlib import Path
 
@@ -112,20 +111,40 @@ def test_an_unknown_mode_is_refused():
         rewards.score("format", ["a"], EXAMPLE, mode="odd")
 
 
-def test_the_documented_reward_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs/rewards.md").read_text()
-    (code,) = re.findall(r"```python\n# mypackage/rewards.py\n(.+?)```", page, re.DOTALL)
-    package = tmp_path / "mypackage"
+@pytest.mark.parametrize(
+    "page, module, reward, extra, group, values",
+    [
+        (
+            "rewards",
+            "rewards",
+            "near",
+            {"price": 100},
+            ["It is 95.", "I say 120", "free"],
+            [1, 0, 0],
+        ),
+        (
+            *("own-task", "boxes", "iou", {"boxes": [0, 0, 10, 10]}),
+            ["<answer>[0, 0, 10, 10]</answer>", "<answer>[0,0,10,5]</answer>", "no box"],
+            [1, 0.5, 0],
+        ),
+    ],
+)
+def test_the_documented_reward_runs(
+    tmp_path, monkeypatch, page, module, reward, extra, group, values
+):
+    text = (Path(__file__).parents[2] / f"docs/{page}.md").read_text()
+    (code,) = re.findall(rf"```python\n# mypackage/{module}.py\n(.+?)```", text, re.DOTALL)
+    package = tmp_path / f"documented_{module}"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "rewards.py").write_text(code)
+    (package / "mine.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    example = types.SimpleNamespace(answer="[0, 0, 10, 10]")
-    group = ["<answer>[0, 0, 10, 10]</answer>", "<answer>[0, 0, 10, 5]</answer>", "no box"]
-    assert rewards.score("mypackage.rewards.iou", group, example) == pytest.approx([1, 0.5, 0])
-    assert "mypackage.rewards" in sys.modules
+    name = f"documented_{module}.mine.{reward}"
+    example = types.SimpleNamespace(answer="", extra=extra)
+    assert rewards.score(name, group, example) == pytest.approx(values)
 
     class Local:  # which a worker can't import
-        answer = example.answer
+        pass
 
-    assert rewards.score("mypackage.rewards.iou", group, Local()) == pytest.approx([1, 0.5, 0])
+    Local.answer, Local.extra = example.answer, extra
+    assert rewards.score(name, group, Local()) == pytest.approx(values)
