@@ -80,8 +80,9 @@ def choose(arg: str, paradigms: tuple[str, ...], objectives: tuple[str, ...] = (
         if name == "task" and "." in choice:  # a module of the user's own
             find(choice)
         elif choice not in choices[name]:
+            own = ", or the dotted path of a module with a TASK" if name == "task" else ""
             raise UserError(
-                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}"
+                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}{own}"
             )
         chosen[name] = choice
     return Choice(**chosen)

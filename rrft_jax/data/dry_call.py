@@ -87,7 +87,7 @@ def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> No
     if stage == "sft" and (number := _without_answers(sources)):
         raise UserError(
             f"sft: none of the first {number} samples has an answer to learn; give them one, or "
-            "leave SFT out by --config=configs/grpo.py:paradigm=reason_rft_zero"
+            "leave SFT out by paradigm=reason_rft_zero in the argument of configs/grpo.py"
         )
     seconds = config.grpo.reward_seconds if config.grpo else rewards.guard.SECONDS
     what = ("the layout", "the answer") if stage == "sft" else ("the answer",)
