@@ -318,6 +318,7 @@ def _held_out(config: Config, place: _Place) -> dict[str, Source]:
             continue
         if place.path or place.source:
             examples = _read(config, place, name)[:limit]
+            _warn_about_training(config, place, name)
         else:  # one seed for all runs, so that they can be compared
             examples = _draw(config, place, name, 0, 0, limit or DRAWN_TEST)
         splits[name] = Source(examples, prompts)
@@ -402,16 +403,21 @@ def _stored(place: _Place, split: str) -> Sequence[Any]:
             "file, or put 'train' into its name"
         )
     say(f"{place.label}{split} from {shown(files[split])}")
-    if split != "train" and files[split] == files.get("train"):
-        say(
-            f"{place.label}it trains too: the accuracy of {split} is not that of held-out data; "
-            "give a folder with another file for it, such as test.jsonl beside train.jsonl"
-        )
     examples = read_examples(
         place.path, place.task, split, place.image_root, place.file, place.columns
     )
     _warn_about_pictures(place, split, examples)
     return examples
+
+
+def _warn_about_training(config: Config, place: _Place, split: str) -> None:
+    """Print a warning if the samples of a split are trained on."""
+    files = find_splits(place.path, place.task, place.file) if place.path else {}
+    if config.stages and files and files[split] == files.get("train"):
+        say(
+            f"{place.label}{split} is trained on too: its accuracy is not that of held-out data; "
+            "give a folder with another file for it, such as test.jsonl beside train.jsonl"
+        )
 
 
 def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> None:

@@ -522,3 +522,33 @@ def test_a_custom_task_has_the_splits_of_its_files_and_an_own_task_those_it_name
     config = evaluation.get_config("task=custom")
     config.data.path = str(tmp_path)
     assert list(Data.open(config).splits) == ["validation", "test"]
+
+
+@pytest.mark.parametrize("make, warned", [(grpo, True), (evaluation, False)])
+def test_one_file_for_all_is_said_with_a_cure_where_it_trains(tmp_path, capsys, make, warned):
+    path = _write(tmp_path / "a.json", 5)
+    Data.open(_config(path=str(path)) if make is grpo else _evaluated(path))
+    said = capsys.readouterr().err
+    assert ("id is trained on too" in said and "test.jsonl beside train.jsonl" in said) == warned
+
+
+def _evaluated(path):
+    config = evaluation.get_config("")
+    config.data.path = str(path)
+    return config.lock()
+
+
+def test_a_folder_without_held_out_files_is_said_with_a_cure(tmp_path, capsys):
+    _write(tmp_path / "train.json", 5)
+    assert Data.open(_config(path=str(tmp_path))).splits == {}
+    said = capsys.readouterr().err
+    assert "nothing is held out" in said and "put 'test' or 'validation' into the name" in said
+
+
+def test_validation_and_test_files_are_splits_of_their_own(tmp_path):
+    for name in ("train", "val", "test", "ood"):
+        _write(tmp_path / f"{name}.json", 2, name)
+    data = Data.open(_config(path=str(tmp_path)))
+    assert {name: _ids(sources)[0][0] for name, sources in data.splits.items()} == {
+        "validation": "val0", "id": "test0", "ood": "ood0"
+    }  # fmt: skip
