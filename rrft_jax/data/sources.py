@@ -1,28 +1,6 @@
 """A config -> the samples of each training stage, and the samples that are held out.
 
-Samples come from one place or from several. One place is `data.path` (a folder or a file),
-`data.source=tfds:DIR`, or a drawing program if both are empty. For several places, `data.mixture`
-names a JSON or YAML file with a list of places to train on:
-
-    - path: Reason-RFT-CoT-Dataset
-      weight: 3
-    - path: Reason-RFT-CoT-Dataset
-      file: AI2D                           # another training file, by its name or a part of it
-      task: TASK
-      weight: 1
-      rewards: {math_accuracy: 1, format: 0.5}
-    - source: tfds:scenes                  # relative paths start from this file's folder
-      prompts: own_words.yaml
-      weight: 2
-    - path: ""                             # drawn
-      weight: 1
-
-An entry may have the keys `path` or `source`, `file`, `task`, `image_root`, `columns`, `prompts`,
-`system_prompt`, `variant`, `rewards` and `weight`. A missing key has the config's value, with two
-exceptions. An entry with its own `path` or `source` takes none of `path`, `source` and `file` from
-the config. An entry of another task takes no `variant` from the config, and has the usual rewards
-of its task. Weights are relative shares of the samples in training. Either all entries have a
-weight, or none has one and every sample comes equally often.
+`places.py` reads where samples come from: one place, or the several places of a mixture.
 
 Under `reason_rft` the first `data.activation_samples` of every source activate reasoning (SFT), and
 its other samples reinforce it (GRPO). A task with too few samples reinforces on all of them
@@ -34,23 +12,19 @@ one name are joined. `eval.tasks` names the tasks to evaluate, if they differ fr
 task; the name of a split then begins with its task, "TASK/id".
 """
 
-import contextlib
 import dataclasses
 import os
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rrft_jax import rewards as reward_functions
-from rrft_jax.data import columns, drawn, tfds_builder
-from rrft_jax.data.config_files import read_settings
+from rrft_jax.data import drawn, tfds_builder
 from rrft_jax.data.files import find_splits, shown
 from rrft_jax.data.pictures import BadSample
+from rrft_jax.data.places import Place, naming, place_of, read_mixture
 from rrft_jax.data.prompts import Prompts, read_prompts
 from rrft_jax.data.readers import read_examples
 from rrft_jax.data.samples import Source
 from rrft_jax.errors import UserError
-from rrft_jax.json_files import is_number
 from rrft_jax.monitoring import say
 from rrft_jax.settings import Config
 from rrft_jax.tasks import CUSTOM, SPLITS, find
@@ -58,7 +32,6 @@ from rrft_jax.tasks.answers import KINDS
 
 DRAWN_TRAINING = 100_000
 DRAWN_TEST = 1000
-TFDS = "tfds:"
 _FIRST = 100  # samples that are looked at for a warning, if looking means reading their pictures
 
 
@@ -76,23 +49,18 @@ class Data:
         Raises:
           UserError: something is missing, malformed or contradictory.
         """
-        base = _place_of(config)
-        places = _read_mixture(config.data.mixture, base) if config.data.mixture else [base]
-        unweighted = [place for place in places if not place.weight]
-        if 0 < len(unweighted) < len(places):
-            raise UserError(
-                f"{unweighted[0].where}no 'weight'; expected one in every entry, or in none"
-            )
+        base = place_of(config)
+        places = read_mixture(config.data.mixture, base) if config.data.mixture else [base]
         training: dict[str, list[Source]] = {stage: [] for stage in config.stages}
         for place in places if config.stages else ():
-            with _naming(place.where):
+            with naming(place.where):
                 for stage, source in _training(config, place).items():
                     training[stage].append(source)
         splits: dict[str, list[Source]] = {}
         tested = _tested(config, base, places)
         _check_splits(config, tested)
         for place in tested:
-            with _naming(place.where):
+            with naming(place.where):
                 for split, source in _held_out(config, place).items():
                     splits.setdefault(_name(config, place.task, split), []).append(source)
         if not splits:
@@ -114,81 +82,7 @@ class Data:
         return cls(training, {name: splits[name] for name in names if name in splits})
 
 
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A place of samples and its wording: the config's own, or an entry of a mixture.
-
-    All fields but `where` are keys of an entry.
-    """
-
-    where: str = ""  # the start of error messages; in a mixture "FILE: entry 2: "
-    path: str = ""
-    source: str = ""
-    file: str = ""
-    task: str = ""
-    image_root: str = ""
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prompts: str = ""
-    system_prompt: str = ""
-    variant: str = ""
-    rewards: Mapping[str, float] | None = None
-    weight: float = 0.0
-
-    @property
-    def label(self) -> str:
-        """The start of messages about this place."""
-        return self.where or "data: "
-
-    @property
-    def folder(self) -> str:
-        """The folder of the TFDS build."""
-        return os.path.expanduser(self.source.removeprefix(TFDS))
-
-
-def _place_of(config: Config) -> _Place:
-    data = config.data
-    place = _Place(
-        path=data.path,
-        source=data.source,
-        file=data.file,
-        task=config.task,
-        image_root=data.image_root,
-        columns=data.columns,
-        prompts=data.prompts,
-        system_prompt=data.system_prompt,
-        variant=data.variant,
-    )
-    if data.columns and not (data.path or data.mixture):
-        raise UserError(
-            f"data.columns={dict(data.columns)}: no effect, as only the files of data.path have "
-            "columns"
-        )
-    with _naming("data."):
-        return _checked(place)
-
-
-def _checked(place: _Place) -> _Place:
-    """Return the place itself, if its fields go together."""
-    if place.path and place.source:
-        raise UserError(f"path={place.path} and source={place.source}: expected one of them")
-    if place.source and not (place.source.startswith(TFDS) and place.folder):
-        raise UserError(f"source={place.source}: expected {TFDS}DIR, or nothing")
-    if place.file and not place.path:
-        raise UserError(f"file={place.file}: no path; expected the folder that it is in")
-    columns.check(place.columns)
-    return place
-
-
-@contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Put `where` in front of the error messages of the block."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}{error}") from None
-
-
-def _training(config: Config, place: _Place) -> dict[str, Source]:
+def _training(config: Config, place: Place) -> dict[str, Source]:
     """Return the samples that a place gives to each stage of training."""
     first = config.data.activation_samples
     if not place.path and not place.source:
@@ -216,14 +110,14 @@ def _training(config: Config, place: _Place) -> dict[str, Source]:
     }
 
 
-def _reuses(config: Config, place: _Place) -> bool:
+def _reuses(config: Config, place: Place) -> bool:
     """Return whether GRPO uses the samples of SFT again; another task has its own default."""
     if place.task == config.task:
         return config.data.reuse_activation
     return find(place.task).reuse_activation
 
 
-def _warn_about_thoughts(place: _Place, examples: Sequence[Any]) -> None:
+def _warn_about_thoughts(place: Place, examples: Sequence[Any]) -> None:
     """Print a warning about parts that the targets of SFT will lack."""
     first = _first(examples, _FIRST if place.path or place.source else 1)
     samples = [example for example in first if not isinstance(example, BadSample)]
@@ -260,12 +154,12 @@ def _name(config: Config, task: str, split: str) -> str:
     return f"{task}/{split}" if _tasks(config) != (config.task,) else split
 
 
-def _tested(config: Config, base: _Place, places: Sequence[_Place]) -> list[_Place]:
+def _tested(config: Config, base: Place, places: Sequence[Place]) -> list[Place]:
     """Return the places whose test splits are evaluated, each once."""
     chosen = tuple(config.eval.tasks)
     if config.data.mixture and not (base.path or base.source):
         places = [place for place in places if not chosen or place.task in chosen]
-        tested: dict[tuple[str, ...], _Place] = {}
+        tested: dict[tuple[str, ...], Place] = {}
         for place in places:  # entries of one place and task have the same test files
             tested.setdefault((place.path, place.source, place.task), place)
         return list(tested.values())
@@ -277,7 +171,7 @@ def _tested(config: Config, base: _Place, places: Sequence[_Place]) -> list[_Pla
     return [_of_task(base, task) for task in _tasks(config)]
 
 
-def _of_task(place: _Place, task: str) -> _Place:
+def _of_task(place: Place, task: str) -> Place:
     """Return the same place for another task, with its variant if the task has that one."""
     if task == place.task:
         return place
@@ -285,11 +179,11 @@ def _of_task(place: _Place, task: str) -> _Place:
     return dataclasses.replace(place, task=task, variant=variant)
 
 
-def _check_splits(config: Config, places: Sequence[_Place]) -> None:
+def _check_splits(config: Config, places: Sequence[Place]) -> None:
     """Raise UserError if `eval.splits` names a split that no place has."""
     chosen, found = config.eval.splits, []
     for place in places if chosen else ():
-        with _naming(place.where):
+        with naming(place.where):
             found += [_name(config, place.task, split) for split in _held_out_names(place)]
     for name in chosen:
         if name not in found:
@@ -298,7 +192,7 @@ def _check_splits(config: Config, places: Sequence[_Place]) -> None:
             )
 
 
-def _held_out_names(place: _Place) -> list[str]:
+def _held_out_names(place: Place) -> list[str]:
     """Return the names of a place's test splits."""
     if place.source:
         names: Iterable[str] = tfds_builder.splits(place.folder)
@@ -309,7 +203,7 @@ def _held_out_names(place: _Place) -> list[str]:
     return [name for name in names if name != "train"]
 
 
-def _held_out(config: Config, place: _Place) -> dict[str, Source]:
+def _held_out(config: Config, place: Place) -> dict[str, Source]:
     """Return a place's test splits, each cut to `eval.samples`."""
     limit, chosen = config.eval.samples or None, config.eval.splits
     prompts, splits = _prompts(config, place), {}
@@ -331,10 +225,10 @@ def prompts_of(config: Config) -> Prompts:
     Raises:
       UserError: as `read_prompts`.
     """
-    return _prompts(config, _place_of(config))
+    return _prompts(config, place_of(config))
 
 
-def _prompts(config: Config, place: _Place) -> Prompts:
+def _prompts(config: Config, place: Place) -> Prompts:
     return read_prompts(
         place.task,
         config.paradigm,
@@ -346,13 +240,13 @@ def _prompts(config: Config, place: _Place) -> Prompts:
 
 
 def _draw(
-    config: Config, place: _Place, split: str, seed: int, start: int, stop: int
+    config: Config, place: Place, split: str, seed: int, start: int, stop: int
 ) -> drawn.DrawnSource:
     size = drawn.TINY_SIZE if config.model.name == "tiny" else drawn.SIZE
     return drawn.DrawnSource(place.task, split, seed, start, stop, size)
 
 
-def _read(config: Config, place: _Place, split: str) -> Sequence[Any]:
+def _read(config: Config, place: Place, split: str) -> Sequence[Any]:
     """Return one split of a place on disk; a malformed record is a `BadSample`."""
     examples = _stored(place, split)
     if place.task != CUSTOM or config.custom.answers == "any":
@@ -383,7 +277,7 @@ class _OfKind(Sequence[Any]):
         )
 
 
-def _stored(place: _Place, split: str) -> Sequence[Any]:
+def _stored(place: Place, split: str) -> Sequence[Any]:
     """Return one split of a place on disk as it is read."""
     if place.source:
         say(f"{place.label}{split} from {place.source}")
@@ -410,7 +304,7 @@ def _stored(place: _Place, split: str) -> Sequence[Any]:
     return examples
 
 
-def _warn_about_training(config: Config, place: _Place, split: str) -> None:
+def _warn_about_training(config: Config, place: Place, split: str) -> None:
     """Print a warning if the samples of a split are trained on."""
     files = find_splits(place.path, place.task, place.file) if place.path else {}
     if config.stages and files and files[split] == files.get("train"):
@@ -420,7 +314,7 @@ def _warn_about_training(config: Config, place: _Place, split: str) -> None:
         )
 
 
-def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> None:
+def _warn_about_pictures(place: Place, split: str, examples: Sequence[Any]) -> None:
     """Print a warning if a split has no pictures, because their key may be one not read."""
     listed = isinstance(examples, list)
     looked_at = examples if listed else map(examples.__getitem__, range(min(1000, len(examples))))
@@ -436,56 +330,3 @@ def _warn_about_pictures(place: _Place, split: str, examples: Sequence[Any]) -> 
         "pictures stand under 'image' or 'images', or --config.data.columns.image=COLUMN names "
         f"their column{others}"
     )
-
-
-def _read_mixture(file: str, base: _Place) -> list[_Place]:
-    """Return the entries of a mixture file; the config gives the values that they lack."""
-    where = f"data.mixture={file}"
-    entries = read_settings(file, "data.mixture", "list of entries")
-    if not isinstance(entries, list) or not entries:
-        found = f"found {type(entries).__name__}" if entries else "found none"
-        raise UserError(f"{where}: expected a JSON or YAML list of entries, {found}")
-    places = []
-    for number, entry in enumerate(entries, 1):
-        where = f"{file}: entry {number}: "
-        with _naming(where):
-            place = _entry(entry, pathlib.Path(file).parent, base)
-        places.append(dataclasses.replace(place, where=where))
-    return places
-
-
-def _entry(entry: Any, folder: pathlib.Path, base: _Place) -> _Place:
-    keys = [field.name for field in dataclasses.fields(_Place) if field.name != "where"]
-    if not isinstance(entry, dict):
-        raise UserError(f"expected a mapping of {', '.join(keys)}, found {entry!r:.60}")
-    for key, value in entry.items():
-        if key not in keys:
-            raise UserError(f"unknown key {key!r}; expected one of {', '.join(keys)}")
-        wanted, right = _VALUES.get(key, ("a text", lambda value: isinstance(value, str)))
-        if not right(value):
-            raise UserError(f"{key} is {value!r:.60}; expected {wanted}")
-    reward_functions.read_terms(entry.get("rewards", {}))
-    values = dict(entry)
-    for key in ("path", "image_root", "prompts"):
-        if values.get(key):
-            values[key] = _beside(folder, values[key])
-    if values.get("source", "").startswith(TFDS):
-        values["source"] = TFDS + _beside(folder, values["source"].removeprefix(TFDS))
-    if "path" in values or "source" in values:
-        base = dataclasses.replace(base, path="", source="", file="")
-    if values.get("task", base.task) != base.task:
-        rewards = find(values["task"]).rewards
-        base = dataclasses.replace(base, variant="", rewards=rewards)
-    return _checked(dataclasses.replace(base, **values))
-
-
-def _beside(folder: pathlib.Path, path: str) -> str:
-    return os.fspath(folder / os.path.expanduser(path))
-
-
-# The allowed values of some keys of an entry; the values of other keys are texts.
-_VALUES = {
-    "weight": ("a number above 0", lambda value: is_number(value) and value > 0),
-    "columns": ("a mapping of parts to columns", lambda value: isinstance(value, dict)),
-    "rewards": ("a mapping of rewards to weights", lambda value: isinstance(value, dict) and value),
-}

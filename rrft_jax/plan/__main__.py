@@ -53,8 +53,9 @@ from collections.abc import Sequence
 import jax
 
 from rrft_jax import command
+from rrft_jax.data.places import TFDS
 from rrft_jax.data.shapes import Shape
-from rrft_jax.data.sources import TFDS, Data
+from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder
 from rrft_jax.data.stages import num_samples as count
 from rrft_jax.errors import UserError
