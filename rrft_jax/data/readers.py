@@ -212,10 +212,10 @@ def _new_ids(ids: Sequence[str | None], files: Files) -> dict[int, str]:
 
 
 def _ids(reading: _Reading) -> list[str]:
-    """Return the ids of rows; of tables nothing else is read."""
-    column = reading.columns.get("id", "id")
-    found = []
-    for number, row in enumerate(reading.rows.some([column, column.partition(".")[0]])):
+    """Return the ids of rows; none if no row has one. Of tables nothing else is read."""
+    column, found = reading.columns.get("id", "id"), []
+    names = (column, column.partition(".")[0])
+    for number, row in enumerate(reading.rows.some(names) if reading.rows.may_have(names) else ()):
         values = user_columns.look_up(row, column) if isinstance(row, Mapping) else []
         missing = not values or values[0] in (None, "")
         found.append(f"{reading.title}-{number}" if missing else str(values[0]))
