@@ -282,7 +282,7 @@ def _stored(place: Place, split: str) -> Sequence[Any]:
     if place.source:
         say(f"{place.label}{split} from {place.source}")
         examples = tfds_builder.open_source(place.folder, split)
-        _warn_about_pictures(place, split, examples)
+        _warn_about_parts(place, split, examples)
         if examples[0].task != place.task:
             raise UserError(
                 f"{place.source}: samples of {examples[0].task}, expected {place.task}; the task "
@@ -300,7 +300,7 @@ def _stored(place: Place, split: str) -> Sequence[Any]:
     examples = read_examples(
         place.path, place.task, split, place.image_root, place.file, place.columns
     )
-    _warn_about_pictures(place, split, examples)
+    _warn_about_parts(place, split, examples)
     return examples
 
 
@@ -314,19 +314,26 @@ def _warn_about_training(config: Config, place: Place, split: str) -> None:
         )
 
 
-def _warn_about_pictures(place: Place, split: str, examples: Sequence[Any]) -> None:
-    """Print a warning if a split has no pictures, because their key may be one not read."""
-    listed = isinstance(examples, list)
-    looked_at = examples if listed else map(examples.__getitem__, range(min(1000, len(examples))))
-    samples = (example for example in looked_at if not isinstance(example, BadSample))
-    extra: dict[str, None] = {}
-    for example in samples:
-        if example.images:
+def _warn_about_parts(place: Place, split: str, examples: Sequence[Any]) -> None:
+    """Print a warning if a split has no pictures or no answers: their column may not be read."""
+    missing, extra = {"picture", "answer"}, {}
+    for index in range(len(examples) if isinstance(examples, list) else min(1000, len(examples))):
+        example = examples[index]
+        if isinstance(example, BadSample):
+            continue
+        missing -= {"picture"} if example.images else set()
+        missing -= {"answer"} if example.answer else set()
+        if not missing:
             return
         extra |= dict.fromkeys(example.extra)
-    others = f"; its other columns are {', '.join(extra):.200}" if extra else ""
-    say(
-        f"{place.label}warning: none of {len(examples):,} samples of {split} has a picture; "
-        "pictures stand under 'image' or 'images', or --config.data.columns.image=COLUMN names "
-        f"their column{others}"
-    )
+    others = f"; the other columns are {', '.join(extra):.200}" if extra else ""
+    for part, key, names in (
+        ("picture", "image", "'image' or 'images'"),
+        ("answer", "answer", "'answer' or 'solution'"),
+    ):
+        if part in missing:
+            say(
+                f"{place.label}warning: none of {len(examples):,} samples of {split} has "
+                f"{'an' if part == 'answer' else 'a'} {part}; it stands under {names}, or "
+                f"--config.data.columns.{key}=COLUMN names its column{others}"
+            )

@@ -552,3 +552,16 @@ def test_validation_and_test_files_are_splits_of_their_own(tmp_path):
     assert {name: _ids(sources)[0][0] for name, sources in data.splits.items()} == {
         "validation": "val0", "id": "test0", "ood": "ood0"
     }  # fmt: skip
+
+
+def test_a_split_without_answers_is_said_with_its_other_columns(tmp_path, capsys):
+    for answers, said in (("", True), ("2", False)):
+        rows = [{"question": "How many?", "image": "a.png", "truth": {"n": 2}, "answer": ""}] * 4
+        rows[-1] = rows[-1] | {"answer": answers}
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        Data.open(_config("task=custom", path=str(tmp_path / "a.json")))
+        error = capsys.readouterr().err
+        assert ("none of 4 samples of train has an answer; it stands under" in error) == said
+        assert (
+            "data.columns.answer=COLUMN names its column; the other columns are tru" in error
+        ) == said
