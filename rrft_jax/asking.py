@@ -46,6 +46,9 @@ from rrft_jax.workdir import read_config
 _ROWS_PER_SHAPE = 200  # so many questions together are worth a further program
 _MAX_SHAPES = 4
 _MEASURED = 1000  # questions that the shapes are chosen by
+# The most patches of a batch with plain XLA attention. It computes fewer queries at a time if there
+# are more rows, so larger batches of large pictures are slower.
+_XLA_PATCHES = 2**13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +232,8 @@ class Asker:
         for size in sizes:
             if isinstance(size, BadSample):
                 refuse(size)
-        batch_size = _batch_size(len(examples), self.config.eval.batch_size)
+        chosen = _shapes(sizes, self.form.limits)
+        batch_size = self._batch_size(len(examples), max(s.patches for s in chosen))
         batching = Batching(batch_size, seed=0, shuffle=False, epochs=1)
         order = Order(
             make_stream([len(examples)], [0.0], batching),
@@ -237,7 +241,7 @@ class Asker:
             len(examples),
             batching,
             self.form.limits,
-            _shapes(sizes, self.form.limits),
+            chosen,
         )
         reading = Reading(report=refuse, max_skipped_share=1.0)
         replies: dict[str, Reply] = {}
@@ -248,6 +252,13 @@ class Asker:
                     text = self.processor.decode(rollouts.tokens[b, 0][rollouts.mask[b, 0]])
                     replies[example.id] = Reply(text, bool(rollouts.finished[b, 0]))
         return [replies[example.id] for example in examples]
+
+    def _batch_size(self, rows: int, patches: int) -> int:
+        """Return the size of equal batches, of which few sizes are ever compiled."""
+        most = self.config.eval.batch_size
+        if self.model.kernels.form == "xla":
+            most = min(most, max(1, _XLA_PATCHES // max(patches, 1)))
+        return min(shapes.bucket(-(-rows // -(-rows // most)), smallest=1), most)
 
     def _sample(self, prompt: Prompt, how: Decoding, first_row: int) -> Rollouts:
         """Sample one completion [B,1,T] of each prompt."""
@@ -280,11 +291,6 @@ def _refusal(bad: BadSample, alone: bool) -> UserError:
     if bad.cause == "prompt too long":
         message += "; give fewer pictures, or load the model with a smaller max_pixels"
     return UserError(message)
-
-
-def _batch_size(rows: int, most: int) -> int:
-    """Return the size of equal batches, of which few sizes are ever compiled."""
-    return min(shapes.bucket(-(-rows // -(-rows // most)), smallest=1), most)
 
 
 def _shapes(sizes: Sequence[Shape], limits: Shape) -> list[Shape]:

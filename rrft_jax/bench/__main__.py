@@ -7,6 +7,7 @@
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
     python -m rrft_jax.bench data [--path=DATASET] [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
+    python -m rrft_jax.bench asking [--checkpoint=DIR] [--repeats=3]
 
 All results are medians over `--repeats` runs after a warming one; times are in seconds.
 
@@ -34,6 +35,9 @@ data set, and tells the most memory that the process has held.
 and signs in groups of 8, and 112 completions. In the second batch half of the completions have no
 tags but a formula, so that math-verify has to read them. The workers are up before the first
 measurement.
+
+`asking` asks about 20 pictures of five sizes, with nothing compiled (`first`) and once more
+(`compiled`): each picture in a shape of its own, by `ask`, and by `ask_all`.
 """
 
 import argparse
@@ -41,6 +45,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rrft_jax.bench.asking import bench_asking
 from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
 from rrft_jax.bench.rewards import bench_rewards
@@ -86,9 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("rewards", help="what a batch's rewards take")
     command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("asking", help="questions about pictures of many sizes")
+    command.add_argument("--checkpoint", help="a run or a folder; default: the packaged model")
+    command.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(argv)
     try:
-        if args.command == "rewards":
+        if args.command == "asking":
+            result = bench_asking(args.checkpoint, args.repeats)
+        elif args.command == "rewards":
             result = bench_rewards(args.repeats)
         elif args.command == "data":
             result = bench_data(args.samples, args.repeats, args.path)
