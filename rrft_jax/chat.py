@@ -113,7 +113,7 @@ def _converse(asker: "Asker", pictures: list[str], decoding: Mapping[str, Any]) 
             except UserError as error:
                 _complain(error)
             except KeyboardInterrupt:
-                _complain("stopped; Ctrl-D ends the chat")
+                print("stopped; Ctrl-D ends the chat", file=sys.stderr)
 
 
 def _line(prompt: str) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rrft_jax.data import bucket
-from rrft_jax.data.shapes import Shape, choose, fit, union
+from rrft_jax.data.shapes import Shape, choose, fit, fixed, union
 
 LIMITS = Shape(2**31, 4096, 2048)
 
@@ -88,3 +88,13 @@ def test_buckets():
     sizes = [bucket(n) for n in (0, 1, 64, 65, 96, 97, 128, 129, 193, 257)]
     assert sizes == [0, 64, 64, 96, 96, 128, 128, 192, 256, 384]
     assert [bucket(n, 16) for n in (1, 17, 25, 33)] == [16, 24, 32, 48]
+
+
+def test_single_questions_have_few_fixed_shapes():
+    for text in (5, 60, 120):
+        sizes = [Shape(4 * visual, visual + text, 0) for visual in range(4, 350)]
+        assert len({fixed(size) for size in sizes}) == 1
+        for visual in range(0, 4000, 37):
+            size = Shape(4 * visual, visual + text, 0)
+            assert fixed(size).holds(size)
+            assert bool(fixed(size).patches) == bool(visual)
