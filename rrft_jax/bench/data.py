@@ -1,6 +1,7 @@
 """The speed of the loader beside a bare pool of threads with transformers' image processor."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -90,14 +91,18 @@ def _with_loader(examples: Sequence[Any], epochs: int | None = 1) -> int:
 
     Without a number of epochs the order is made in small windows, as for training.
     """
-    limits = {"min_pixels": _PIXELS["shortest_edge"], "max_pixels": _PIXELS["longest_edge"]}
-    processor = Processor.from_pretrained(TINY, **limits)
     form = Format("reason_rft", targets=False, max_prompt_length=4096, max_target_length=1)
     batching = Batching(16, seed=0, shuffle=True, epochs=epochs)
-    loader = make_loader([Source(examples)], processor, form, batching)
+    loader = make_loader([Source(examples)], _processor(), form, batching)
     with contextlib.closing(loader):
         batches = itertools.islice(loader, -(-len(examples) // batching.batch_size))
         return sum(int((batch.prompt.patch_image >= 0).sum()) for batch in batches)
+
+
+@functools.cache
+def _processor() -> Processor:
+    limits = {"min_pixels": _PIXELS["shortest_edge"], "max_pixels": _PIXELS["longest_edge"]}
+    return Processor.from_pretrained(TINY, **limits)
 
 
 def _with_pool(examples: Sequence[Example]) -> int:
