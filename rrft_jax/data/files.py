@@ -7,18 +7,20 @@ dataset_dict.json  train/data-00000-of-00001.arrow      as `datasets` saves on a
 train_jsons/A3-Visual-Counting-train-35k-cot.json       the published data set of Reason-RFT
 """
 
-import json
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rrft_jax import json_files
 from rrft_jax.errors import UserError
-from rrft_jax.tasks import SPLITS, TASKS, find
+from rrft_jax.tasks import CUSTOM, SPLITS, TASKS, find
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
 # JSON files beside a data set that hold none of its rows.
 _ABOUT = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+_STATE = "state.json"  # beside the files of one saved split
 _FOLDERS = ("", "data", "train_jsons", "test_jsons")
 
 # The words for a split, where a word may begin. The end of "train" is free: "trainset".
@@ -73,9 +75,9 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, Files]:
         found = [file.name for file in files] or [f"the folder {f.name}" for f in _folders(root)]
         names = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
         raise UserError(
-            f"{path}: no samples for {task}; expected a file of {', '.join(SUFFIXES)} with "
-            f"{find(task).title} in its name, found {names or 'none at all'}; or give the path of "
-            "one file, or of one folder in it"
+            f"{path}: no samples for {task}; expected a file of {', '.join(SUFFIXES)}"
+            f"{f' with {find(task).title} in its name' if files else ''}, "
+            f"found {names or 'none at all'}; or give the path of one file, or of one folder in it"
         )
     grouped: dict[str, list[pathlib.Path]] = {}
     for found in ours:
@@ -118,10 +120,23 @@ def _data_files(root: pathlib.Path) -> list[pathlib.Path]:
         file: None
         for folder in folders
         if folder.is_dir()
-        for file in sorted(folder.iterdir())
+        for file in _of_folder(folder)
         if file.suffix in SUFFIXES and file.name not in _ABOUT and file.is_file()
     }
     return list(found)
+
+
+def _of_folder(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the files of a folder; of a split that `datasets` saved, those that it lists.
+
+    Its `map` leaves caches beside them, with the same rows once more.
+    """
+    files = sorted(folder.iterdir())
+    listed = _read(folder / _STATE).get("_data_files")
+    if not listed:
+        return files
+    names = [one.get("filename") for one in listed]
+    return [file for file in files if file.name in names]
 
 
 def _folders(root: pathlib.Path) -> list[pathlib.Path]:
@@ -134,26 +149,41 @@ def _folders(root: pathlib.Path) -> list[pathlib.Path]:
 
 def _saved_splits(root: pathlib.Path) -> list[str]:
     """Return the splits that `datasets` saved in a folder; none if it didn't."""
-    try:
-        return [str(name) for name in json.loads((root / _ABOUT[0]).read_text())["splits"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    return [str(name) for name in _read(root / _ABOUT[0]).get("splits") or ()]
+
+
+def _read(file: pathlib.Path) -> Mapping[str, Any]:
+    """Return the object in a JSON file beside a saved data set; empty if there is none."""
+    return json_files.read_object(file.read_bytes()) if file.is_file() else {}
 
 
 def _of_task(
     root: pathlib.Path, files: Sequence[pathlib.Path], task: str
 ) -> Sequence[pathlib.Path]:
-    """Return the files of a task: those with its title, or all if no name has any task's title."""
+    """Return the files of a task: those with its title, or all if no name has any task's title.
+
+    If a task of the user's own has no file with its title, it takes the files of any title.
+    """
     titles = [known.title.lower() for known in TASKS.values()]
-    if not any(title in _flat(file.stem) for file in files for title in titles):
-        return files
-    return [file for file in files if find(task).title.lower() in _flat(file.stem)]
+    ours = [file for file in files if find(task).title.lower() in _flat(file.stem)]
+    if ours or (
+        task in TASKS
+        and task != CUSTOM
+        and any(title in _flat(file.stem) for file in files for title in titles)
+    ):
+        return ours
+    return files
 
 
 def _split(root: pathlib.Path, file: pathlib.Path, task: str) -> str:
-    """Return the split that the names of a file and its folders tell; empty if none does."""
+    """Return the split that the names of a file and its folders tell; empty if none does.
+
+    A saved data set may also say that it is held out.
+    """
     folders = file.relative_to(root).parts[-2::-1]
-    return next(filter(None, (_named(name, task) for name in (file.stem, *folders))), "")
+    told = next(filter(None, (_named(name, task) for name in (file.stem, *folders))), "")
+    saved = _named(str(_read(file.parent / _STATE).get("_split")), task)
+    return told or (saved if saved != "train" else "")
 
 
 def _named(name: str, task: str) -> str:
@@ -197,6 +227,9 @@ def _joined(
     if numbered and len({(shard["name"], shard["total"]) for shard in shards}) == 1:
         numbers = [int(shard["number"]) for shard in shards]
         total = shards[0]["total"] and int(shards[0]["total"])
+        if total and len(set(numbers)) < len(numbers):
+            twice = next(n for n in numbers if numbers.count(n) > 1)
+            raise _clash(root, [f for n, f in zip(numbers, files) if n == twice], split, task)
         if total or (len(files) > 1 and min(numbers) < 2):
             padded = any(shard["number"].startswith("0") for shard in shards)
             first = min(numbers) if total is None else int(total in numbers or not padded)
@@ -210,10 +243,16 @@ def _joined(
         folder != root and all(f.parent == folder for f in files) and _words(folder.name)
     ):
         return tuple(files)
-    raise UserError(
-        f"{root}: {files[0].name} and {files[1].name} both hold the split {split!r} of {task}; "
-        "keep one of them, give its path, put them into one folder of the split's name, or call "
-        f"them {split}-00000-of-00002 and so on"
+    other = next((file for file in files if file.parent != folder), files[1])
+    raise _clash(root, [files[0], other], split, task)
+
+
+def _clash(root: pathlib.Path, files: Sequence[pathlib.Path], split: str, task: str) -> UserError:
+    one, other, *_ = (file.relative_to(root) for file in files)
+    return UserError(
+        f"{root}: {one} and {other} both hold the split {split!r} of {task}; keep one of them, "
+        "give its path, put them into one folder of the split's name, or call them "
+        f"{split}-00000-of-00002 and so on"
     )
 
 

@@ -95,6 +95,28 @@ def test_a_split_of_a_saved_data_set_may_have_any_name(tmp_path):
     assert _found(tmp_path)["train"] == ["main/data-00000-of-00001.arrow"]
 
 
+def test_of_a_saved_split_only_its_own_files_are_read(tmp_path):
+    """`map` of datasets leaves caches beside the files that it was called on."""
+    _touch(tmp_path, "train/data-00000-of-00001.arrow", "train/cache-0123456789abcdef.arrow")
+    listed = [{"filename": "data-00000-of-00001.arrow"}]
+    (tmp_path / "train/state.json").write_text(json.dumps({"_data_files": listed}))
+    assert _found(tmp_path) == {"train": ["train/data-00000-of-00001.arrow"]}
+
+
+@pytest.mark.parametrize("said, splits", [("test", ["id"]), ("train", ["train", "id"])])
+def test_a_saved_data_set_may_say_that_it_is_held_out(tmp_path, said, splits):
+    _touch(tmp_path, "data-00000-of-00001.arrow")
+    (tmp_path / "state.json").write_text(json.dumps({"_split": said}))
+    assert list(_found(tmp_path)) == splits
+
+
+def test_a_task_of_the_users_own_reads_files_with_another_tasks_title(tmp_path):
+    _touch(tmp_path, "visual-counting-train.json")
+    assert list(find_splits(str(tmp_path), "custom")) == ["train"]
+    with pytest.raises(UserError, match="with Structure-Perception in its name, found visual-"):
+        find_splits(str(tmp_path), "structure_perception")
+
+
 @pytest.mark.parametrize(
     "names, message",
     [
@@ -107,6 +129,10 @@ def test_a_split_of_a_saved_data_set_may_have_any_name(tmp_path):
         (["train-820.json", "train-300.json"], "both hold the split 'train'"),
         (["train.json", "train.parquet"], "train.json and train.parquet both hold the split"),
         (["train/a.json", "train.json"], "both hold the split 'train'"),
+        (["train-0-of-2.json", "train-1-of-2.json", "data/train-0-of-2.json"],
+         "train-0-of-2.json and data/train-0-of-2.json both hold the split"),
+        ([f"train/0000{n}-of-00002{end}.parquet" for n in (0, 1) for end in ("", "-" + 16 * "a")],
+         "00000-of-00002-aaaaaaaaaaaaaaaa.parquet and train/00000-of-00002.parquet both hold"),
         (["a.csv"], "expected a file of .json, .jsonl, .ndjson, .parquet, .arrow"),
         (["main/train.json", "more/train.json"], "found the folder main, the folder more; or give"),
     ],
