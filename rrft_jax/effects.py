@@ -61,8 +61,8 @@ _OF_STAGES = (
 )
 _OF_FIELDS = (
     _Idle(
-        ("data.image_root",),
-        "no path of a picture is read; set --config.data.path or --config.data.mixture",
+        ("data.image_root", "data.columns", "data.file"),
+        "no file of rows is read; set --config.data.path or --config.data.mixture",
         lambda config: not (config.data.path or config.data.mixture),
     ),
     _Idle(

@@ -9,7 +9,9 @@ System turns may come first. The reply may be missing, if the row has an answer 
 turns are refused: training cannot use them, and to drop them would change the sample.
 """
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,14 +103,31 @@ def read_completion(key: str, turns: Any) -> str:
     return text
 
 
+def as_chat(value: Any) -> Any:
+    """Return the turns that a value is: a list, a single one, or the JSON text of either.
+
+    Tables without nested columns hold chats as texts. Any other value stays as it is.
+    """
+    turns = value
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        with contextlib.suppress(ValueError, RecursionError):
+            turns = json.loads(value)
+    turns = [turns] if isinstance(turns, Mapping) else turns
+    return turns if is_chat(turns) else value
+
+
 def is_chat(value: Any) -> bool:
     """Return whether a value is a list of turns."""
-    return isinstance(value, list) and bool(value) and all(map(_role, value))
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
 
 
 def turns_of(value: Any) -> list[Mapping[str, Any]]:
     """Return the turns of a chat; none of any other value."""
     return [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
+
+
+def _is_turn(value: Any) -> bool:
+    return bool(_role(value)) and any(name in value for name in _SAID)
 
 
 def _role(turn: Any) -> str:

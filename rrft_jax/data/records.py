@@ -68,6 +68,10 @@ def read_record(
         raise _malformed(f"expected an object, found {type(record).__name__}")
     mapped = mapped or {}
     record, others = columns.apply(record, mapped)
+    record = {
+        key: chats.as_chat(value) if key in QUESTIONS + ANSWERS else value
+        for key, value in record.items()
+    }
     pictures = media.read_pictures(record)
     media.check_media(record, pictures, _TEXTS)
     question, asked = _question(record)

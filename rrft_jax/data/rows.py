@@ -125,7 +125,10 @@ def _texts(file: str) -> list[Any]:
     try:
         text = pathlib.Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+        raise UserError(
+            f"{file}: cannot be read as UTF-8 text: {error}; save it as UTF-8, and unpack it if it "
+            "is compressed"
+        ) from None
     if not text.strip():
         return []
     lines = file.endswith((".jsonl", ".ndjson")) or _is_lines(text)
@@ -134,7 +137,7 @@ def _texts(file: str) -> list[Any]:
         numbered = enumerate(text.split("\n"), 1)
         return [_parse(line, number) for number, line in numbered if line.strip()]
     if isinstance(rows, BadSample):
-        raise UserError(f"{file}: {rows}")
+        raise UserError(f"{file}: {rows}; expected JSON, an object a line, parquet or Arrow")
     if isinstance(rows, dict):
         return [rows]
     if not isinstance(rows, list):

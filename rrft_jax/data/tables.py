@@ -79,8 +79,8 @@ class Table(Sequence[dict[str, Any]]):
             return BadSample("malformed", f"its bytes are broken: {error}")
         self._give_back(self._row_bytes[k])
         for name, classes in self._classes.items():
-            if isinstance(values.get(name), int) and 0 <= values[name] < len(classes):
-                values[name] = classes[values[name]]
+            if isinstance(number := values.get(name), int) and -1 <= number < len(classes):
+                values[name] = None if number == -1 else classes[number]  # -1 is no class
         return values
 
     def some(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

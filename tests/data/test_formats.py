@@ -64,6 +64,13 @@ BARE, NAMED = {"type": "image"}, {"type": "image", "image": "a.png"}
         IMAGES | {"prompt": _turns(QUESTION), "solution": REPLY},
         {"image": "a.png", "prompt": _turns(_parts(BARE, QUESTION)), "solution": REPLY},
         IMAGES | {"prompt": _turns(QUESTION), "completion": _turns(REPLY, names=["assistant"])},
+        IMAGES | {"prompt": _turns(QUESTION), "solution": {"role": "assistant", "content": REPLY}},
+        # Chats as texts, which tables without nested columns hold.
+        *(
+            IMAGES | {key: json.dumps(_turns(f"<image>{QUESTION}", REPLY))}
+            for key in ("messages", "conversations", "prompt")
+        ),
+        IMAGES | {"prompt": json.dumps(_turns(QUESTION)), "solution": REPLY},
         IMAGES
         | {"prompt": _turns(_parts(BARE, QUESTION)), "problem": QUESTION, "solution": REPLY},
         # ms-swift: the user's turn, and a solution.

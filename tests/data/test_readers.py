@@ -426,7 +426,7 @@ def test_bad_files(tmp_path, name, content, message):
 def test_bad_paths(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         find_splits(tmp_path / "nowhere", TASK)
-    with pytest.raises(UserError, match="Visual-Counting in its name, found none at all"):
+    with pytest.raises(UserError, match="found none at all"):
         find_splits(tmp_path, TASK)
     _write(tmp_path / "Spatial-Transformation-train.json")
     with pytest.raises(UserError, match="found Spatial-Transformation-train.json"):

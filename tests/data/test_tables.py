@@ -188,12 +188,12 @@ def test_class_numbers_have_their_names(tmp_path):
         "image": {"_type": "Image"},
     }
     about = {"huggingface": json.dumps({"info": {"features": features}})}
-    rows = [{"question": "What?", "label": n} for n in (1, 0)]
+    rows = [{"question": "What?", "label": n} for n in (1, 0, -1)]
     table = pa.Table.from_pylist(rows).replace_schema_metadata(about)
     for name in ("rows.parquet", "rows.arrow"):
         file = _write(tmp_path / name, table)
-        examples = read_examples(file, TASK, "train", columns={"answer": "label"})
-        assert [example.answer for example in examples] == ["dog", "cat"]
+        examples = read_examples(file, "custom", "train", columns={"answer": "label"})
+        assert [example.answer for example in examples] == ["dog", "cat", ""]
 
 
 def test_values_that_json_lacks_become_texts(tmp_path):
