@@ -135,6 +135,8 @@ def load(
     dtypes = {"dtype": dtype, "compute_dtype": dtype}
     if run is not None and dtype is None:
         dtypes = {"dtype": run.model.dtype, "compute_dtype": run.model.compute_dtype}
+    # First, because its errors tell what a folder is.
+    model, params = load_pretrained(folder, mesh=mesh, **dtypes)
     processor = Processor.from_pretrained(
         folder, min_pixels=config.data.min_pixels, max_pixels=max_pixels or config.data.max_pixels
     )
@@ -143,7 +145,6 @@ def load(
     if instruction is None and run is not None:
         task, paradigm, words = run.task, run.paradigm, prompts_of(run)
     form = Format(paradigm, False, config.data.max_prompt_length, 0)
-    model, params = load_pretrained(folder, mesh=mesh, **dtypes)
     model = dataclasses.replace(model, attention=config.model.attention)
     decoding = Decoding(max_new_tokens=config.eval.max_new_tokens)
     return Asker(model, params, processor, config, task, words, form, decoding)

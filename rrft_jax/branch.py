@@ -104,17 +104,17 @@ def check_steps(point: Point, steps: Mapping[str, int]) -> None:
 
 
 def start(point: Point, workdir: pathlib.Path) -> None:
-    """Put the checkpoints that a run begins with into its folder, all of them or none.
+    """Put the checkpoints that a run begins with beside those of its folder; `finish` follows.
 
-    Files are linked if the disk allows it, and copied otherwise.
+    Between the two, config.json is written. So a folder without one has no checkpoints yet, however
+    early the run was stopped. Files are linked if the disk allows it, and copied otherwise.
 
     Raises:
       UserError: the folder has checkpoints already, or they can't be copied.
     """
-    folder = workdir / "checkpoints"
+    folder, half = _folders(workdir)
     if folder.exists():
         raise UserError(f"{folder}: there already; give another --workdir, or delete that folder")
-    half = folder.with_name("checkpoints.partial")
     shutil.rmtree(half, ignore_errors=True)
     saved = saved_steps(point.run, read(point.run)["stages"])
     stages = list(saved)[: list(saved).index(point.stage)]
@@ -123,10 +123,16 @@ def start(point: Point, workdir: pathlib.Path) -> None:
         for stage, step in taken.items():
             source = stage_folder(point.run, stage) / str(step)
             shutil.copytree(source, half / stage / str(step), copy_function=_link)
-        half.rename(folder)
     except (OSError, shutil.Error) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--branch_from={point}: can't be copied to {folder}: {reason}") from None
+
+
+def finish(workdir: pathlib.Path) -> None:
+    """Give a run that has begun as a branch its first checkpoints, unless it has them."""
+    folder, half = _folders(workdir)
+    if half.exists() and not folder.exists() and read(workdir).get("branch_from"):
+        half.rename(folder)
 
 
 def check_begun(text: str, workdir: pathlib.Path) -> None:
@@ -171,6 +177,11 @@ def _check(point: Point, config: Config, weights: str, theirs: Mapping[str, Any]
             raise UserError(
                 f"{what} {stage} has ended there; leave it, or branch from a step of {stage}"
             )
+
+
+def _folders(workdir: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Return the folder of a run's checkpoints, and its name before they are all there."""
+    return workdir / "checkpoints", workdir / "checkpoints.partial"
 
 
 def _link(source: str, target: str) -> None:

@@ -158,6 +158,7 @@ def _claim(config: Config, workdir: pathlib.Path, point: branch.Point | None) ->
         branch.start(point, workdir)
         say(f"{workdir} begins at {point}")
     claim(config, workdir, weights_of(config), point and str(point))
+    branch.finish(workdir)
 
 
 def weights_of(config: Config) -> str:

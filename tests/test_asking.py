@@ -252,10 +252,15 @@ def test_a_folder_of_no_run_asks_the_bare_question(tmp_path, monkeypatch):
     [
         ("nowhere", "nowhere: no such folder; .*hf download Qwen/Qwen2-VL-2B-Instruct"),
         ("Qwen/Qwen2-VL-2B-Instruct", "download it first .hf download Qwen/Qwen2-VL-2B-Instruct"),
+        (".", "config.json: no such file; expected the folder of a"),
+        ("run/checkpoints/sft/4", "rrft_jax.export .*run --stage=sft --step=4, and give that"),
     ],
 )
-def test_what_cannot_be_loaded_says_what_to_do(path, message, tmp_path, monkeypatch):
+def test_what_cannot_be_loaded_says_what_to_do(path, message, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "run", ignore=shutil.ignore_patterns("export*"))
+    (tmp_path / "run/checkpoints/sft/4").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/sft/4/_CHECKPOINT_METADATA").write_text("{}")
     with pytest.raises(UserError, match=message):
         rrft_jax.load(path)
 

@@ -106,8 +106,14 @@ def test_what_comes_after_the_checkpoint_is_free(run):
     assert find(run, fields.replaced(CONFIG, changes)) == Point(run, "grpo", 3)
 
 
+def begin(point, folder):
+    branch.start(point, folder)
+    workdir.claim(CONFIG, folder, "abc", str(point))
+    branch.finish(folder)
+
+
 def contents(folder: pathlib.Path) -> dict[str, str]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "config.json"]
     return {file.relative_to(folder).as_posix(): file.read_text() for file in files}
 
 
@@ -123,15 +129,35 @@ def test_the_new_run_has_the_checkpoint_and_the_ends_of_the_stages_before(
         monkeypatch.setattr(branch.os, "link", refuse)
     new = tmp_path / "b"
     (new / "checkpoints.partial" / "grpo" / "9").mkdir(parents=True)  # of a start that was killed
-    branch.start(find(f"{run}:grpo@2"), new)
+    begin(find(f"{run}:grpo@2"), new)
     assert contents(new) == {
         "checkpoints/sft/4/state/data": "sft 4",
         "checkpoints/grpo/2/state/data": "grpo 2",
     }
-    branch.start(find(f"{run}:sft@2"), tmp_path / "c")
+    begin(find(f"{run}:sft@2"), tmp_path / "c")
     assert contents(tmp_path / "c") == {"checkpoints/sft/2/state/data": "sft 2"}
     with pytest.raises(UserError, match="b/checkpoints: there already; give another --workdir"):
         branch.start(find(run), new)
+
+
+def test_a_start_that_is_stopped_anywhere_is_made_again_or_finished(run, tmp_path):
+    point, new = find(f"{run}:sft@2"), tmp_path / "b"
+    started = {"checkpoints/sft/2/state/data": "sft 2"}
+    branch.start(point, new)  # stopped before config.json
+    begin(point, new)
+    assert contents(new) == started
+    new = tmp_path / "c"
+    branch.start(point, new)
+    workdir.claim(CONFIG, new, "abc", str(point))  # stopped after it
+    branch.finish(new)
+    assert contents(new) == started
+    branch.finish(new)  # at every resumption
+    assert contents(new) == started
+    new = tmp_path / "d"
+    branch.start(point, new)  # stopped; then a run of the folder's own
+    workdir.claim(CONFIG, new, "abc")
+    branch.finish(new)
+    assert not (new / "checkpoints").exists()
 
 
 def test_a_branch_that_has_begun_goes_on_with_the_argument_or_without(run, tmp_path):
