@@ -337,7 +337,8 @@ def test_a_field_of_the_config(page, span):
     key, equals, value = span.removeprefix("--config.").partition("=")
     config, _ = command.parse(["--config=configs/grpo.py"])
     if equals and not key.startswith("grpo.rewards"):
-        command.parse(["--config=configs/grpo.py", f"--config.{key}={value}"])
+        files = "--config.data.path=mine"  # without them, some fields of data have no effect
+        command.parse(["--config=configs/grpo.py", files, f"--config.{key}={value}"])
     elif equals:
         a_run("--config=configs/grpo.py", f"--config.{key}={value}")
     else:
