@@ -65,6 +65,8 @@ def check_rewards(config: Config, data: Data) -> None:
     first = next(iter(config.stages), "")
     if first and config.paradigm != "ans_sft":
         _check_training(config, first, data.training[first])
+    for source in data.training.get("grpo", ()):
+        _warn_about_answers(config, source)
     _check_evaluation(config, data.splits)
 
 
@@ -109,6 +111,20 @@ def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> No
             raise UserError(messages[0])
         for message in filter(None, messages):
             say(f"{stage}: warning: {message}")
+
+
+def _warn_about_answers(config: Config, source: Source) -> None:
+    """Print a warning if some samples of GRPO have no answer that its rewards compare with."""
+    wanted = {term.name for term in rewards.read_terms(rewards_of(config, source)) if term.weight}
+    judges = [name for name in _GROUPS["the answer"] if name in wanted]
+    first = map(source.examples.__getitem__, range(_number(source)))
+    samples = [example for example in first if not isinstance(example, BadSample)]
+    if judges and (bare := sum(not example.answer for example in samples)):
+        say(
+            f"grpo: warning: {bare} of the first {len(samples)} samples have no answer, and get 0 "
+            f"by {' and '.join(judges)}; of task=custom, --config.custom.answers=text leaves them "
+            "out"
+        )
 
 
 def _check_evaluation(config: Config, splits: Mapping[str, Sequence[Source]]) -> None:

@@ -206,6 +206,17 @@ def test_reinforcement_alone_is_checked_with_a_thought_and_rows_without_answers(
     assert _table(capsys.readouterr().err)["format"] == "2 – 0.00"
 
 
+def test_samples_that_reinforcement_can_never_reward_are_said(capsys, own):
+    rows = [Source(_rows(2, answer="") + _rows(3))]
+    arg = "task=custom,paradigm=reason_rft_zero"
+    check_targets(_config(arg, {"accuracy": 1}), rows)
+    said = "2 of the first 5 samples have no answer, and get 0 by accuracy; of task=custom, --config"
+    assert said in capsys.readouterr().err
+    check_targets(_config(arg, {own("short"): 1}), rows)
+    check_targets(_config(arg, {"accuracy": 1}), [Source(_rows(2))])
+    assert "no answer" not in capsys.readouterr().err
+
+
 def test_what_can_never_be_rewarded_or_learnt_or_scored_is_refused(own):
     custom = _config("task=custom,paradigm=reason_rft_zero")
     rows = Source(_rows(2, answer="", task="custom"))
