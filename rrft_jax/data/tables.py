@@ -10,6 +10,7 @@ import bisect
 import collections
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -184,11 +185,13 @@ def _whole(out: pathlib.Path) -> Iterator[str]:
     cure = "XDG_CACHE_HOME names another folder for unpacked tables"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out.parent)
         handle, part = tempfile.mkstemp(dir=out.parent, suffix=".part")
     except OSError as error:
         raise UserError(f"{out.parent}: {error}; {cure}") from None
-    os.close(handle)
     try:
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield part
         os.replace(part, out)
     except OSError as error:
@@ -196,8 +199,17 @@ def _whole(out: pathlib.Path) -> Iterator[str]:
             raise UserError(f"{out.parent}: no space left; {cure}") from None
         raise
     finally:
+        os.close(handle)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _remove_abandoned(folder: pathlib.Path) -> None:
+    """Delete the files that were being written when their process was killed: none locks them."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError), part.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def _unreadable(file: str, error: Exception) -> UserError:

@@ -4,6 +4,7 @@ import base64
 import datetime
 import io
 import json
+import pathlib
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -159,6 +160,16 @@ def test_a_parquet_file_is_unpacked_once(tmp_path, cache):
     assert out.stat() == before
     _write(tmp_path / "rows.parquet", _rows(4))  # another file of the same name
     assert len(read_examples(file, TASK, "train")) == 4
+
+
+def test_what_a_killed_process_was_unpacking_is_deleted(tmp_path, cache):
+    cache.mkdir(parents=True)
+    (cache / "killed.part").write_bytes(b"ARROW")
+    with tables._whole(cache / "other.arrow") as part:  # of another process, which still writes
+        pathlib.Path(part).write_bytes(b"x")
+        read_examples(_write(tmp_path / "rows.parquet", _rows(3)), TASK, "train")
+        assert [file for file in cache.glob("*.part")] == [pathlib.Path(part)]
+    assert sorted(file.name.partition("-")[0] for file in cache.iterdir()) == ["other.arrow", "rows"]
 
 
 def test_repeated_and_missing_ids(tmp_path, capsys):
