@@ -39,6 +39,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "level": ("level", "type"),
 }
 
+_LABELS = ("id", "level")  # parts that name a row, and change nothing about its question
+
 
 def check(columns: Mapping[str, Any]) -> None:
     """Refuse a `data.columns` that is no mapping of parts to columns.
@@ -58,7 +60,8 @@ def apply(
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Return a record with the mapped columns under our names, and its columns that are not read.
 
-    A mapped part that the record lacks is missing from the result too. If the pictures are mapped,
+    A mapped part that the record lacks is missing from the result too. A column that also labels the
+    row, such as the path of a picture that is its id, stays the part that it usually is. If the pictures are mapped,
     no other column is read for pictures.
     """
     if not columns:
@@ -68,10 +71,12 @@ def apply(
         unread |= {key for key, value in record.items() if media.are_pictures([value])}
     read = {key: value for key, value in record.items() if key not in unread}
     others = {key: value for key, value in record.items() if key in unread}
+    usual = {name for part, names in PARTS.items() if part not in columns for name in names}
     for part, column in columns.items():
         found = look_up(record, column)
         others.pop(column, None)
-        read.pop(column, None)
+        if part not in _LABELS or column not in usual:
+            read.pop(column, None)
         if found:
             read[part] = found[0]
     return read, others

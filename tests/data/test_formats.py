@@ -197,6 +197,15 @@ def test_the_mapping_decides_between_a_chat_and_the_columns_beside_it(tmp_path):
             _read(tmp_path, {"messages": chat, part: row[columns[part]]})
 
 
+@pytest.mark.parametrize("column", ["image", "question", "answer"])
+def test_a_column_that_labels_a_row_stays_what_it_is(tmp_path, column):
+    row = {"image": "a.png", "question": QUESTION, "answer": "1"}
+    for part in ("id", "level"):
+        (example,) = _read(tmp_path, row, columns={part: column})
+        assert len(example.images) == 1 and (example.problem, example.answer) == (QUESTION, "1")
+        assert {"id": example.id, "level": example.part.removeprefix("level ")}[part] == row[column]
+
+
 @pytest.mark.parametrize(
     "columns, message",
     [
