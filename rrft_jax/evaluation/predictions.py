@@ -151,8 +151,10 @@ def files(run: pathlib.Path) -> list[pathlib.Path]:
     """
     found = [run] if run.is_file() else sorted(run.glob(f"{PREFIX}*.jsonl"))
     if not found:
+        earlier = sorted({file.parent for file in run.glob(f"evaluations/*/{PREFIX}*.jsonl")})
         raise UserError(
             f"{run}: no predictions; expected a run's folder with {PREFIX}SPLIT.jsonl, or a file"
+            + (f", or one of {', '.join(map(str, earlier))}" if earlier else "")
         )
     return found
 

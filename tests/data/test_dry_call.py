@@ -210,7 +210,9 @@ def test_samples_that_reinforcement_can_never_reward_are_said(capsys, own):
     rows = [Source(_rows(2, answer="") + _rows(3))]
     arg = "task=custom,paradigm=reason_rft_zero"
     check_targets(_config(arg, {"accuracy": 1}), rows)
-    said = "2 of the first 5 samples have no answer, and get 0 by accuracy; of task=custom, --config"
+    said = (
+        "2 of the first 5 samples have no answer, and get 0 by accuracy; of task=custom, --config"
+    )
     assert said in capsys.readouterr().err
     check_targets(_config(arg, {own("short"): 1}), rows)
     check_targets(_config(arg, {"accuracy": 1}), [Source(_rows(2))])

@@ -169,7 +169,10 @@ def test_what_a_killed_process_was_unpacking_is_deleted(tmp_path, cache):
         pathlib.Path(part).write_bytes(b"x")
         read_examples(_write(tmp_path / "rows.parquet", _rows(3)), TASK, "train")
         assert [file for file in cache.glob("*.part")] == [pathlib.Path(part)]
-    assert sorted(file.name.partition("-")[0] for file in cache.iterdir()) == ["other.arrow", "rows"]
+    assert sorted(file.name.partition("-")[0] for file in cache.iterdir()) == [
+        "other.arrow",
+        "rows",
+    ]
 
 
 def test_repeated_and_missing_ids(tmp_path, capsys):

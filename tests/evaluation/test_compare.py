@@ -115,6 +115,7 @@ def test_only_so_many_samples_are_shown(tmp_path, capsys):
         (["a"], "one run; expected two or more"),
         (["a", "a"], "given twice"),
         (["a", "none"], "none: no predictions; expected a run's folder with predictions-SPLIT"),
+        (["a", "begun"], "or a file, or one of begun/evaluations/sft, begun/evaluations/start\n"),
         (["a", "ood"], "no split that"),
         (["a", "other"], "sample a: the answer is '3' in"),
         (["a", "strangers"], "id: no sample's id is in all of"),
@@ -125,6 +126,8 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capsys, runs, message):
     _run(tmp_path / "a", "ab")
     _run(tmp_path / "ood", "ab", "ood")
     _run(tmp_path / "strangers", "xy")
+    for stage in ("start", "sft"):
+        _run(tmp_path / "begun/evaluations" / stage, "ab")
     ours(tmp_path / "other" / "predictions-id.jsonl", [("a", "3", "7")])
     assert compare.main(runs) == 1
     error = capsys.readouterr().err
