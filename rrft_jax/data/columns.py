@@ -60,9 +60,9 @@ def apply(
 ) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Return a record with the mapped columns under our names, and its columns that are not read.
 
-    A mapped part that the record lacks is missing from the result too. A column that also labels the
-    row, such as the path of a picture that is its id, stays the part that it usually is. If the pictures are mapped,
-    no other column is read for pictures.
+    A mapped part that the record lacks is missing from the result too. A column that also labels
+    the row, such as the path of a picture that is its id, stays the part that it usually is. If
+    the pictures are mapped, no other column is read for pictures.
     """
     if not columns:
         return record, {}
