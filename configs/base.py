@@ -133,9 +133,6 @@ def base(
             if fields is not own and key in DRAWN_ALONE:
                 drawn[key] = value, drawn.get(key, (None, target[field]))[1]
             target[field] = value
-    for section in {"grpo", "eval"} & values.keys():  # a reward's name may be a dotted path
-        terms = ml_collections.ConfigDict(values[section]["rewards"], allow_dotted_keys=True)
-        values[section]["rewards"] = terms
     return Layered(values, layers, drawn)
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -239,6 +240,11 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
+            if not hasattr(module, "get_config"):
+                raise UserError(f"--config={path}: expected the file to define get_config(arg)")
+            config = module.get_config(arg)
+        except UserError:
+            raise
         except SyntaxError as error:
             line = f"{error.filename}, line {error.lineno}"
             raise UserError(f"--config={path}: not valid Python ({line}): {error.msg}") from None
@@ -247,9 +253,18 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
                 f"--config={path}: {error}; `from configs import NAME` finds the files beside it, "
                 f"if its folder is called configs, and those of {CONFIGS}"
             ) from None
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path}: expected the file to define get_config(arg)")
-        return module.get_config(arg).lock()
+        except Exception as error:  # a mistake in the file
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [f.lineno for f in frames if f.filename == spec.origin]
+            where = f"line {lines[-1]}" if lines else "get_config(arg)"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"--config={path}: {where}: {reason}") from None
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config returned {type(config).__name__}; expected a config, such "
+            "as that of `from configs import grpo` and grpo.get_config(arg)"
+        )
+    return config.lock()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,18 @@ _OF_DEMO = (
 _WIDEST = 36  # columns of a value; a longer one moves the rest of its line
 
 
+class _Section(ml_collections.ConfigDict):
+    """A section; the names in its mappings may have dots, as the path of a reward has."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        super().__init__(values, allow_dotted_keys=True)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            value = ml_collections.ConfigDict(dict(value), allow_dotted_keys=True)
+        super().__setitem__(key, value)
+
+
 class Layered(ml_collections.ConfigDict):
     """A config whose values come from layers of plain fields.
 
@@ -36,7 +48,9 @@ class Layered(ml_collections.ConfigDict):
         layers: Collection[tuple[str, Mapping[str, Any]]],
         drawn: Mapping[str, tuple[Any, Any]] | None = None,
     ):
-        super().__init__(values)
+        super().__init__(
+            {key: _Section(own) if isinstance(own, dict) else own for key, own in values.items()}
+        )
         object.__setattr__(self, "layers", tuple(layers))
         object.__setattr__(self, "drawn", dict(drawn or {}))
 
@@ -47,8 +61,6 @@ class Layered(ml_collections.ConfigDict):
             owner = functools.reduce(getattr, sections, self)
             if _plain(owner[name]) != value:
                 continue
-            if isinstance(other, Mapping):
-                other = ml_collections.ConfigDict(other, allow_dotted_keys=True)
             with self.unlocked():
                 owner[name] = other
             lowest, *tuned = self.layers

@@ -202,6 +202,47 @@ def test_a_config_file_that_is_no_python_is_named_with_its_line(tmp_path, capsys
     assert "own.py, line 2): '(' was never closed" in err and err.count("\n") == 1
 
 
+OWN = "from configs import grpo\ndef get_config(arg):\n  config = grpo.get_config(arg)\n"
+
+
+def test_a_config_file_assigns_mappings_whose_names_have_dots(tmp_path):
+    (tmp_path / "own.py").write_text(
+        f"{OWN}  config.grpo.rewards = {{'json.dumps': {{'weight': 2.0}}}}\n"
+        "  config.eval.rewards = {'json.dumps': 1}\n"
+        "  config.data.columns = {'problem': 'a.b'}\n  return config\n"
+    )
+    given = ["--config.data.path=d", "--config.eval.rewards.format=2"]
+    config, _ = command.parse([f"--config={tmp_path / 'own.py'}", *given])
+    assert config.grpo.rewards == {"json.dumps": {"weight": 2.0}}
+    assert config.eval.rewards == {"json.dumps": 1, "format": 2.0}
+    assert config.data.columns == {"problem": "a.b"}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            f"{OWN}  config.grpo.steps = '7'\n",
+            "own.py: line 4: TypeError: Could not override field",
+        ),
+        (f"{OWN}  1 / 0\n", "own.py: line 4: ZeroDivisionError: division by zero"),
+        ("nothing = here\n", "own.py: line 1: NameError: name 'here'"),
+        ("def get_config():\n  pass\n", r"own.py: get_config\(arg\): TypeError: .* positional"),
+        (f"{OWN}  return config.to_dict()\n", "get_config returned dict; expected a config, such"),
+        (f"{OWN}  config.data.colums = 1\n  return config\n", "unknown config key data.colums"),
+        (
+            f"{OWN}  config['grpo.steps'] = 1\n  return config\n",
+            "line 4: ValueError: .* dots in field names",
+        ),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, message):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        command.parse([f"--config={tmp_path / 'own.py'}"])
+    assert "\n" not in str(error.value)
+
+
 def test_hands_over_to_the_recipe(monkeypatch, capsys):
     calls = []
     recipe = types.ModuleType("rrft_jax.recipe")
@@ -256,7 +297,8 @@ def test_rewards_are_added_and_weighed_on_the_command_line():
 
 def test_columns_are_mapped_on_the_command_line():
     config, _ = command.parse(
-        ["--config.data.columns.problem=caption", "--config.data.columns.answer=meta.label"]
+        ["--config.data.path=d"]
+        + ["--config.data.columns.problem=caption", "--config.data.columns.answer=meta.label"]
     )
     assert config.data.columns == {"problem": "caption", "answer": "meta.label"}
     for argument in ("--config.data.columns.problem", "--config.data.columns.problem="):
