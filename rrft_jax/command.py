@@ -261,8 +261,8 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
             raise UserError(f"--config={path}: {where}: {reason}") from None
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
-            f"--config={path}: get_config returned {type(config).__name__}; expected a config, such "
-            "as that of `from configs import grpo` and grpo.get_config(arg)"
+            f"--config={path}: get_config returned {type(config).__name__}; expected a config, "
+            "such as grpo.get_config(arg) after `from configs import grpo`"
         )
     return config.lock()
 
