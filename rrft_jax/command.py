@@ -357,7 +357,7 @@ def _override_reward(config: ml_collections.ConfigDict, argument: str) -> str:
     except ValueError:
         raise UserError(f"{argument}: expected a number, such as 1.0") from None
     terms, name = config[match[1]].rewards, match[2]
-    with config.unlocked():
+    with config.unlocked(), terms.ignore_type():  # a weight may be 1 so far
         if isinstance(terms.get(name), ml_collections.ConfigDict):
             terms[name].weight = number
         else:

@@ -208,13 +208,15 @@ OWN = "from configs import grpo\ndef get_config(arg):\n  config = grpo.get_confi
 def test_a_config_file_assigns_mappings_whose_names_have_dots(tmp_path):
     (tmp_path / "own.py").write_text(
         f"{OWN}  config.grpo.rewards = {{'json.dumps': {{'weight': 2.0}}}}\n"
-        "  config.eval.rewards = {'json.dumps': 1}\n"
+        "  config.eval.rewards = {'json.dumps': 1, 'format': {'weight': 1}, 'tags': 1}\n"
         "  config.data.columns = {'problem': 'a.b'}\n  return config\n"
     )
-    given = ["--config.data.path=d", "--config.eval.rewards.format=2"]
+    given = ["--config.data.path=d"]
+    given += [f"--config.eval.rewards.{name}=2.5" for name in ("format", "tags", "accuracy")]
     config, _ = command.parse([f"--config={tmp_path / 'own.py'}", *given])
     assert config.grpo.rewards == {"json.dumps": {"weight": 2.0}}
-    assert config.eval.rewards == {"json.dumps": 1, "format": 2.0}
+    own = {"json.dumps": 1, "format": {"weight": 2.5}}
+    assert config.eval.rewards == own | {"tags": 2.5, "accuracy": 2.5}
     assert config.data.columns == {"problem": "a.b"}
 
 
@@ -252,6 +254,7 @@ def test_hands_over_to_the_recipe(monkeypatch, capsys):
     assert main.main([GRPO, "--config.seed=3", "--workdir=w"]) == 0
     assert main.main([GRPO, "--branch_from=runs/a:7", "--workdir=w"]) == 0
     assert calls == [(3, Path("w"), None), (0, Path("w"), "runs/a:7")]
+    capsys.readouterr()  # a busy machine says what it waits for
 
     def fail(*arguments):
         raise UserError("w: no such folder")
