@@ -15,7 +15,7 @@ from typing import Any
 
 from rrft_jax import json_files
 from rrft_jax.errors import UserError
-from rrft_jax.tasks import CUSTOM, SPLITS, TASKS, find
+from rrft_jax.tasks import SPLITS, TASKS, find
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
 # JSON files beside a data set that hold none of its rows.
@@ -162,17 +162,13 @@ def _of_task(
 ) -> Sequence[pathlib.Path]:
     """Return the files of a task: those with its title, or all if no name has any task's title.
 
-    If a task of the user's own has no file with its title, it takes the files of any title.
+    A task of the user's own takes the files of any title, if none has its own.
     """
     titles = [known.title.lower() for known in TASKS.values()]
+    if not any(title in _flat(file.stem) for file in files for title in titles):
+        return files
     ours = [file for file in files if find(task).title.lower() in _flat(file.stem)]
-    if ours or (
-        task in TASKS
-        and task != CUSTOM
-        and any(title in _flat(file.stem) for file in files for title in titles)
-    ):
-        return ours
-    return files
+    return ours or ([] if task in TASKS else files)
 
 
 def _split(root: pathlib.Path, file: pathlib.Path, task: str) -> str:

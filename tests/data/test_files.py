@@ -111,6 +111,8 @@ def test_a_saved_data_set_may_say_that_it_is_held_out(tmp_path, said, splits):
 
 
 def test_a_task_of_the_users_own_reads_files_with_another_tasks_title(tmp_path):
+    _touch(tmp_path / "own", "custom-train.json", "test.json")
+    assert list(find_splits(str(tmp_path / "own"), "custom")) == ["train", "test"]
     _touch(tmp_path, "visual-counting-train.json")
     assert list(find_splits(str(tmp_path), "custom")) == ["train"]
     with pytest.raises(UserError, match="with Structure-Perception in its name, found visual-"):
