@@ -173,6 +173,11 @@ def _check(point: Point, config: Config, weights: str, theirs: Mapping[str, Any]
         what = f"{where}: {change.key} is {change.old!r} there and {change.new!r} here, but"
         if change.key == f"{point.stage}.freeze":
             raise UserError(f"{what} the optimizer has a state for each trained weight; leave it")
+        if stage == point.stage and change.free is None:
+            if config.stage(stage).steps == point.step:
+                raise UserError(
+                    f"{what} no step of {stage} is left; leave it, or take an earlier step"
+                )
         if stage in behind[:-1] and (change.free is None or change.free.only_more):
             raise UserError(
                 f"{what} {stage} has ended there; leave it, or branch from a step of {stage}"

@@ -76,6 +76,7 @@ def test_a_wrong_place_is_named_with_the_right_ones(run, point, message):
         ("", {"sft.b1": 0.5}, "sft.b1 is 0.9 there and 0.5 here, but sft has ended there; leave"),
         ("", {"sft.steps": 5}, "sft.steps is 4 there and 5 here, but sft has ended there"),
         ("", {"grpo.freeze": "x"}, "grpo.freeze is '' there and 'x' here, but the optimizer has"),
+        (":4", {"sft.b1": 0.5}, "sft.b1 is 0.9 there and 0.5 here, but no step of sft is left; le"),
         ("", {"stages": ("grpo",)}, "so far are sft, grpo, and those of this config grpo; take"),
         (":sft@2", {"stages": ()}, "so far are sft, and those of this config none"),
     ],
