@@ -77,12 +77,11 @@ def choose(arg: str, paradigms: tuple[str, ...], objectives: tuple[str, ...] = (
                 f"config argument {pair!r}: expected name=choice with name one of "
                 f"{', '.join(choices)}"
             )
-        if name == "task" and "." in choice:  # a module of the user's own
-            find(choice)
+        if name == "task":
+            find(choice)  # may be a module of the user's own
         elif choice not in choices[name]:
-            own = ", or the dotted path of a module with a TASK" if name == "task" else ""
             raise UserError(
-                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}{own}"
+                f"config argument {pair!r}: {name} is one of {', '.join(choices[name])}"
             )
         chosen[name] = choice
     return Choice(**chosen)

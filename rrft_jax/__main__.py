@@ -20,20 +20,25 @@ class Command:
     """A subcommand.
 
     Attributes:
-      module: the module whose `main` reads the arguments.
+      module: the module whose function reads the arguments.
       summary: one line for the list of subcommands.
       first: arguments before the typed ones, which may override them.
+      function: the name of the function.
     """
 
     module: str
     summary: str
     first: tuple[str, ...] = ()
+    function: str = "main"
 
 
 COMMANDS = {
     "train": Command("rrft_jax.main", "train by a config, or go on with a stopped run"),
     "eval": Command(
-        "rrft_jax.main", "evaluate a model or a run", first=("--config=configs/eval.py",)
+        "rrft_jax.main",
+        "evaluate a model or a run",
+        first=("--config=configs/eval.py",),
+        function="evaluate",
     ),
     "chat": Command("rrft_jax.chat", "ask a model about pictures"),
     "report": Command("rrft_jax.evaluation.report", "print the results of a run again"),
@@ -70,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {"", os.getcwd()} & {*sys.path}:
         sys.path.append(os.getcwd())
     sys.argv = [f"rrft {name}", *rest]  # the command's help says what was typed
-    return importlib.import_module(command.module).main([*command.first, *rest])
+    function = getattr(importlib.import_module(command.module), command.function)
+    return function([*command.first, *rest])
 
 
 def usage() -> str:

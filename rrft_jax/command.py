@@ -355,7 +355,10 @@ def _override_reward(config: ml_collections.ConfigDict, argument: str) -> str:
     try:
         number = float(match[3])
     except ValueError:
-        raise UserError(f"{argument}: expected a number, such as 1.0") from None
+        raise UserError(
+            f"{argument}: expected a number, such as 1.0; the options of a reward stand in a "
+            "config file of your own"
+        ) from None
     terms, name = config[match[1]].rewards, match[2]
     with config.unlocked(), terms.ignore_type():  # a weight may be 1 so far
         if isinstance(terms.get(name), ml_collections.ConfigDict):

@@ -23,13 +23,28 @@ from rrft_jax.errors import UserError
 from rrft_jax.monitoring import interrupts, progress, say, waiting
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """Run the command line of a config that only evaluates; return the exit code."""
+    return main(argv, trains=False)
+
+
+def main(argv: Sequence[str] | None = None, *, trains: bool = True) -> int:
+    """Run the command line; return the exit code.
+
+    Args:
+      argv: the arguments; by default those of the process.
+      trains: whether a config that trains is accepted.
+    """
     command.quieten()
     interrupts.listen()  # before the imports below, which take seconds
     try:
         told, argv = command.processes(sys.argv[1:] if argv is None else argv)
         config, workdir, origin_of, branch_from, dry = command.read(argv)
+        if config.stages and not trains:
+            raise UserError(
+                f"this config trains ({', '.join(config.stages)}), and eval only evaluates: give "
+                "--config=configs/eval.py with the same choices, or use rrft train"
+            )
         with waiting("loading JAX"):
             from rrft_jax.parallel import distributed
             from rrft_jax.training import objectives

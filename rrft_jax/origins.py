@@ -22,14 +22,19 @@ _WIDEST = 36  # columns of a value; a longer one moves the rest of its line
 
 
 class _Section(ml_collections.ConfigDict):
-    """A section; the names in its mappings may have dots, as the path of a reward has."""
+    """A section; the names in its mappings may have dots, as the path of a reward has.
+
+    Their values may change type: a reward has a weight, or a mapping with options.
+    """
 
     def __init__(self, values: Mapping[str, Any]):
         super().__init__(values, allow_dotted_keys=True)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            value = ml_collections.ConfigDict(dict(value), allow_dotted_keys=True)
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            value = ml_collections.ConfigDict(
+                dict(_plain(value)), type_safe=False, allow_dotted_keys=True
+            )
         super().__setitem__(key, value)
 
 

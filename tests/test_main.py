@@ -221,6 +221,29 @@ def test_a_config_file_assigns_mappings_whose_names_have_dots(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line, override, format_weight",
+    [
+        ('grpo.rewards = {"math.sqrt": {"weight": 2}, "format": 1}', [], 1),
+        ('grpo.rewards["math.sqrt"] = {"weight": 2}', [], 1.0),
+        ('grpo.rewards.format = {"weight": 3}\n  config.grpo.rewards["math.sqrt"] = 2', [], 3),
+        ('grpo.rewards = {"math.sqrt": 2, "format": {"weight": 1}}', ["format=0.5"], 0.5),
+        ('grpo.rewards["math.sqrt"], config.grpo.rewards.format = 2, 1', ["format=0.5"], 0.5),
+        ('grpo.rewards.update({"math.sqrt": {"weight": 1}})', ["math.sqrt=2"], 1.0),
+    ],
+)
+def test_rewards_of_a_config_file_are_plain_python(tmp_path, line, override, format_weight):
+    (tmp_path / "own.py").write_text(f"{OWN}  config.{line}\n  return config\n")
+    arguments = [f"--config.grpo.rewards.{term}" for term in override]
+    config, _ = command.parse([f"--config={tmp_path / 'own.py'}:task=custom", *arguments])
+    terms = {
+        name: term if isinstance(term, float | int) else term["weight"]
+        for name, term in config.grpo.rewards.items()
+    }
+    assert (terms["math.sqrt"], terms["format"]) == (2, format_weight)
+    assert ("accuracy" in terms) == ("rewards = {" not in line)
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         (

@@ -26,7 +26,10 @@ def calls(monkeypatch):
     made = []
 
     def module(name):
-        return types.SimpleNamespace(main=lambda argv: made.append((name, argv)) or 0)
+        def main(argv):
+            return made.append((name, argv)) or 0
+
+        return types.SimpleNamespace(main=main, evaluate=main)
 
     monkeypatch.setattr(rrft.importlib, "import_module", module)
     return made
@@ -74,6 +77,15 @@ def test_eval_takes_another_choice_of_its_config():
 
     arguments = [*rrft.COMMANDS["eval"].first, "--config=configs/eval.py:model=2b"]
     assert command.parse(arguments)[0].model.name == "2b"
+
+
+@pytest.mark.parametrize("file, stages", [("grpo", "sft, grpo"), ("sft", "sft")])
+def test_eval_never_trains(file, stages, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert rrft.main(["eval", f"--config=configs/{file}.py"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: this config trains ({stages}), and eval only evaluates: give ")
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_unknown_subcommand_is_one_line(capsys, calls):

@@ -101,6 +101,8 @@ def check_found(columns: Mapping[str, str], records: Iterable[Any]) -> None:
     for record in records:
         if isinstance(record, Mapping):
             held |= dict.fromkeys(record)
+            inner = {key: value for key, value in record.items() if isinstance(value, Mapping)}
+            held |= {f"{key}.{name}": None for key, value in inner.items() for name in value}
             missing = {part: name for part, name in missing.items() if not look_up(record, name)}
         if not missing:
             return

@@ -215,7 +215,8 @@ def _scores(term: Term, rows: Sequence[_Row]) -> list[tuple[float | None, float]
             )
             raise UserError(
                 f"reward {term.name!r} fails on sample {row.example.id} with {with_what}: "
-                f"{failure.reason}; mend it: it must return a number for any text"
+                f"{failure.reason}; mend it: it is called as {term.name.rpartition('.')[2]}"
+                "(completions, example), and must return a number for any text"
             )
         scores.append((None if row.text is None else found.values[0], found.values[-1]))
     return scores
@@ -289,8 +290,8 @@ def _reason(example: Any, terms: Sequence[str]) -> str:
         if not (example.cot or "").strip():
             return (
                 "its thought is empty; give the samples a 'cot', leave SFT out by "
-                "paradigm=reason_rft_zero, train by paradigm=ans_sft, or allow it by "
-                'grpo.rewards.format={"weight": 1, "empty_thought": True}'
+                "paradigm=reason_rft_zero, train by paradigm=ans_sft, or in a config file set "
+                'config.grpo.rewards.format = {"weight": 1, "empty_thought": True}'
             )
         return "expected each tag once, in order; mend the data, or change grpo.rewards"
     return (

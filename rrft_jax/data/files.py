@@ -62,7 +62,10 @@ def find_splits(path: str, task: str, file: str = "") -> dict[str, Files]:
     """
     root = pathlib.Path(path)
     if not root.exists():
-        raise UserError(f"{path}: no such file or folder; data.path names a data set")
+        raise UserError(
+            f"{path}: no such file or folder; give data.path a data set on the disk, one of the "
+            "Hugging Face Hub after hf download NAME --repo-type=dataset --local-dir=DIR"
+        )
     if root.is_file():
         if file:
             raise UserError(f"data.file={file}: {path} is a file; expected a folder to find it in")

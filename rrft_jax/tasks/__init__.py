@@ -10,6 +10,7 @@ samples and predictions hold of it, so every process finds the same record.
 
 import functools
 import importlib
+import importlib.util
 
 from rrft_jax.errors import UserError
 from rrft_jax.rewards.worker import find as find_object
@@ -56,7 +57,7 @@ def find(name: str) -> Task:
     if name == CUSTOM:
         return custom.TASK
     expected = f"choose one of {', '.join(TASKS)}, {CUSTOM}, or the dotted path of a module"
-    if "." not in name:
+    if not name or "." not in name and importlib.util.find_spec(name) is None:
         raise UserError(f"task {name!r} is unknown; {expected} of your own that has a TASK")
     return _of_own(name)
 

@@ -25,7 +25,7 @@ def _examples(number=3, task="visual_counting", **fields):
 def _config(arg="", rewards=None, **fields):
     config = (sft if "sft" in arg else grpo).get_config(arg)
     if rewards is not None:
-        config.grpo.rewards = type(config.grpo.rewards)(rewards, allow_dotted_keys=True)
+        config.grpo.rewards = rewards
     for key, value in fields.items():
         config.data[key] = value
     return settings.make(config.to_dict())

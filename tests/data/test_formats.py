@@ -216,9 +216,9 @@ def test_a_column_that_labels_a_row_stays_what_it_is(tmp_path, column):
 )
 def test_a_column_that_no_row_has_is_an_error_that_lists_them(tmp_path, columns, message):
     with pytest.raises(UserError) as error:
-        _read(tmp_path, {"question": QUESTION, "answer": "1"}, {"meta": {}}, columns=columns)
+        _read(tmp_path, {"question": QUESTION, "answer": "1"}, {"meta": {"a": 1}}, columns=columns)
     assert str(error.value).startswith(message)
-    assert str(error.value).endswith("expected one of question, answer, meta")
+    assert str(error.value).endswith("expected one of question, answer, meta, meta.a")
 
 
 def test_a_row_that_lacks_a_mapped_column_costs_itself_alone(tmp_path):

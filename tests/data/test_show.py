@@ -178,6 +178,9 @@ def test_the_answer_its_rewards_and_the_other_columns_are_shown(own, monkeypatch
     assert "    answer: 1\n" in first and "    column boxes: [[1, 2.5]]\n" in first
     assert "    rewards of its answer: accuracy 1, format 1, show_rewards.first_box 2.5\n" in first
     assert r"    answer: two\n\x1b[2J" in second and "    part: level 2\n" in second
+    assert _show(own / "out", "--id=a", "--stage=sft", *arguments, config=config) == 0
+    taught = capsys.readouterr().out
+    assert "    rewards of its answer: accuracy 1, format 0, show" in taught  # an empty thought
     assert "show_rewards.first_box 0 (failed: " in second and "KeyError" in second
 
 

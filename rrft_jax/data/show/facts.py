@@ -38,8 +38,8 @@ def facts(config: Config, stage: str, source: Source, example: Example) -> Itera
 def own_rewards(config: Config, stage: str, source: Source, example: Example) -> str:
     """Return what each reward gives to the row's own answer, in the layout that SFT teaches.
 
-    A row without a thought gets a short one, so that only its answer decides. A row without an
-    answer is scored with an empty completion.
+    SFT teaches an empty thought to a row without one. In other stages the row gets a short one, so
+    that only its answer decides. A row without an answer is scored with an empty completion.
     """
     named, seconds = rewards_of(config, source), rewards.guard.SECONDS
     if config.grpo is not None:
@@ -54,7 +54,7 @@ def own_rewards(config: Config, stage: str, source: Source, example: Example) ->
             text = target(example, "cot_sft", prompts=source.prompts or OWN)
         except BadSample as error:
             return f"{what}: none: {visible(str(error))}"
-        if not (example.cot or "").strip():
+        if stage != "sft" and not (example.cot or "").strip():
             text = text.replace("<think>\n\n</think>", "<think>\n...\n</think>", 1)
     shown = []
     for term in rewards.read_terms(named):
