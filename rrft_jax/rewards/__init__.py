@@ -188,7 +188,10 @@ def _keywords(function: Callable) -> frozenset[str]:
 def _find(name: str) -> Callable:
     if name in _REWARDS:
         return _REWARDS[name].function
-    expected = f"expected one of {', '.join(_REWARDS)}, or the dotted path of a function"
+    expected = (
+        f"expected one of {', '.join(_REWARDS)}, or the dotted path of a function, such as "
+        "FILE.FUNCTION for a file of the current folder"
+    )
     try:
         function = worker.find(name) if "." in name else None
     except (ImportError, AttributeError, ValueError) as error:

@@ -97,9 +97,11 @@ def test_a_task_of_the_users_own_is_found_by_its_dotted_path(tmp_path, monkeypat
     (tmp_path / "own_tasks/breaks.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     assert tasks.find("own_tasks.boxes").wording.instructions == {"": "Give a box."}
-    (tmp_path / "lone_task_file.py").write_text(OWN)
-    assert tasks.find("lone_task_file").wording.instructions == {"": "Give a box."}
-    assert grpo.get_config("task=lone_task_file").task == "lone_task_file"
+    lone = OWN.replace('rewards={"format": 1}', 'rewards={"lone_task_file.iou": 1}')
+    (tmp_path / "lone_task_file.py").write_text(lone)
+    config = grpo.get_config("task=lone_task_file")
+    assert config.grpo.rewards.to_dict() == {"lone_task_file.iou": 1}
+    assert tasks.find(config.task).rewards == {"lone_task_file.iou": 1}
     for name, said in (
         ("own_tasks.missing", "ModuleNotFoundError: No module named"),
         ("own_tasks.none", "its TASK is int; expected a rrft_jax.tasks.Task"),
