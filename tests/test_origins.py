@@ -181,3 +181,25 @@ def test_settings_of_the_demo_that_meet_other_data_are_said_in_one_line():
     assert "grpo.steps" not in line  # the user's own choice
     [line] = said("--config=configs/grpo.py:paradigm=reason_rft_zero", "--config.data.path=mine")
     assert "data.system_prompt=" in line and "sft." not in line
+
+
+def test_an_evaluation_says_the_words_in_which_its_run_was_trained_if_they_are_others(tmp_path):
+    def said(name, *arguments):
+        return origins.other_words(
+            read(f"--config=configs/eval.py{name}", f"--config.model.path={tmp_path}", *arguments)[
+                0
+            ]
+        )
+
+    assert said("") == []  # no folder of a run
+    begun = read("--config=configs/grpo.py:task=custom", "--config.data.path=d").config
+    (tmp_path / "config.json").write_text(json.dumps(fields.plain(begun)))
+    own = "--config.data.path=d"
+    assert said(":task=custom", own) == []
+    assert said("") == [
+        f"{tmp_path} was trained in other words: task=custom there, visual_counting here"
+    ]
+    (line,) = said(":task=custom", own, "--config.custom.instruction=Short.")
+    assert line.endswith("inside <answer> </answer>. there, Short. here")
+    config = read("--config=configs/grpo.py", f"--config.model.path={tmp_path}").config
+    assert origins.other_words(config) == []  # it trains
