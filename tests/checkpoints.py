@@ -1,10 +1,12 @@
-"""Random Qwen2-VL checkpoint folders, written by transformers itself: what the tests load.
+"""Random checkpoint folders of every family, written by transformers itself: what the tests load.
 
 Presets differ in what could be got wrong:
-  small   one file, everything divides by everything
-  odd     widths, heads and depths that divide nothing evenly; many shards
-  untied  a head of its own
-  wide    as many key/value heads as heads, other M-RoPE sections, bfloat16
+  small    one file, everything divides by everything
+  odd      widths, heads and depths that divide nothing evenly; many shards
+  untied   a head of its own
+  wide     as many key/value heads as heads, other M-RoPE sections, bfloat16
+  windows  Qwen2.5-VL: windows of 4 x 4 patches, then whole pictures; everything divides
+  halls    Qwen2.5-VL: whole pictures, then windows of 8 x 8 patches; odd sizes, bfloat16, shards
 Biases and norms are random too, so that a weight that is forgotten or swapped shows.
 """
 
@@ -14,7 +16,8 @@ import pathlib
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from rrft_jax.pretrain.folder import SPECIAL
 
@@ -41,7 +44,8 @@ PREPROCESSOR = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 # Sizes: decoder (width, layers, heads, kv_heads, mlp, vocabulary, sections), vision tower (width,
-# layers, heads), then what the files are like.
+# layers, heads; and of Qwen2.5-VL mlp, side of a window in pixels, blocks that see whole pictures),
+# then what the files are like.
 PRESETS = {
     "small": dict(
         text=(64, 2, 4, 2, 128, 768, (2, 3, 3)), vision=(32, 2, 2), tied=True, shard="5GB"
@@ -59,6 +63,23 @@ PRESETS = {
         shard="200KB",
         dtype=torch.bfloat16,
     ),
+    "windows": dict(
+        text=(64, 2, 4, 2, 128, 768, (2, 3, 3)),
+        vision=(32, 2, 2, 48, 56, [1]),
+        tied=True,
+        shard="5GB",
+    ),
+    "halls": dict(
+        text=(84, 3, 7, 1, 150, 701, (2, 1, 3)),
+        vision=(60, 3, 5, 50, 112, [0]),
+        tied=False,
+        shard="200KB",
+        dtype=torch.bfloat16,
+    ),
+}
+FAMILIES = {
+    "qwen2_vl": ("small", "odd", "untied", "wide"),
+    "qwen2_5_vl": ("windows", "halls"),
 }
 
 
@@ -68,16 +89,39 @@ def make(path: str | os.PathLike, preset: str = "small", seed: int = 0) -> None:
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(path)
-    model = _model(p, seed, dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)))))
+    family = next(family for family, presets in FAMILIES.items() if preset in presets)
+    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
+    model = _model(p, family, seed, ids)
     model.to(p.get("dtype", torch.float32)).save_pretrained(path, max_shard_size=p["shard"])
     (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
 
 
-def _model(p: dict, seed: int, ids: dict[str, int]) -> Qwen2VLForConditionalGeneration:
+def _qwen2_vl(out: int, width: int, depth: int, heads: int) -> dict:
+    return dict(embed_dim=width, depth=depth, num_heads=heads, hidden_size=out)
+
+
+def _qwen2_5_vl(
+    out: int, width: int, depth: int, heads: int, mlp: int, window: int, whole: list[int]
+) -> dict:
+    return dict(
+        hidden_size=width,
+        depth=depth,
+        num_heads=heads,
+        intermediate_size=mlp,
+        out_hidden_size=out,
+        window_size=window,
+        fullatt_block_indexes=whole,
+    )
+
+
+_VISION = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}
+
+
+def _model(p: dict, family: str, seed: int, ids: dict[str, int]) -> PreTrainedModel:
     width, layers, heads, kv_heads, mlp, vocabulary, sections = p["text"]
-    vision_width, vision_layers, vision_heads = p["vision"]
     end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
-    config = Qwen2VLConfig(
+    config = AutoConfig.for_model(
+        family,
         text_config=dict(
             hidden_size=width,
             num_hidden_layers=layers,
@@ -93,9 +137,7 @@ def _model(p: dict, seed: int, ids: dict[str, int]) -> Qwen2VLForConditionalGene
             eos_token_id=end,
             pad_token_id=pad,
         ),
-        vision_config=dict(
-            embed_dim=vision_width, depth=vision_layers, num_heads=vision_heads, hidden_size=width
-        ),
+        vision_config=_VISION[family](width, *p["vision"]),
         tie_word_embeddings=p["tied"],
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
@@ -103,7 +145,7 @@ def _model(p: dict, seed: int, ids: dict[str, int]) -> Qwen2VLForConditionalGene
         vision_end_token_id=ids["<|vision_end|>"],
     )
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
+    model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             # Strong layers, or a random model repeats the last token that it has read.

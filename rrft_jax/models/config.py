@@ -25,6 +25,8 @@ class VisionConfig:
       patch_size: pixels along the side of a patch.
       temporal_patch_size: frames in a patch; a still picture is repeated.
       merge_size: patches along the side of a visual token.
+      window_side: patches along the side of a window; 0 if every block sees whole pictures.
+      whole_blocks: the blocks that see whole pictures, where others see windows.
     """
 
     depth: int
@@ -41,6 +43,8 @@ class VisionConfig:
     patch_size: int = 14
     temporal_patch_size: int = 2
     merge_size: int = 2
+    window_side: int = 0
+    whole_blocks: tuple[int, ...] = ()
 
     @property
     def head_size(self) -> int:

@@ -1,4 +1,4 @@
-"""The model computes what transformers' own Qwen2-VL computes, in float32 on the CPU.
+"""The model computes what transformers' own model computes, in float32 on the CPU.
 
 Transformers sees one sample at a time, unpadded, every completion behind a copy of its prompt; ours
 sees the batch, padded, completions side by side over a shared prompt.
@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from rrft_jax.data.processor import Processor
 from rrft_jax.hf.pretrained import load_pretrained
 from rrft_jax.models import table
 from rrft_jax.models.vlm import VLM, PromptCache
 from rrft_jax.rollout import GenerationConfig, SamplingParams, generate
+from tests import checkpoints
 
 TOLERANCE = 2e-5  # activations are of order 1, and 2e-6 is usual
 # Which samples (by their number of pictures) make a batch; three each, to compile less often.
@@ -48,10 +49,10 @@ class Pair(NamedTuple):
     completions: np.ndarray  # [3,G,T], of the same three samples
 
 
-@pytest.fixture(scope="module", params=["small", "odd", "untied", "wide"])
+@pytest.fixture(scope="module", params=checkpoints.PRESETS)
 def pair(request, checkpoint):
     folder = checkpoint(request.param)
-    theirs = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     model, params = load_pretrained(folder, jnp.float32)
     processor = Processor.from_pretrained(folder)
     random = np.random.default_rng(0)
@@ -205,7 +206,7 @@ def test_greedy_generation(pair):
         assert tokens[mask].tolist() == theirs[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("pair", ["odd"], indirect=True)
+@pytest.mark.parametrize("pair", ["odd", "halls"], indirect=True)
 def test_gradients(pair):
     """Of GRPO's sum over G completions a prompt, by every weight: torch repeats each prompt.
 

@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from rrft_jax.hf import pretrained
 from rrft_jax.models import table
@@ -13,7 +13,7 @@ from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel.mesh import make_mesh
 from tests import tiny
 
-PRESETS = ["small", "odd", "untied"]
+PRESETS = ["small", "odd", "untied", "windows", "halls"]
 
 
 @pytest.fixture(scope="module", params=PRESETS)
@@ -34,7 +34,7 @@ def test_names_and_shapes_are_those_of_transformers(folder):
         for entry in table.entries(config)
         for name in table.names(entry, config)
     }
-    model = Qwen2VLForConditionalGeneration.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
     theirs = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert ours == theirs
 

@@ -1,6 +1,6 @@
 """The three attentions of this project, and the libraries that compute them.
 
-  segment   patches see the patches of their own picture, in both directions
+  segment   patches see the patches of their own picture or window, in both directions
   causal    a prompt token sees the prompt tokens before it
   group     a completion token sees its whole prompt and its own past, under one softmax
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
+from rrft_jax.models.attention.neighbours import as_before, in_blocks
 from rrft_jax.models.layers import broadcast
 
 IMPLEMENTATION = "cudnn"
@@ -20,7 +21,12 @@ def segment(
     k: Float[Array, "B S H C"],
     v: Float[Array, "B S H C"],
     segments: Int[Array, "B S"],
+    longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
+    if longest is not None:
+        blocks = in_blocks(q, k, v, segments, longest)
+        attended = _attend(*(_flat(x.astype(q.dtype)) for x in blocks[:3]), _flat(blocks.mask))
+        return as_before(attended.reshape(blocks.q.shape), q.shape[1])
     return _attend(q, k, v, segments[:, :, None] == segments[:, None, :])
 
 

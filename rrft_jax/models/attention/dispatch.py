@@ -59,9 +59,21 @@ def segment(
     v: Float[Array, "B S H C"],
     segments: Int[Array, "B S"],
     kernels: Kernels = PLAIN,
+    longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
-    """Attend inside segments, in both directions: patches with equal ids see each other."""
-    return _run("segment", kernels, ("BSHC", "BSHC", "BSHC", "BS"), q, k, v, segments)
+    """Attend inside segments, in both directions: patches with equal ids see each other.
+
+    Args:
+      q, k, v: the queries, keys and values of the patches.
+      segments: their ids.
+      kernels: see `choose`.
+      longest: the most patches of a segment. It says that the patches of each segment lie side by
+        side. The cost then grows with S, and not with its square.
+    """
+    axes = ("BSHC", "BSHC", "BSHC", "BS")
+    if longest is None or longest >= q.shape[1]:
+        return _run("segment", kernels, axes, q, k, v, segments)
+    return _run("segment", kernels, axes, q, k, v, segments, longest=longest)
 
 
 def causal(
@@ -96,14 +108,18 @@ def group(
 
 
 def _run(
-    name: str, kernels: Kernels, axes: tuple[str, ...], *arrays: Shaped[Array, "..."]
+    name: str,
+    kernels: Kernels,
+    axes: tuple[str, ...],
+    *arrays: Shaped[Array, "..."],
+    **static: int,
 ) -> Float[Array, "..."]:
     """Run one form of an attention, whose result is laid out as its first argument.
 
     XLA splits its own form over a mesh as it likes. A kernel is opaque to XLA, so every device runs
     the kernel over its own sequences and heads.
     """
-    form, mesh = getattr(FORMS[kernels.form], name), kernels.mesh
+    form, mesh = functools.partial(getattr(FORMS[kernels.form], name), **static), kernels.mesh
     if kernels.form == "splash":
         form = functools.partial(form, interpret=_platform(mesh) != "tpu")
     if kernels.form == "xla" or mesh is None or mesh.size == 1:

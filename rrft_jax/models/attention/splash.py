@@ -6,6 +6,8 @@ that sees nothing would be NaN, so every query sees itself, and padding sees pad
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,10 +28,15 @@ def segment(
     k: Float[Array, "B S H C"],
     v: Float[Array, "B S H C"],
     segments: Int[Array, "B S"],
+    longest: int | None = None,
     *,
     interpret: bool = False,
 ) -> Float[Array, "B S H C"]:
-    return _attend_within(q, k, v, segments, masks.FullMask, interpret)
+    mask = masks.FullMask
+    if longest is not None:  # the kernel skips the blocks that lie further away
+        around = (longest - 1, longest - 1)
+        mask = functools.partial(masks.LocalMask, window_size=around, offset=0)
+    return _attend_within(q, k, v, segments, mask, interpret)
 
 
 def causal(
@@ -99,7 +106,7 @@ def _attend_within(
     k: Float[Array, "B S K C"],
     v: Float[Array, "B S K C"],
     segments: Int[Array, "B S"],
-    mask: type[masks.Mask],
+    mask: Callable[[tuple[int, int]], masks.Mask],
     interpret: bool,
 ) -> Float[Array, "B S H C"]:
     """Attend inside the segments of a sequence, under a mask of its square."""

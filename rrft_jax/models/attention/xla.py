@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
+from rrft_jax.models.attention.neighbours import as_before, in_blocks
 from rrft_jax.models.layers import widened
 
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
@@ -44,7 +45,12 @@ def segment(
     k: Float[Array, "B S H C"],
     v: Float[Array, "B S H C"],
     segments: Int[Array, "B S"],
+    longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
+    if longest is not None:
+        blocks = in_blocks(q, k, v, segments, longest)
+        keys = Keys(blocks.k, blocks.v, blocks.mask[:, None, :, None])
+        return as_before(_attend(blocks.q, [keys]), q.shape[1])
     mask = segments[:, :, None] == segments[:, None, :]
     return _attend(q[:, None], [Keys(k, v, mask[:, None, None, None])])[:, 0]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.families import qwen2_vl
+from rrft_jax.models.families import qwen2_5_vl, qwen2_vl
 from rrft_jax.models.families.checks import check_doubled, check_whole
 
 
@@ -31,7 +31,8 @@ class Family:
 
 
 FAMILIES = {  # by the model_type in config.json
-    "qwen2_vl": Family("Qwen2-VL", qwen2_vl.read, qwen2_vl.RELEASED),
+    "qwen2_vl": Family(qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.RELEASED),
+    "qwen2_5_vl": Family(qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED),
 }
 TITLES = " or ".join(family.title for family in FAMILIES.values())
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}

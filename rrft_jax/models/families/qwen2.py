@@ -1,0 +1,145 @@
+"""The decoder of Qwen2 (https://arxiv.org/abs/2407.10671), which Qwen2-VL and Qwen2.5-VL have.
+
+RMSNorm, gated MLPs with SiLU, biases on queries, keys and values, M-RoPE in three runs of
+frequencies. Two layouts of config.json are in use: today's, with `text_config` and `vision_config`
+side by side, and the first releases', with the decoder's sizes at the top level.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rrft_jax.errors import UserError
+from rrft_jax.models.config import Entry, Table, TextConfig, VisionConfig, VLMConfig
+from rrft_jax.models.families.checks import check_problems
+from rrft_jax.models.layers import GatedMLP, RMSNorm
+from rrft_jax.models.table import EMBEDDING, HEAD, linear, norm
+
+_PARTS = {"norm": RMSNorm, "mlp": GatedMLP, "activation": "silu", "mlp_bias": False}
+
+TOWER = "model.visual"
+_DECODER, _LAYER = "model.language_model", "model.language_model.layers.{layer}"
+
+_ENTRIES = (
+    Entry(EMBEDDING, f"{_DECODER}.embed_tokens.weight", ("V", "D"), "VD"),
+    *norm("language/layers/input_norm", f"{_LAYER}.input_layernorm", "D", bias=False),
+    *linear("language/layers/q", f"{_LAYER}.self_attn.q_proj", "D HC", "DH"),
+    *linear("language/layers/k", f"{_LAYER}.self_attn.k_proj", "D KC", "DK"),
+    *linear("language/layers/v", f"{_LAYER}.self_attn.v_proj", "D KC", "DK"),
+    *linear("language/layers/o", f"{_LAYER}.self_attn.o_proj", "HC D", "HD", bias=False),
+    *norm("language/layers/post_norm", f"{_LAYER}.post_attention_layernorm", "D", bias=False),
+    *linear("language/layers/gate", f"{_LAYER}.mlp.gate_proj", "D F", "DF", bias=False),
+    *linear("language/layers/up", f"{_LAYER}.mlp.up_proj", "D F", "DF", bias=False),
+    *linear("language/layers/down", f"{_LAYER}.mlp.down_proj", "F D", "FD", bias=False),
+    *norm("language/norm", f"{_DECODER}.norm", "D", bias=False),
+    Entry(HEAD, "lm_head.weight", ("D", "V"), "DV", "transpose"),
+)
+
+# What the released models of both families have.
+RELEASED_TEXT = {"rope_theta": 1e6, "mrope_sections": (16, 24, 24), "norm_eps": 1e-6}
+RELEASED_TOKENS = {
+    "image_token": 151655,
+    "video_token": 151656,
+    "vision_start_token": 151652,
+    "vision_end_token": 151653,
+    "vision_pad_token": 151654,
+}
+
+
+def table(tower: tuple[Entry, ...]) -> Table:
+    """Return the table of a family from the entries of its vision tower."""
+    return Table(
+        entries=(*tower, *_ENTRIES),
+        released=(
+            (f"{TOWER}.", "visual."),
+            (f"{_DECODER}.layers.", "model.layers."),
+            (f"{_DECODER}.embed_tokens.", "model.embed_tokens."),
+            (f"{_DECODER}.norm.", "model.norm."),
+        ),
+    )
+
+
+def make_text(sizes: Mapping[str, Any]) -> TextConfig:
+    """Return the decoder of these sizes: the fields of `TextConfig` that are no parts."""
+    return TextConfig(**_PARTS, **sizes)
+
+
+def read(
+    raw: Mapping[str, Any], vision: VisionConfig, table: Table, title: str, where: str
+) -> VLMConfig:
+    """Return the configuration for a config.json's content.
+
+    Args:
+      raw: the content.
+      vision: its vision tower.
+      table: the family's table of parameters.
+      title: the family's name, for messages.
+      where: the path of the file, for messages.
+
+    Raises:
+      UserError: a size contradicts another, or asks for an unknown variant.
+    """
+    text = {**raw, **raw.get("text_config", {})}
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    check_variants(
+        {
+            "rope_type": kind not in ("default", "mrope") and kind,
+            "use_sliding_window": text.get("use_sliding_window"),
+            "hidden_act": text.get("hidden_act", "silu") != "silu" and text["hidden_act"],
+        },
+        title,
+        where,
+    )
+    heads = text["num_attention_heads"]
+    decoder = make_text(
+        {
+            "vocab_size": text["vocab_size"],
+            "width": text["hidden_size"],
+            "depth": text["num_hidden_layers"],
+            "heads": heads,
+            "kv_heads": text.get("num_key_value_heads") or heads,
+            "mlp_width": text["intermediate_size"],
+            "rope_theta": float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
+            "mrope_sections": tuple(rope.get("mrope_section", (16, 24, 24))),
+            "norm_eps": text.get("rms_norm_eps", 1e-5),
+            "tied": bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
+        }
+    )
+    check_problems(_contradictions(decoder), where)
+    return VLMConfig(
+        vision=vision,
+        text=decoder,
+        table=table,
+        image_token=raw.get("image_token_id", 151655),
+        video_token=raw.get("video_token_id", 151656),
+        vision_start_token=raw.get("vision_start_token_id", 151652),
+        vision_end_token=raw.get("vision_end_token_id", 151653),
+        vision_pad_token=raw.get("vision_token_id"),
+    )
+
+
+def patch_sizes(vision: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of patches and visual tokens that `vision_config` states."""
+    return {
+        "in_channels": vision.get("in_channels", vision.get("in_chans", 3)),
+        "patch_size": vision.get("patch_size", 14),
+        "temporal_patch_size": vision.get("temporal_patch_size", 2),
+        "merge_size": vision.get("spatial_merge_size", 2),
+    }
+
+
+def check_variants(unsupported: Mapping[str, Any], title: str, where: str) -> None:
+    """Refuse a setting that no released model has: the first whose value is true."""
+    for name, value in unsupported.items():
+        if value:
+            raise UserError(f"{where}: {name}={value!r} is not a variant of {title} known here")
+
+
+def _contradictions(text: TextConfig) -> dict[str, Any]:
+    """Return sentence -> whether it is true, for sentences about sizes that may contradict."""
+    return {
+        "hidden_size is not a multiple of num_attention_heads": text.width % text.heads,
+        "num_attention_heads is not a multiple of num_key_value_heads": text.heads % text.kv_heads,
+        "mrope_section doesn't add up to half a head": sum(text.mrope_sections) * 2
+        != text.head_size,
+    }
