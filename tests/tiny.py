@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrft_jax.models import VLM, Prompt
-from rrft_jax.models.families import qwen2_vl
+from rrft_jax.data.positions import patch_rows_cols
+from rrft_jax.models import VLM, Prompt, VLMConfig
+from rrft_jax.models.families import qwen2_5_vl, qwen2_vl
 
-CONFIG = qwen2_vl.make_config(
-    vision=dict(depth=2, width=16, heads=4, mlp_width=32, out_width=32),
+_VISION = dict(depth=2, width=16, heads=4, mlp_width=32, out_width=32)
+_OTHERS = dict(
     text=dict(
         vocab_size=64,
         width=32,
@@ -31,6 +32,9 @@ CONFIG = qwen2_vl.make_config(
         vision_end_token=63,
     ),
 )
+CONFIG = qwen2_vl.make_config(vision=_VISION, **_OTHERS)
+# A window is one visual token, and the second block sees whole pictures.
+WINDOWS = qwen2_5_vl.make_config(vision=dict(_VISION, window_side=2, whole_blocks=(1,)), **_OTHERS)
 STOP, PAD = 1, 0
 
 
@@ -40,14 +44,14 @@ def model(**fields) -> VLM:
 
 
 @functools.cache
-def params() -> dict:
+def params(config: VLMConfig = CONFIG) -> dict:
     """Random weights whose distributions are far from flat.
 
     The embedding is large and the layers are as initialised. Larger layers would make gradients
     ill-conditioned: at four times their size, a change of one rounding in the weights moves the
     gradient by a thousandth of its maximum, and no comparison of two orders of summation holds.
     """
-    params = model().init(jax.random.key(0))
+    params = model(config=config).init(jax.random.key(0))
     params["language"]["embed"]["embedding"] *= 25.0
     return params
 
@@ -75,6 +79,13 @@ def prompts(batch: int = 2, length: int = 9, seed: int = 0) -> Prompt:
             patch_rows_cols=rng.integers(0, 4, (batch, patches, 2)).astype(np.int32),
             patch_image=np.where(has_image, 0, -1) * np.ones((batch, patches), np.int32),
         ),
+    )
+
+
+def with_grids(prompt: Prompt) -> Prompt:
+    """The same prompts, their patches in the places of real pictures, as windows need them."""
+    return prompt.replace(
+        patch_rows_cols=jnp.broadcast_to(patch_rows_cols(2, 4, 2), prompt.patch_rows_cols.shape)
     )
 
 

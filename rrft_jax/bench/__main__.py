@@ -74,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (_, summary) in ON_A_WORKLOAD.items():
         command = commands.add_parser(name, help=summary)
         command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
-        command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
+        command.add_argument("--checkpoint", help="a folder instead of random weights")
         command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("sampler", help="sampling, and what a long tail of lengths costs")
     command.add_argument("--preset", choices=PRESETS, default="long_tail")
-    command.add_argument("--checkpoint", help="a Qwen2-VL folder instead of random weights")
+    command.add_argument("--checkpoint", help="a folder instead of random weights")
     command.add_argument("--cache_chunk", type=int, default=256, help="as in the configs")
     command.add_argument("--temperature", type=float, default=1.0)
     command.add_argument("--top_k", type=int, default=0)

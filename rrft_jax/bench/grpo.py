@@ -24,7 +24,7 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
 
     Args:
       workload: the shapes of a step.
-      checkpoint: a Qwen2-VL folder; None takes random weights.
+      checkpoint: a Hugging Face folder; None takes random weights.
       repeats: the number of measured steps.
     """
     mesh = make_mesh()

@@ -32,7 +32,7 @@ def bench_sampler(
 
     Args:
       workload: the shapes; the mean length is `workload.new_tokens`.
-      checkpoint: a Qwen2-VL folder; None takes random weights.
+      checkpoint: a Hugging Face folder; None takes random weights.
       sampling: temperature, top-k and top-p.
       cache_chunk: the tokens by which the cache grows.
       repeats: the number of measured turns.

@@ -63,7 +63,7 @@ def start(
 
     Args:
       workload: the shapes of the update.
-      checkpoint: a Qwen2-VL folder; None takes random weights.
+      checkpoint: a Hugging Face folder; None takes random weights.
       repeat: repeats every prompt and picture for each of its completions.
 
     Returns:

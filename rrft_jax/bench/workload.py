@@ -71,7 +71,7 @@ PRESETS = {  # prompts with a 480 x 320 picture, times 8 samples, float32
 def start(
     workload: Workload, checkpoint: str | None, mesh: jax.sharding.Mesh
 ) -> tuple[VLM, dict, Prompt]:
-    """Return the model, its float32 parameters (random, or a Qwen2-VL folder's), and prompts."""
+    """Return the model, its float32 parameters (random, or a folder's), and prompts."""
     if checkpoint:
         model, params = load_pretrained(checkpoint, np.float32, mesh=mesh)
         workload = dataclasses.replace(workload, model=model.config)

@@ -1,4 +1,4 @@
-"""The positions of tokens and patches: time, row and column, as Qwen2-VL counts them."""
+"""The positions of tokens and patches: time, row and column, as the Qwen-VL models count them."""
 
 import functools
 

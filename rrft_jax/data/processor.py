@@ -19,6 +19,7 @@ from rrft_jax.data.positions import patch_rows_cols, rope_positions
 from rrft_jax.data.shapes import bucket
 from rrft_jax.errors import UserError
 from rrft_jax.hf import agreement, kinds, pretrained
+from rrft_jax.models.families import TITLES
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.rewards.format import TAGS
 
@@ -26,7 +27,7 @@ _IMAGE = "<|image_pad|>"
 _END = "<|im_end|>"
 _PADDING = "<|endoftext|>"
 
-# For folders without a template: the turns of Qwen2-VL and nothing else.
+# For folders without a template: the turns of these models and nothing else.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
@@ -60,7 +61,7 @@ class Processor:
         if missing := [token for token in (_IMAGE, _END) if token not in special]:
             raise UserError(
                 f"{tokenizer.name_or_path}: the tokenizer has no {' and no '.join(missing)}; "
-                "expected the tokenizer of a Qwen2-VL"
+                f"expected the tokenizer of a {TITLES} checkpoint"
             )
         self._special = special
         control = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
@@ -350,7 +351,7 @@ def _image_settings(
     if not settings:
         raise UserError(
             f"{folder}: no image settings; expected preprocessor_config.json (it comes with "
-            "every Qwen2-VL checkpoint)"
+            f"every {TITLES} checkpoint)"
         )
     size = settings.pop("size", None) or {}
     limits = {}

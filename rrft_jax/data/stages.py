@@ -14,6 +14,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.hf.kinds import checkpoint
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.storage import Path
+from rrft_jax.models.families import title
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import batch_shards
 from rrft_jax.settings import Config, DataSettings, ModelSettings, StageSettings
@@ -26,7 +27,7 @@ def model_folder(model: ModelSettings) -> Path:
     if model.name == "tiny":
         return TINY
     raise UserError(
-        f"model.path is empty: give the folder of a Qwen2-VL {model.name} checkpoint, or "
+        f"model.path is empty: give the folder of a {title(model.name)} checkpoint, or "
         "of a run that trained one, --config.model.path=DIR"
     )
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
 from rrft_jax.models.arrays import Array
 
@@ -58,9 +58,7 @@ def find(
     return Windows(order, places, jnp.repeat(ids, merged, axis=1))
 
 
-def arranged(
-    x: Shaped[Array, "B S *_"], order: Int[Array, "B N"]
-) -> Shaped[Array, "B S *_"]:
+def arranged(x: Shaped[Array, "B S *_"], order: Int[Array, "B N"]) -> Shaped[Array, "B S *_"]:
     """Return patches in another order of their visual tokens."""
     tokens = x.reshape(*order.shape, -1)
     return jnp.take_along_axis(tokens, order[..., None], axis=1).reshape(x.shape)

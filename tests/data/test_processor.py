@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_position_ids
 
@@ -88,10 +88,12 @@ def test_tokens_equal_the_expanded_template(folder, processor, name):
     assert rows[name].tokens.tolist() == tokenizer("".join(pieces))["input_ids"]
 
 
-def test_positions_of_a_mixed_batch_equal_torch(folder, processor):
+@pytest.mark.parametrize("preset", ["small", "windows"])
+def test_positions_of_a_mixed_batch_equal_torch(checkpoint, preset):
+    processor = Processor.from_pretrained(checkpoint(preset))
     pictures, rows = _rows(processor)
     batch = processor.batch(list(rows.values()))
-    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).model
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint(preset)).model
     images = list(itertools.chain(*pictures.values()))
     grids = processor._image_processor(images=images, return_tensors="np")["image_grid_thw"]
     tokens = torch.tensor(batch.tokens).long()
@@ -314,7 +316,7 @@ def test_pictures_inside_of_a_text_equal_the_expanded_template(folder, processor
     image = {"type": "image"}
     texts = [{"type": "text", "text": text} for text in ("A is ", " and B <image> ", "\nWhich?")]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Qwen2VLForConditionalGeneration.from_pretrained(folder).model
+    model = AutoModelForImageTextToText.from_pretrained(folder).model
     for parts in (
         [texts[0], image, texts[1], image, texts[2], image],
         [image, texts[0], image, image, texts[1]],

@@ -133,11 +133,11 @@ def test_quantised_weights_are_not_trained(folder, settings, method):
     assert str(error.value).startswith(f"{folder}/config.json: the weights")  # nothing around it
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "llava", None])
+@pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen3_5", "llava", None])
 def test_another_family_is_named(folder, kind):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
-    refused(folder, f"model_type is {kind!r}, expected 'qwen2_vl'")
+    refused(folder, f"model_type is {kind!r}, expected 'qwen2_vl' or 'qwen2_5_vl'")
 
 
 @pytest.mark.parametrize("size", [0, 5, 8, 100, 20_000, SIZE - 1, SIZE + 1])

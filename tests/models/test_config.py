@@ -37,6 +37,58 @@ FLAT = {
     "rope_theta": 5e5,
     "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
 }
+# As the released Qwen2.5-VL-3B-Instruct writes it, with other sizes.
+WINDOWED = {
+    "model_type": "qwen2_5_vl",
+    **{key: value for key, value in FLAT.items() if key not in ("model_type", "vision_config")},
+    "use_sliding_window": False,
+    "vision_config": {
+        "depth": 4,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "intermediate_size": 84,
+        "num_heads": 2,
+        "in_chans": 3,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "spatial_patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [1, 3],
+        "tokens_per_second": 2,
+        "temporal_patch_size": 2,
+    },
+}
+
+
+def test_a_tower_with_windows_is_read_from_both_layouts():
+    config = families.read(WINDOWED)
+    nested = {**NESTED, **{key: WINDOWED[key] for key in ("model_type", "vision_config")}}
+    assert config == families.read(nested)
+    vision = config.vision
+    assert (vision.width, vision.mlp_width, vision.out_width) == (32, 84, 64)
+    assert (vision.window_side, vision.whole_blocks) == (8, (1, 3))
+    assert config.text == families.read(FLAT).text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "gelu"}, "vision_config.hidden_act='gelu' is not a variant of Qwen2.5-VL"),
+        ({"out_hidden_size": 32}, "out_hidden_size is not the decoder's"),
+        ({"hidden_size": 36}, "vision_config.hidden_size is not a multiple of 4 x num_heads"),
+        ({"window_size": 14}, "window_size is smaller than a visual token"),
+    ],
+)
+def test_a_tower_that_is_not_this_one_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        families.read({**WINDOWED, "vision_config": {**WINDOWED["vision_config"], **change}})
+
+
+def test_released_models_are_named_with_their_family():
+    assert families.title("7b") == "Qwen2-VL 7B"
+    assert families.title("qwen2_5_vl_3b") == "Qwen2.5-VL 3B"
+    assert families.title("tiny") == families.TITLES == "Qwen2-VL or Qwen2.5-VL"
 
 
 def test_both_layouts_give_the_same_sizes():

@@ -42,6 +42,9 @@ MESHES = {
 }
 
 
+PROMPT = tiny.with_grids(tiny.prompts(BATCH))
+
+
 @functools.cache
 def sampled(**axes):
     """The completions that a mesh draws for eight prompts, on the host."""
@@ -50,7 +53,7 @@ def sampled(**axes):
         generate(
             tiny.model(mesh=mesh),
             jax.tree.map(jax.device_put, tiny.params(), shardings),
-            sharding.shard(mesh, tiny.prompts(BATCH), prompts.AXES),
+            sharding.shard(mesh, PROMPT, prompts.AXES),
             jax.random.key(0),
             GenerationConfig(
                 num_generations=GROUP,
@@ -63,14 +66,14 @@ def sampled(**axes):
 
 
 @functools.cache
-def trained(stage, **axes):
+def trained(stage, config=tiny.CONFIG, **axes):
     """A step of a stage on a mesh: (state, metrics), on the host."""
-    mesh, shardings = _mesh(axes)
-    model = tiny.model(mesh=mesh)
-    params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), tiny.params(), shardings)
+    mesh, shardings = _mesh(axes, config)
+    model, params = tiny.model(config=config, mesh=mesh), tiny.params(config)
+    params = jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), params, shardings)
     optimizer = optimizers.make_optimizer(HYPER, 100)
     state = states.create(params, optimizer, "", mesh)
-    prompt, out = tiny.prompts(BATCH), sampled()
+    prompt, out = PROMPT, sampled()
     if stage == "sft":
         step = sft.make_step(model, optimizer, "", 1, states.layout(state))
         rows = sft.SFTBatch(prompt, out.tokens, out.mask)
@@ -91,10 +94,10 @@ def trained(stage, **axes):
     return jax.device_get((state, metrics))
 
 
-def _mesh(axes):
+def _mesh(axes, config=tiny.CONFIG):
     mesh = make_mesh(**axes)
-    layout.check(tiny.CONFIG, mesh)
-    return mesh, table.parameter_shardings(tiny.CONFIG, mesh)
+    layout.check(config, mesh)
+    return mesh, table.parameter_shardings(config, mesh)
 
 
 @pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
@@ -110,7 +113,16 @@ def test_samples_are_those_of_one_device(axes):
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 @pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
 def test_a_step_is_that_of_one_device(axes, stage):
-    (got, metrics), (want, wanted) = trained(stage, **axes), trained(stage)
+    assert_same(trained(stage, **axes), trained(stage))
+
+
+def test_a_step_of_a_tower_with_windows_is_that_of_one_device():
+    axes = MESHES["data 2 x fsdp 2 x tensor 2"]
+    assert_same(trained("grpo", tiny.WINDOWS, **axes), trained("grpo", tiny.WINDOWS))
+
+
+def assert_same(of_mesh, of_one):
+    (got, metrics), (want, wanted) = of_mesh, of_one
     assert metrics.keys() == wanted.keys() and "loss" in metrics
     for name in wanted:
         assert metrics[name] == pytest.approx(wanted[name], rel=2e-5, abs=2e-6), name

@@ -32,10 +32,7 @@ def segment(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B S H C"]:
-    mask = masks.FullMask
-    if longest is not None:  # the kernel skips the blocks that lie further away
-        around = (longest - 1, longest - 1)
-        mask = functools.partial(masks.LocalMask, window_size=around, offset=0)
+    mask = masks.FullMask if longest is None else local_mask(longest)
     return _attend_within(q, k, v, segments, mask, interpret)
 
 
@@ -79,6 +76,11 @@ def group(
     mask = _SharedPrompt(padded, number, shape[2])
     attended = _attend(q, keys, values, own_segments, segments, _Kernel(mask, block, interpret))
     return attended.reshape(shape)[:, :, :length]
+
+
+def local_mask(longest: int) -> Callable[[tuple[int, int]], masks.Mask]:
+    """Return the mask of segments of at most `longest` tokens: further blocks are skipped."""
+    return functools.partial(masks.LocalMask, window_size=(longest - 1, longest - 1), offset=0)
 
 
 @dataclasses.dataclass(frozen=True)

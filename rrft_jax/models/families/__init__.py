@@ -38,6 +38,14 @@ TITLES = " or ".join(family.title for family in FAMILIES.values())
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}
 
 
+def title(name: str) -> str:
+    """Return a model's name in messages: "Qwen2-VL 2B" for "2b"; all families if none has it."""
+    for family in FAMILIES.values():
+        if name in family.released:
+            return f"{family.title} {name.rpartition('_')[2].upper()}"
+    return TITLES
+
+
 def read(raw: Mapping[str, Any], where: str = "config.json") -> VLMConfig:
     """Return the configuration of the model that a config.json describes.
 

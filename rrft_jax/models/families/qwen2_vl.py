@@ -103,8 +103,7 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
         {
             "vision_config.embed_dim is not a multiple of 4 x num_heads": vision.width
             % (4 * vision.heads),
-            "vision_config.hidden_size is not the decoder's": vision.out_width
-            != config.text.width,
+            "vision_config.hidden_size is not the decoder's": vision.out_width != config.text.width,
         },
         where,
     )

@@ -29,16 +29,29 @@ def arrays(dtype=jnp.float32):
 
     qkv = {
         "segment": [random(B, S, H, C) for _ in range(3)],
+        "windows": [random(B, S, H, C) for _ in range(3)],
         "causal": [random(B, P, H, C), random(B, P, K, C), random(B, P, K, C)],
         "group": [random(B, G, T, H, C), random(B, G, T, K, C), random(B, G, T, K, C)],
     }
     weights = {name: random(*x[0].shape) for name, x in qkv.items()}
     weights["causal"] *= MASK[..., None, None]  # what padding sees is nobody's business
+    weights["windows"] *= (WINDOWS >= 0)[..., None, None]
     return qkv, weights
 
 
 MASK = np.arange(P) >= np.array([[7], [0], [P - 1], [20]])
 SEGMENTS = np.array([[0] * 140, [0] * 60 + [1] * 80, [0] * 64 + [1] * 70 + [-1] * 6, [-1] * 140])
+
+# The windows of three rows of pictures: at most 40 patches each, side by side, the rest padding.
+LONGEST = 40
+WINDOWS = np.array(
+    [
+        np.repeat(np.arange(4), [40, 40, 40, 20]),
+        np.repeat([0, 1, 2, 3, 4, 5], [7, 40, 1, 39, 33, 20]),
+        np.repeat([0, 1, 2, -1], [40, 5, 40, 55]),
+        np.full(S, -1),
+    ]
+)
 
 
 def total(kernels, qkv, weights):
@@ -47,6 +60,7 @@ def total(kernels, qkv, weights):
     group_q, own_k, own_v = qkv["group"]
     results = {
         "segment": attention.segment(*qkv["segment"], SEGMENTS, kernels),
+        "windows": attention.segment(*qkv["windows"], WINDOWS, kernels, LONGEST),
         "causal": attention.causal(q, k, v, MASK, kernels),
         "group": attention.group(group_q, KeyValues(k, v), MASK, KeyValues(own_k, own_v), kernels),
     }
@@ -99,7 +113,29 @@ def test_cudnn_takes_what_it_is_asked_for(monkeypatch, axes):
     kernels = Kernels("cudnn", make_mesh(**axes))
     gradient = jax.jit(jax.grad(functools.partial(total, kernels), has_aux=True))
     lowered = gradient.trace(qkv, weights).lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count("fmhaScaleBiasSoftmaxBackward") == 3
+    assert lowered.as_text().count("fmhaScaleBiasSoftmaxBackward") == 4
+
+
+def test_windows_see_what_the_plain_form_shows_them():
+    q, k, v = arrays()[0]["windows"]
+    got = attention.segment(q, k, v, WINDOWS, longest=LONGEST)
+    want = attention.segment(q, k, v, WINDOWS)
+    real = WINDOWS >= 0
+    np.testing.assert_allclose(got[real], want[real], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["xla", "splash"])
+def test_the_cost_of_windows_grows_with_the_patches_and_not_with_their_square(form):
+    """By the scores of a compiled program, or by the blocks that a kernel visits."""
+
+    def cost(patches):
+        if form == "splash":
+            return float(splash.local_mask(LONGEST)((patches, patches))[:, :].sum())
+        q, ids = jax.ShapeDtypeStruct((1, patches, 2, 16), jnp.float32), np.zeros((1, patches), int)
+        windows = jax.jit(lambda q: attention.segment(q, q, q, ids, longest=64))
+        return windows.lower(q).compile().cost_analysis()["flops"]
+
+    assert 3.5 < cost(2048) / cost(512) < 4.5
 
 
 def test_splash_never_looks_at_another_completion():
