@@ -5,6 +5,7 @@
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=256]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
+    python -m rrft_jax.bench tower [--repeats=5]
     python -m rrft_jax.bench data [--path=DATASET] [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
     python -m rrft_jax.bench asking [--checkpoint=DIR] [--repeats=3]
@@ -25,6 +26,9 @@ repeated for each of its completions. The difference is the gain of sharing them
 then with a long tail of lengths (mean 128, maximum 512). It compares the time of a decoding step
 with the bytes that the step must read (weights, keys and values, once each). If the device's
 bandwidth is known, it reports the share of it that the step reaches.
+
+`tower` times a small vision tower of Qwen2.5-VL, in which seven blocks in eight see windows, in
+turns with the same tower whose blocks all see whole pictures, for pictures of four sizes.
 
 `data` reads picture files of two sizes through the loader and, in turns with it, the same pictures
 in a parquet file, and the files through a bare pool of as many threads. The pool only opens the
@@ -50,6 +54,7 @@ from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
 from rrft_jax.bench.rewards import bench_rewards
 from rrft_jax.bench.sampler import bench_sampler
+from rrft_jax.bench.tower import bench_tower
 from rrft_jax.bench.update import bench_repeated, bench_update
 from rrft_jax.bench.workload import PRESETS
 from rrft_jax.errors import UserError
@@ -91,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("rewards", help="what a batch's rewards take")
     command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("tower", help="a vision tower with windows, and without them")
+    command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("asking", help="questions about pictures of many sizes")
     command.add_argument("--checkpoint", help="a run or a folder; default: the packaged model")
     command.add_argument("--repeats", type=int, default=3)
@@ -100,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = bench_asking(args.checkpoint, args.repeats)
         elif args.command == "rewards":
             result = bench_rewards(args.repeats)
+        elif args.command == "tower":
+            result = bench_tower(args.repeats)
         elif args.command == "data":
             result = bench_data(args.samples, args.repeats, args.path)
         elif args.command == "sampler":

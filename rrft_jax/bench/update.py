@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def bench_update(workload: Workload, checkpoint: str | None, repeats: int) -> di
     the device's peak isn't known or the model isn't computed in 16 bits.
     """
     run, workload, dtype = start(workload, checkpoint)
-    [seconds] = _medians([run], repeats)
+    [seconds] = medians([run], repeats)
     flops = 3 * score_flops(workload)
     tokens = workload.prompts * (workload.prompt_tokens + workload.samples * workload.new_tokens)
     device = jax.devices()[0].device_kind
@@ -47,7 +48,7 @@ def bench_repeated(workload: Workload, checkpoint: str | None, repeats: int) -> 
     """Return the median seconds of the shared and the repeated update, and their ratio."""
     shared, workload, _ = start(workload, checkpoint)
     repeated, _, _ = start(workload, checkpoint, repeat=True)
-    times = _medians([shared, repeated], repeats)
+    times = medians([shared, repeated], repeats)
     return {
         "shared": round(times[0], 4),
         "repeated": round(times[1], 4),
@@ -109,7 +110,7 @@ def _one_completion_each(batch: Minibatch) -> Minibatch:
     return jax.tree.map(put, loss.axes(batch), batch)
 
 
-def _medians(runs: list[Callable[[], dict]], repeats: int) -> list[float]:
+def medians(runs: list[Callable[[], Any]], repeats: int) -> list[float]:
     """Return the median seconds of each function, run in turns after one warming run."""
     times: list[list[float]] = [[] for _ in runs]
     for repeat in range(repeats + 1):

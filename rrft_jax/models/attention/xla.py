@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
-from rrft_jax.models.attention.neighbours import as_before, in_blocks
+from rrft_jax.models.attention.neighbours import Blocks, as_before, in_blocks
 from rrft_jax.models.layers import widened
 
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
 MOST_SCORES = 2**21  # the most scores in memory at a time: 8 MiB
 FEWEST_QUERIES = 16  # the smallest chunk
+MOST_BLOCK_SCORES = 2**19  # the same for short segments, whose scores are small products
 
 
 class Keys(NamedTuple):
@@ -48,11 +49,24 @@ def segment(
     longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
     if longest is not None:
-        blocks = in_blocks(q, k, v, segments, longest)
-        keys = Keys(blocks.k, blocks.v, blocks.mask[:, None, :, None])
-        return as_before(_attend(blocks.q, [keys]), q.shape[1])
+        return _blockwise(in_blocks(q, k, v, segments, longest), q.shape[1])
     mask = segments[:, :, None] == segments[:, None, :]
     return _attend(q[:, None], [Keys(k, v, mask[:, None, None, None])])[:, 0]
+
+
+def _blockwise(blocks: Blocks, length: int) -> Float[Array, "B S H C"]:
+    """Attend some blocks at a time, and return the results of `length` patches."""
+
+    def one(q, k, v, mask):
+        return _attend(q[:, None], [Keys(k, v, mask[:, None, None, None])])[:, 0]
+
+    scores = blocks.mask[:, 0].size * blocks.q.shape[3]
+    attended = jax.lax.map(
+        lambda block: one(*block),
+        tuple(jnp.moveaxis(x, 1, 0) for x in blocks),
+        batch_size=max(MOST_BLOCK_SCORES // scores, 1),
+    )
+    return as_before(jnp.moveaxis(attended, 0, 1), length)
 
 
 def causal(
