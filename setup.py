@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rrft_jax/__init__.py").rea
 setup(
     name="rrft_jax",
     version=VERSION,
-    description="Fine-tunes Qwen2-VL for visual reasoning in JAX: SFT, then GRPO",
+    description="Fine-tunes Qwen-VL models for visual reasoning in JAX: SFT, then GRPO",
     license="Apache-2.0",
     python_requires=">=3.11",
     # The configs are beside the package here, and inside it when installed. There they can't stand

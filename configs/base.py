@@ -31,6 +31,8 @@ MODELS = {
     "tiny": tiny_visual_counting.MODEL,
     "2b": {"mesh.data": 1, "mesh.fsdp": -1},
     "7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
+    "qwen2_5_vl_3b": {"mesh.data": 1, "mesh.fsdp": -1},
+    "qwen2_5_vl_7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
 }
 
 # Fields that change what is learnt. The values of `tiny` for them suit its drawn samples. Other

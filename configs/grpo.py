@@ -7,9 +7,9 @@
 `objective=dapo`, `dr_grpo`, `gspo`, `cispo` or `rloo` has the settings of that method's paper: see
 `configs/objectives.py`.
 
-Experiments with the `tiny` model are tuned, and each has a file with its result. `2b` and `7b` have
-the settings of Reason-RFT: the defaults of `rrft_jax/settings.py`, with the mesh from `MODELS`.
-They have not been trained yet.
+Experiments with the `tiny` model are tuned, and each has a file with its result. The
+other models have the settings of Reason-RFT: the defaults of `rrft_jax/settings.py`, with the mesh
+from `MODELS`. They have not been trained yet.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""Fine-tunes Qwen2-VL for visual reasoning in JAX: chain-of-thought SFT, then GRPO."""
+"""Fine-tunes Qwen-VL models for visual reasoning in JAX: chain-of-thought SFT, then GRPO."""
 
 __version__ = "0.1.0"
 

@@ -121,7 +121,7 @@ def read(argv: Sequence[str]) -> Command:
     """
     parser = Parser(
         prog=prog("rrft_jax.main"),
-        description="Fine-tunes Qwen2-VL for visual reasoning.",
+        description="Fine-tunes Qwen-VL models for visual reasoning.",
         epilog="--config.KEY=VALUE overrides a field of the config. Where several processes don't "
         "find each other by themselves: --coordinator=HOST:PORT --num_processes=N --process_id=I; "
         "--heartbeat_seconds=S is how long one may be silent before the others end.",

@@ -30,7 +30,7 @@ a field.
 
 {files}
 
-The other choices are `model` (`tiny`, `2b`, `7b`) and `task`
+The other choices are `model` ([the list](models-and-tasks.md#models)) and `task`
 ({tasks}), or a
 [module with a `TASK`](own-task.md).
 The first one is the default. `configs/grpo.py` also takes an `objective`, which names the

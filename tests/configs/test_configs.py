@@ -32,7 +32,7 @@ def test_every_choice_makes_a_valid_config():
 @pytest.mark.parametrize(
     "file, arg, message",
     [
-        (grpo, "model=3b", "'model=3b': model is one of tiny, 2b, 7b"),
+        (grpo, "model=3b", "'model=3b': model is one of tiny, 2b, 7b, qwen2_5_vl_3b"),
         (grpo, "task=x", "visual_counting, structure_perception, spatial_transformation"),
         (grpo, "paradigm=cot_sft", "paradigm is one of reason_rft, reason_rft_zero"),
         (grpo, "paradigm=zero_shot", "paradigm is one of reason_rft, reason_rft_zero"),
