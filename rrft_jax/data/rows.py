@@ -6,6 +6,7 @@ lines of large files, are read when they are asked for, because they may hold pi
 
 import array
 import bisect
+import contextlib
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rrft_jax import lfs
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.tables import Table, is_table
 from rrft_jax.errors import UserError
@@ -103,6 +105,9 @@ class _Lines(Sequence[Any]):
 
 
 def _open(file: str) -> Sequence[Any]:
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        if (content := opened.read(200)).startswith(lfs.POINTER):
+            raise UserError(f"{file}: {lfs.message(content)}")
     if is_table(file):
         return Table(file)
     if os.path.getsize(file) > _LARGE_BYTES and _has_lines(file):

@@ -60,6 +60,7 @@ class Table(Sequence[dict[str, Any]]):
         ]
         schema = self._batches[0].schema if self._batches else None
         self.columns: tuple[str, ...] = tuple(schema.names) if schema else ()
+        self._coarse = _in_microseconds(schema) if schema else {}
         self._classes = _classes(schema.metadata if schema else None)
 
     def __reduce__(self) -> tuple:
@@ -75,6 +76,9 @@ class Table(Sequence[dict[str, Any]]):
         row = self._batches[k].slice(index - first, 1)
         try:
             row.validate(full=True)  # a broken file must not point outside of itself
+            for number, coarse in self._coarse.items():
+                times = row[number].cast(coarse, safe=False)
+                row = row.set_column(number, self.columns[number], times)
             (values,) = row.to_pylist()
         except (ValueError, OverflowError) as error:
             return BadSample("malformed", f"its bytes are broken: {error}")
@@ -137,6 +141,23 @@ def _batches(mapped: mmap.mmap) -> list[Any]:
     else:
         batches = list(pa.ipc.open_stream(source))
     return [batch for batch in batches if batch.num_rows]
+
+
+def _in_microseconds(schema: Any) -> dict[int, Any]:
+    """Return the number of each column of finer times -> the type of the times that Python has."""
+    import pyarrow as pa
+
+    types = {}
+    for number, field in enumerate(schema):
+        if getattr(field.type, "unit", "") != "ns":
+            continue
+        if pa.types.is_timestamp(field.type):
+            types[number] = pa.timestamp("us", field.type.tz)
+        else:
+            types[number] = (
+                pa.duration("us") if pa.types.is_duration(field.type) else pa.time64("us")
+            )
+    return types
 
 
 def _classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, Sequence[str]]:

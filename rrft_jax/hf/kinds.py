@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rrft_jax import lfs
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import storage
@@ -91,8 +92,8 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
     """
     for file in [file for kind in ("json", "txt", "jinja") for file in folder.glob(f"*.{kind}")]:
         with file.open("rb") as opened:
-            if (content := opened.read(200)).startswith(storage.POINTER):
-                raise UserError(f"{storage.join(path, file.name)}: {storage.pointer(content)}")
+            if (content := opened.read(200)).startswith(lfs.POINTER):
+                raise UserError(f"{storage.join(path, file.name)}: {lfs.message(content)}")
     has_config = (folder / "config.json").is_file()
     if not (has_config and storage.is_url(path)):  # saves a request for most folders at a URL
         adapter = storage.read(path, "adapter_config.json")

@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import weakref
@@ -23,8 +22,6 @@ import tensorstore
 from rrft_jax.errors import UserError
 
 Path = str | os.PathLike
-
-POINTER = b"version https://git-lfs"  # the beginning of the pointer that stands for a file
 
 _RANGE = 2**23  # bytes of a request
 _REQUESTS = 8  # at the same time
@@ -131,16 +128,6 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
-
-
-def pointer(content: bytes) -> str:
-    """Return the error text for a file that is a git-lfs pointer: its problem and the remedy."""
-    size = re.search(rb"^size (\d+)$", content, re.MULTILINE)
-    return (
-        "a pointer of git-lfs in the place of the file"
-        + (f" of {int(size[1]):,} bytes" if size else "")
-        + "; run git lfs pull in its folder, or download it again"
-    )
 
 
 @functools.cache

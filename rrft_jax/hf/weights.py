@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrft_jax import lfs
 from rrft_jax.errors import UserError
 from rrft_jax.hf import storage
 from rrft_jax.models import table
@@ -199,8 +200,8 @@ def _header(file: storage.File) -> tuple[list[Tensor], int]:
     """
     try:
         start = file.read(0, 8)
-        if storage.POINTER.startswith(start):
-            raise UserError(f"{file.path}: {storage.pointer(file.read(0, file.size or 100))}")
+        if lfs.POINTER.startswith(start):
+            raise UserError(f"{file.path}: {lfs.message(file.read(0, file.size or 100))}")
         length = int.from_bytes(start, "little")
         if length > _HEADER:
             raise ValueError(f"a header of {length} bytes")
