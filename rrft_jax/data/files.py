@@ -133,12 +133,20 @@ def _of_folder(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the files of a folder; of a split that `datasets` saved, those that it lists.
 
     Its `map` leaves caches beside them, with the same rows once more.
+
+    Raises:
+      UserError: only some of the rows are meant.
     """
     files = sorted(folder.iterdir())
-    listed = _read(folder / _STATE).get("_data_files")
-    if not listed:
+    state = _read(folder / _STATE)
+    if state.get("_indices_files") or state.get("_indices_data_files"):
+        raise UserError(
+            f"{folder}: a selection of its rows is saved apart from them, which is not read; call "
+            "flatten_indices() of datasets, and save it again"
+        )
+    names = [one.get("filename") for one in state.get("_data_files") or ()]
+    if not names:
         return files
-    names = [one.get("filename") for one in listed]
     return [file for file in files if file.name in names]
 
 

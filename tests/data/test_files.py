@@ -101,6 +101,10 @@ def test_of_a_saved_split_only_its_own_files_are_read(tmp_path):
     listed = [{"filename": "data-00000-of-00001.arrow"}]
     (tmp_path / "train/state.json").write_text(json.dumps({"_data_files": listed}))
     assert _found(tmp_path) == {"train": ["train/data-00000-of-00001.arrow"]}
+    chosen = {"_data_files": listed, "_indices_files": [{"filename": "indices.arrow"}]}
+    (tmp_path / "train/state.json").write_text(json.dumps(chosen))
+    with pytest.raises(UserError, match="train: a selection of its rows is saved apart from them"):
+        _found(tmp_path)
 
 
 @pytest.mark.parametrize("said, splits", [("test", ["id"]), ("train", ["train", "id"])])
