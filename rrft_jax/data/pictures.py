@@ -105,6 +105,8 @@ def _read(picture: Any, read: Callable[[Image.Image], Any]) -> Any:
 
 def _checked_size(image: Image.Image, max_open_pixels: int = MAX_OPEN_PIXELS) -> tuple[int, int]:
     width, height = image.size
+    if not width * height:
+        raise ValueError(f"{width} x {height}: no pixels")
     if width * height > max_open_pixels:
         raise ValueError(f"{width} x {height} pixels are more than {max_open_pixels}")
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):

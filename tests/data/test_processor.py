@@ -165,6 +165,9 @@ def test_measuring_opens_headers_alone(processor, tmp_path):
         with pytest.raises(BadSample) as error:
             processor.measure(_chat("", 1), [picture])
         assert error.value.cause == "picture"
+    for size in ((0, 5), (5, 0)):
+        with pytest.raises(BadSample, match="no pixels"):
+            processor.measure(_chat("", 1), [Image.new("RGB", size)])
     with pytest.raises(BadSample, match="2 picture placeholders for 1 pictures"):
         processor.measure(_chat("", 2), [whole])
 
