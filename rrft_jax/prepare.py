@@ -86,6 +86,8 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
         check_rewards(config, data)
     with waiting("reading the tokenizer"):
         processor = open_processor(config.model, config.data)
+    if not (config.data.path or config.data.source or config.data.mixture):
+        say("data: the samples are drawn; data.path or data.source names a data set instead")
     if line := other_words(config):
         say(line)
     for line in layout.summary(sizes, mesh):

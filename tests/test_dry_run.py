@@ -31,7 +31,8 @@ def test_it_tells_the_run_without_a_folder_or_a_compilation(tmp_path, capsys):
     assert dry("--config.data.activation_samples=20", "--config.eval.samples=7") == 0
     assert [compilations.total(program) for program in compilations.WORDS] == before
     assert not list(tmp_path.iterdir())
-    out = capsys.readouterr().out
+    out, said = capsys.readouterr()
+    assert said.count("data: the samples are drawn;") == 1
     lines = out.splitlines()
     assert "sft: 400 steps of 16 prompts, 320 epochs of 20 samples" in lines
     assert "grpo: 40 steps of 16 prompts, 0.0064 epochs of 100,000 samples" in lines

@@ -51,8 +51,6 @@ class Data:
         """
         base = place_of(config)
         places = read_mixture(config.data.mixture, base) if config.data.mixture else [base]
-        if not (base.path or base.source or config.data.mixture):
-            say("data: the samples are drawn; data.path or data.source names a data set instead")
         training: dict[str, list[Source]] = {stage: [] for stage in config.stages}
         for place in places if config.stages else ():
             with naming(place.where):
