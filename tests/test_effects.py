@@ -1,5 +1,7 @@
 """A value that a user has set in vain is refused; a value of a config file of ours never is."""
 
+import functools
+
 import pytest
 
 from rrft_jax import command, fields
@@ -67,7 +69,10 @@ def test_a_value_without_effect_is_refused(config, settings, reason, tmp_path):
 
 @pytest.mark.parametrize("config, settings", EFFECTIVE)
 def test_a_value_with_effect_is_accepted(config, settings, tmp_path):
-    command.parse([*_arguments(config, settings), f"--workdir={tmp_path}"])
+    taken, _ = command.parse([*_arguments(config, settings), f"--workdir={tmp_path}"])
+    key, _, value = settings[-1].partition("=")
+    found = functools.reduce(getattr, key.split("."), taken)
+    assert str(found).removesuffix(".0") == value
 
 
 def test_a_value_that_a_file_of_the_user_assigns_is_refused_too(tmp_path):
@@ -83,7 +88,8 @@ def test_a_value_that_a_file_of_the_user_assigns_is_refused_too(tmp_path):
 
 def test_a_run_that_has_begun_goes_on_as_it_is(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    command.parse(["--config.grpo.epsilon_high=0.28", f"--workdir={tmp_path}"])
+    config, _ = command.parse(["--config.grpo.epsilon_high=0.28", f"--workdir={tmp_path}"])
+    assert config.grpo.epsilon_high == 0.28
 
 
 def test_the_defaults_alone_are_never_refused():

@@ -118,7 +118,7 @@ def test_what_a_killed_run_of_this_machine_left_is_no_obstacle(tmp_path, disk, c
 def test_a_process_id_that_is_another_one_s_by_now_is_no_obstacle(tmp_path, disk):
     write(tmp_path, pid=os.getppid())
     with lock.held(tmp_path):
-        pass
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_container_of_this_machine_that_was_killed_is_no_obstacle_where_locks_work(tmp_path):

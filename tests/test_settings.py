@@ -79,4 +79,5 @@ def test_mistakes_about_tasks_and_evaluation(values, message):
 
 def test_the_best_may_be_chosen_by_a_reward():
     for metric in ("", "accuracy", "format", "reward"):
-        settings.make({"best_metric": metric, "eval": {"rewards": {"format": 1}}})
+        values = {"best_metric": metric, "eval": {"rewards": {"format": 1}}}
+        assert settings.make(values).best_metric == metric

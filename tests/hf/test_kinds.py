@@ -95,7 +95,7 @@ def test_a_missing_folder_is_named_with_the_command_that_downloads_one(tmp_path)
 def test_a_folder_with_such_a_name_is_that_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(TINY, "Qwen/Qwen2-VL-2B-Instruct")
-    read_config("Qwen/Qwen2-VL-2B-Instruct")
+    assert read_config("Qwen/Qwen2-VL-2B-Instruct") == read_config(TINY)
 
 
 def test_a_cache_of_the_hub_names_the_snapshot(tmp_path):
