@@ -11,10 +11,8 @@ from typing import Any
 from rrft_jax.data import media, options
 from rrft_jax.errors import UserError
 
-QUESTIONS = (
-    *("problem", "question", "query", "instruction", "prompt"),
-    *("messages", "conversations", "conversation"),
-)
+CHATS = ("messages", "conversations", "conversation")  # never a text
+QUESTIONS = ("problem", "question", "query", "instruction", "prompt", *CHATS)
 ANSWERS = ("answer", "solution", "ground_truth", "response", "output", "completion")
 THOUGHTS = (
     *("cot", "reasoning_content", "reasoning", "thought", "thoughts", "thinking", "rationale"),

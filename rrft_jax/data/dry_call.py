@@ -7,7 +7,7 @@ would teach a behaviour that GRPO then punishes, and GRPO would never reward a r
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,11 @@ from rrft_jax.markdown import aligned
 from rrft_jax.monitoring import say
 from rrft_jax.rewards import Term
 from rrft_jax.settings import Config
-from rrft_jax.tasks import find
+from rrft_jax.tasks import Example, find
 
 FIRST = 32  # samples of each source
 FIRST_OF_OWN = 8  # for a user's own reward, which may take its whole time limit for each
-_THOUGHT = "..."  # stands for the thought of a sample without one, except in the targets of SFT
+_SHORT_THOUGHT = "<think>\n...\n</think>"  # stands for the thought of a sample without one
 
 # If a run has several rewards of a group, one of them must accept the targets.
 _GROUPS = {
@@ -42,7 +42,7 @@ _GROUPS = {
 class _Row:
     """A first sample, with its own answer in the expected layout; None without an answer."""
 
-    example: Any
+    example: Example
     text: str | None
 
 
@@ -85,6 +85,23 @@ def rewards_of(config: Config, source: Source) -> Mapping[str, Any]:
     return usual | {"format": {"weight": usual["format"], "empty_thought": True}}
 
 
+def own_reply(example: Example, source: Source, paradigm: str, *, taught: bool) -> str:
+    """Return the row's own answer in the layout that the model is asked for.
+
+    Args:
+      example: the row.
+      source: where it is from.
+      paradigm: one of PARADIGMS.
+      taught: whether it is a target of SFT, which teaches an empty thought to a row without one.
+        Otherwise such a row gets a short thought, so that only its answer decides.
+
+    Raises:
+      BadSample: as `target`.
+    """
+    text = target(example, paradigm, prompts=source.prompts or OWN)
+    return text if taught else text.replace("<think>\n\n</think>", _SHORT_THOUGHT)
+
+
 def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> None:
     if stage == "sft" and (number := _without_answers(sources)):
         raise UserError(
@@ -117,8 +134,7 @@ def _warn_about_answers(config: Config, source: Source) -> None:
     """Print a warning if some samples of GRPO have no answer that its rewards compare with."""
     wanted = {term.name for term in rewards.read_terms(rewards_of(config, source)) if term.weight}
     judges = [name for name in _GROUPS["the answer"] if name in wanted]
-    first = map(source.examples.__getitem__, range(_number(source)))
-    samples = [example for example in first if not isinstance(example, BadSample)]
+    samples = list(_samples(source))
     if judges and (bare := sum(not example.answer for example in samples)):
         say(
             f"grpo: warning: {bare} of the first {len(samples)} samples have no answer, and get 0 "
@@ -154,17 +170,19 @@ def _without_answers(sources: Sequence[Source]) -> int:
     """Return the number of first samples if none of them has an answer, else 0."""
     number = 0
     for source in sources:
-        for index in range(_number(source)):
-            example = source.examples[index]
-            if not isinstance(example, BadSample):
-                number += 1
-                if example.answer:
-                    return 0
+        for example in _samples(source):
+            number += 1
+            if example.answer:
+                return 0
     return number
 
 
-def _number(source: Source) -> int:
-    return min(FIRST, len(source.examples))
+def _samples(source: Source) -> Iterator[Example]:
+    """Yield the well-formed samples among the first ones of a source."""
+    for index in range(min(FIRST, len(source.examples))):
+        example = source.examples[index]
+        if not isinstance(example, BadSample):
+            yield example
 
 
 def _first(paradigm: str, source: Source, *, taught: bool = False) -> list[_Row]:
@@ -175,23 +193,14 @@ def _first(paradigm: str, source: Source, *, taught: bool = False) -> list[_Row]
       source: the samples.
       taught: whether the rows are the targets of SFT, which leaves out samples without an answer.
     """
-    rows = []
-    for index in range(_number(source)):
-        example = source.examples[index]
-        if isinstance(example, BadSample):
-            continue
+    rows, paradigm = [], paradigm if paradigm in PARADIGMS else "ans_sft"
+    for example in _samples(source):
         try:
-            text = target(
-                example,
-                paradigm if paradigm in PARADIGMS else "ans_sft",
-                prompts=source.prompts or OWN,
-            )
+            text = own_reply(example, source, paradigm, taught=taught)
         except BadSample:
             if taught or example.answer:
                 continue
             text = None
-        if text and not taught:
-            text = text.replace("<think>\n\n</think>", f"<think>\n{_THOUGHT}\n</think>")
         rows.append(_Row(example, text))
     return rows
 
@@ -280,7 +289,7 @@ def _refusal(
     )
 
 
-def _reason(example: Any, terms: Sequence[str]) -> str:
+def _reason(example: Example, terms: Sequence[str]) -> str:
     """Return why a target gets 0, and what to do."""
     if terms == ["caption_format"] and not example.preface:
         return "its reply has no <summary> and no <caption>; add them, or set data.variant="

@@ -117,7 +117,9 @@ def _data_files(root: pathlib.Path) -> list[pathlib.Path]:
     folders = [root / name for name in _FOLDERS]
     saved = _saved_splits(root)
     for parent in (root, root / "data"):
-        named = (child for child in _folders(parent) if _words(child.name) or child.name in saved)
+        named = (
+            child for child in _folders(parent) if _tells_split(child.name) or child.name in saved
+        )
         folders += named
     found = {
         file: None
@@ -130,14 +132,13 @@ def _data_files(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _of_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the files of a folder; of a split that `datasets` saved, those that it lists.
+    """Return what may be files of rows; of a split that `datasets` saved, those that it lists.
 
     Its `map` leaves caches beside them, with the same rows once more.
 
     Raises:
       UserError: only some of the rows are meant.
     """
-    files = sorted(folder.iterdir())
     state = _read(folder / _STATE)
     if state.get("_indices_files") or state.get("_indices_data_files"):
         raise UserError(
@@ -145,9 +146,9 @@ def _of_folder(folder: pathlib.Path) -> list[pathlib.Path]:
             "flatten_indices() of datasets, and save it again"
         )
     names = [one.get("filename") for one in state.get("_data_files") or ()]
-    if not names:
-        return files
-    return [file for file in files if file.name in names]
+    # Names alone, because a folder may hold many pictures too.
+    held = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIXES))
+    return [folder / name for name in held if not names or name in names]
 
 
 def _folders(root: pathlib.Path) -> list[pathlib.Path]:
@@ -209,7 +210,7 @@ def _named(name: str, task: str) -> str:
     return ""
 
 
-def _words(name: str) -> bool:
+def _tells_split(name: str) -> bool:
     """Return whether the name of a folder tells a split."""
     return any(word.search(_flat(name)) for word in (_TRAIN, _VALIDATION, _TEST)) or (
         _flat(name) in SPLITS
@@ -247,7 +248,7 @@ def _joined(
             return tuple(file for _, file in sorted(zip(numbers, files)))
     folder = files[0].parent
     if len(files) == 1 or (
-        folder != root and all(f.parent == folder for f in files) and _words(folder.name)
+        folder != root and all(f.parent == folder for f in files) and _tells_split(folder.name)
     ):
         return tuple(files)
     other = next((file for file in files if file.parent != folder), files[1])

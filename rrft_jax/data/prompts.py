@@ -32,6 +32,7 @@ from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import CAPTION_TAG
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import CUSTOM, TASKS, Task, find
+from rrft_jax.tasks.custom import INSTRUCTION
 from rrft_jax.tasks.example import Example
 from rrft_jax.tasks.wording import OF_FOUR
 
@@ -97,7 +98,7 @@ def read_prompts(
     file: str = "",
     system: str = "",
     variant: str = "",
-    instruction: str = find(CUSTOM).wording.instructions[""],
+    instruction: str = INSTRUCTION,
 ) -> Prompts:
     """Return the `Prompts` of a config's `data.prompts`, `data.system_prompt`, `data.variant`.
 
@@ -188,7 +189,7 @@ def chat(
     if instruction:
         before, here, after = instruction.partition("{problem}")
         if not here:
-            before, after = "", f"\n{instruction}" if instruction else ""
+            before, after = "", f"\n{instruction}"
         if "{problem}" in after and example.image_offsets:
             raise UserError(
                 f"{{problem}} stands more than once in the instruction {instruction!r:.60}, but "

@@ -22,7 +22,7 @@ from typing import Any
 
 from rrft_jax.data import chats, columns, media, options
 from rrft_jax.data.chats import Chat
-from rrft_jax.data.columns import ANSWERS, QUESTIONS, SYSTEM, THOUGHTS, UNREAD
+from rrft_jax.data.columns import ANSWERS, CHATS, QUESTIONS, SYSTEM, THOUGHTS, UNREAD
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.replies import Reply, read_reply
 from rrft_jax.json_files import is_number
@@ -149,9 +149,9 @@ def _question(record: Mapping[str, Any]) -> tuple[str, dict[str, Chat]]:
 
 
 def _asked(key: str, value: Any) -> Chat:
-    if isinstance(value, str) and key not in ("messages", "conversations", "conversation"):
+    if isinstance(value, str) and key not in CHATS:
         return Chat(value)
-    if isinstance(value, list) or key in ("messages", "conversations", "conversation"):
+    if isinstance(value, list) or key in CHATS:
         return chats.read_chat(key, value)
     raise _malformed(f"{key!r} is {type(value).__name__}, {value!r:.60}; expected a question")
 

@@ -21,7 +21,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
-from rrft_jax.columns import side_by_side, visible
+from rrft_jax.console import side_by_side, visible
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.predictions import Prediction

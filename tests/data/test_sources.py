@@ -1,4 +1,4 @@
-"""What a config names becomes the samples of its stages and splits, mixed or not."""
+"""What a config names becomes the samples of its stages and splits."""
 
 import json
 
@@ -13,6 +13,7 @@ from rrft_jax.data.sources import DRAWN_TEST, DRAWN_TRAINING, Data
 from rrft_jax.data.tfds_builder import build
 from rrft_jax.errors import UserError
 from rrft_jax.tasks import custom
+from tests.sources import config_of, numbered, row_ids, write_published, write_rows
 
 COUNTING, STRUCTURE, TRANSFORMATION = (
     "visual_counting",
@@ -21,57 +22,13 @@ COUNTING, STRUCTURE, TRANSFORMATION = (
 )
 
 
-def _config(arg="", make=grpo, **data):
-    config = make.get_config(arg)
-    config.data.activation_samples = 3
-    config.data.update(data)
-    return config.lock()
-
-
-def _write(path, number, name="row", **fields):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {"id": f"{name}{i}", "problem": "How many?", "answer": str(i), "cot": "One."} | fields
-        for i in range(number)
-    ]
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def _ids(sources):
-    return [[example.id for example in source.examples] for source in sources]
-
-
-def _names(name, *numbers):
-    return [f"{name}{i}" for i in range(*numbers)]
-
-
 @pytest.fixture
 def published(tmp_path):
-    folder = tmp_path / "published"
-    _write(folder / "train_jsons/A3-Visual-Counting-train-35k-cot.json", 5, "count")
-    _write(folder / "train_jsons/A2-Structure-Perception-train-4k5-cot.json", 5, "see")
-    _write(folder / "train_jsons/AI2D-train-cot.json", 5, "ai2d")
-    _write(folder / "test_jsons/Visual-Counting-id-test-1k.json", 4, "id")
-    _write(folder / "test_jsons/Visual-Counting-ood-test-1k.json", 4, "ood")
-    _write(folder / "test_jsons/Structure-Perception-id-test-820.json", 4, "see-id")
-    return folder
-
-
-@pytest.fixture
-def mixture(tmp_path):
-    """`mixture(entries)` is the config with such a file; text goes in as it is."""
-
-    def make(entries, arg="", name="mix.yaml", **data):
-        path = tmp_path / name
-        path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
-        return _config(arg, mixture=str(path), **data)
-
-    return make
+    return write_published(tmp_path / "published")
 
 
 def test_without_a_path_everything_is_drawn():
-    data = Data.open(_config())
+    data = Data.open(config_of())
 
     def drawn(split, seed, start, stop):
         return DrawnSource(COUNTING, split, seed, start, stop, TINY_SIZE)
@@ -86,7 +43,7 @@ def test_without_a_path_everything_is_drawn():
 
 
 def test_drawn_pictures_follow_the_seed_and_the_model_but_held_out_ones_no_seed():
-    config = _config("model=2b,paradigm=reason_rft_zero").unlock()
+    config = config_of("model=2b,paradigm=reason_rft_zero").unlock()
     config.seed, config.eval.samples = 7, 2
     data = Data.open(config)
     (source,) = data.training["grpo"]
@@ -96,110 +53,111 @@ def test_drawn_pictures_follow_the_seed_and_the_model_but_held_out_ones_no_seed(
 
 
 def test_the_first_samples_wake_reasoning_up_and_the_rest_reinforce_it(published, capsys):
-    data = Data.open(_config(path=str(published)))
-    assert _ids(data.training["sft"]) == [_names("count", 3)]
-    assert _ids(data.training["grpo"]) == [_names("count", 3, 5)]
-    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
-        "id": [_names("id", 4)],
-        "ood": [_names("ood", 4)],
+    data = Data.open(config_of(path=str(published)))
+    assert row_ids(data.training["sft"]) == [numbered("count", 3)]
+    assert row_ids(data.training["grpo"]) == [numbered("count", 3, 5)]
+    assert {name: row_ids(sources) for name, sources in data.splits.items()} == {
+        "id": [numbered("id", 4)],
+        "ood": [numbered("ood", 4)],
     }
     said = capsys.readouterr().err
     assert f"data: train from {published}/train_jsons/A3-Visual" in said
 
 
 def test_structure_perception_reinforces_on_all(published):
-    data = Data.open(_config(f"task={STRUCTURE}", path=str(published)))
-    assert _ids(data.training["sft"]) == [_names("see", 3)]
-    assert _ids(data.training["grpo"]) == [_names("see", 5)]
+    data = Data.open(config_of(f"task={STRUCTURE}", path=str(published)))
+    assert row_ids(data.training["sft"]) == [numbered("see", 3)]
+    assert row_ids(data.training["grpo"]) == [numbered("see", 5)]
 
 
 def test_other_paradigms_train_on_all(published):
     for paradigm in ("cot_sft", "ans_sft"):
-        data = Data.open(_config(f"paradigm={paradigm}", sft, path=str(published)))
-        assert _ids(data.training["sft"]) == [_names("count", 5)]
+        data = Data.open(config_of(f"paradigm={paradigm}", sft, path=str(published)))
+        assert row_ids(data.training["sft"]) == [numbered("count", 5)]
         assert list(data.training) == ["sft"]
-    data = Data.open(_config("paradigm=reason_rft_zero", path=str(published)))
-    assert _ids(data.training["grpo"]) == [_names("count", 5)]
+    data = Data.open(config_of("paradigm=reason_rft_zero", path=str(published)))
+    assert row_ids(data.training["grpo"]) == [numbered("count", 5)]
 
 
 def test_grpo_takes_all_where_sft_leaves_nothing(tmp_path, capsys):
-    path = _write(tmp_path / "few.json", 3)
-    data = Data.open(_config(path=str(path)))
-    assert _ids(data.training["sft"]) == _ids(data.training["grpo"]) == [_names("row", 3)]
+    path = write_rows(tmp_path / "few.json", 3)
+    data = Data.open(config_of(path=str(path)))
+    assert row_ids(data.training["sft"]) == row_ids(data.training["grpo"]) == [numbered("row", 3)]
     said = capsys.readouterr().err
     assert "3 samples, all of them for SFT: GRPO uses them too" in said
     assert "not that of held-out data" in said
 
 
 def test_malformed_rows_keep_their_places(tmp_path):
-    path = _write(tmp_path / "data.json", 5)
+    path = write_rows(tmp_path / "data.json", 5)
     rows = json.loads(path.read_text())
     del rows[1]["answer"]
     path.write_text(json.dumps(rows))
-    data = Data.open(_config(path=str(path)))
+    data = Data.open(config_of(path=str(path)))
     first, bad, third = data.training["sft"][0].examples
     assert isinstance(bad, BadSample) and (first.id, third.id) == ("row0", "row2")
-    assert _ids(data.training["grpo"]) == [["row3", "row4"]]
+    assert row_ids(data.training["grpo"]) == [["row3", "row4"]]
 
 
 def test_missing_thoughts_are_counted(tmp_path, capsys):
-    path = _write(tmp_path / "data.json", 5, cot="")
-    Data.open(_config(path=str(path)))
+    path = write_rows(tmp_path / "data.json", 5, cot="")
+    Data.open(config_of(path=str(path)))
     assert "3 of the 3 samples of SFT have no chain of thought" in capsys.readouterr().err
-    Data.open(_config("paradigm=ans_sft", sft, path=str(path)))
+    Data.open(config_of("paradigm=ans_sft", sft, path=str(path)))
     assert "chain" not in capsys.readouterr().err
 
 
 def test_splits_without_a_picture_are_said(published, tmp_path, capsys):
-    Data.open(_config(path=str(published)))
+    Data.open(config_of(path=str(published)))
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert [line.partition("; ")[0] for line in said] == [
         f"data: warning: none of {number} samples of {split} has a picture"
         for number, split in ((5, "train"), (4, "id"), (4, "ood"))
     ]
     for fields in ({"image": "lost.png"}, {"img_path": ["a.png", "b.png"]}):
-        path = _write(tmp_path / "seen.json", 3, **fields)
-        Data.open(_config(path=str(path)))
+        path = write_rows(tmp_path / "seen.json", 3, **fields)
+        Data.open(config_of(path=str(path)))
         assert "warning" not in capsys.readouterr().err
     path.write_text(json.dumps([*json.loads(path.read_text()), {"problem": "?", "answer": "1"}]))
-    Data.open(_config(path=str(path)))
+    Data.open(config_of(path=str(path)))
     assert "warning" not in capsys.readouterr().err
     build(tmp_path / "b", {"train": [Example("a", (), "How many?", "1", "One.", COUNTING)] * 4})
-    Data.open(_config(source=f"tfds:{tmp_path}/b"))
+    Data.open(config_of(source=f"tfds:{tmp_path}/b"))
     assert "data: warning: none of 4 samples of train has a picture" in capsys.readouterr().err
 
 
 def test_a_named_file_is_trained_on_and_the_task_s_tests_stay(published):
-    data = Data.open(_config(path=str(published), file="ai2d"))
-    assert _ids(data.training["sft"]) == [_names("ai2d", 3)]
+    data = Data.open(config_of(path=str(published), file="ai2d"))
+    assert row_ids(data.training["sft"]) == [numbered("ai2d", 3)]
     assert data.training["sft"][0].examples[0].task == COUNTING
-    assert _ids(data.splits["id"]) == [_names("id", 4)]
+    assert row_ids(data.splits["id"]) == [numbered("id", 4)]
 
 
 def test_held_out_samples_alone(published, tmp_path):
-    config = _config("", evaluation, path=str(published)).unlock()
+    config = config_of("", evaluation, path=str(published)).unlock()
     config.eval.samples = 2
     data = Data.open(config)
-    assert data.training == {} and _ids(data.splits["ood"]) == [_names("ood", 2)]
-    _write(tmp_path / "train/Visual-Counting-train.json", 2)
+    assert data.training == {} and row_ids(data.splits["ood"]) == [numbered("ood", 2)]
+    write_rows(tmp_path / "train/Visual-Counting-train.json", 2)
     with pytest.raises(UserError, match="train: no test split of visual_counting"):
-        Data.open(_config("", evaluation, path=str(tmp_path / "train")))
+        Data.open(config_of("", evaluation, path=str(tmp_path / "train")))
+    tested = write_rows(tmp_path / "t/Visual-Counting-id-test.json", 1)
     with pytest.raises(UserError, match="no training file for visual_counting"):
-        Data.open(_config(path=str(_write(tmp_path / "t/Visual-Counting-id-test.json", 1).parent)))
+        Data.open(config_of(path=str(tested.parent)))
 
 
 def _evaluate(tasks, arg="", make=evaluation, **data):
-    config = _config(arg, make, **data).unlock()
+    config = config_of(arg, make, **data).unlock()
     config.eval.tasks = tasks
     return config.lock()
 
 
 def test_several_tasks_are_held_out_under_their_names(published):
     data = Data.open(_evaluate((STRUCTURE, COUNTING), path=str(published)))
-    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
-        f"{STRUCTURE}/id": [_names("see-id", 4)],
-        f"{COUNTING}/id": [_names("id", 4)],
-        f"{COUNTING}/ood": [_names("ood", 4)],
+    assert {name: row_ids(sources) for name, sources in data.splits.items()} == {
+        f"{STRUCTURE}/id": [numbered("see-id", 4)],
+        f"{COUNTING}/id": [numbered("id", 4)],
+        f"{COUNTING}/ood": [numbered("ood", 4)],
     }
     assert list(data.splits)[0] == f"{STRUCTURE}/id"
     assert data.splits[f"{STRUCTURE}/id"][0].examples[0].task == STRUCTURE
@@ -209,7 +167,7 @@ def test_several_tasks_are_held_out_under_their_names(published):
 
 def test_another_task_is_held_out_while_one_is_trained(published):
     data = Data.open(_evaluate((STRUCTURE,), make=grpo, path=str(published)))
-    assert _ids(data.training["sft"]) == [_names("count", 3)]
+    assert row_ids(data.training["sft"]) == [numbered("count", 3)]
     assert list(data.splits) == [f"{STRUCTURE}/id"]
     own = Data.open(_evaluate((COUNTING,), path=str(published)))
     assert list(own.splits) == ["id", "ood"]
@@ -232,16 +190,9 @@ def test_one_file_is_of_one_task(published):
         Data.open(_evaluate((COUNTING, STRUCTURE), path=str(file)))
 
 
-def test_of_a_mixture_s_places_those_of_the_chosen_tasks_are_held_out(mixture, published):
-    entries = [{"path": str(published)}, {"path": str(published), "task": STRUCTURE}]
-    config = mixture(entries).unlock()
-    config.eval.tasks = (STRUCTURE,)
-    assert list(Data.open(config).splits) == [f"{STRUCTURE}/id"]
-
-
 def test_no_held_out_samples_are_said(tmp_path, capsys):
-    _write(tmp_path / "Visual-Counting-train.json", 5)
-    assert Data.open(_config(path=str(tmp_path))).splits == {}
+    write_rows(tmp_path / "Visual-Counting-train.json", 5)
+    assert Data.open(config_of(path=str(tmp_path))).splits == {}
     assert "nothing is held out" in capsys.readouterr().err
 
 
@@ -255,198 +206,28 @@ def test_a_tfds_build(tmp_path, monkeypatch):
     build(tmp_path / "built", splits)
     monkeypatch.setenv("HOME", str(tmp_path))
     for folder in (tmp_path / "built", "~/built"):
-        data = Data.open(_config(source=f"tfds:{folder}"))
-        assert _ids(data.training["sft"]) == [_names("row", 3)]
-        assert _ids(data.training["grpo"]) == [_names("row", 3, 5)]
-        assert {name: _ids(sources) for name, sources in data.splits.items()} == {
-            "ood": [_names("ood", 4)]
+        data = Data.open(config_of(source=f"tfds:{folder}"))
+        assert row_ids(data.training["sft"]) == [numbered("row", 3)]
+        assert row_ids(data.training["grpo"]) == [numbered("row", 3, 5)]
+        assert {name: row_ids(sources) for name, sources in data.splits.items()} == {
+            "ood": [numbered("ood", 4)]
         }
     with pytest.raises(UserError, match="samples of visual_counting, expected structure_percep"):
-        Data.open(_config(f"task={STRUCTURE}", source=f"tfds:{tmp_path}/built"))
+        Data.open(config_of(f"task={STRUCTURE}", source=f"tfds:{tmp_path}/built"))
     with pytest.raises(UserError, match="no such folder"):
-        Data.open(_config(source=f"tfds:{tmp_path}/none"))
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"source": "arrayrecord:x"}, "data.source=arrayrecord:x: expected tfds:DIR, or nothing"),
-        ({"source": "tfds:"}, "data.source=tfds:: expected tfds:DIR"),
-        ({"source": "tfds:x", "path": "y"}, "data.path=y and source=tfds:x: expected one of them"),
-        ({"file": "ai2d"}, "data.file=ai2d: no path"),
-        ({"path": "nowhere"}, "nowhere: no such file or folder"),
-        ({"path": ".", "columns": {"label": "y"}}, "data.columns.label: no part of a sample; exp"),
-        ({"path": ".", "columns": {"answer": 7}}, "data.columns.answer is 7; expected the name"),
-        ({"columns": {"answer": "y"}}, "data.columns={'answer': 'y'}: no effect"),
-        ({"mixture": "nowhere.yaml"}, "data.mixture=nowhere.yaml: expected a JSON or YAML list"),
-    ],
-)
-def test_mistakes_in_the_config(fields, message):
-    with pytest.raises(UserError) as error:
-        Data.open(_config(**fields))
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
-
-
-def test_an_entry_of_another_task_has_the_usual_rewards_of_that_task(mixture, published):
-    config = mixture(
-        """
-        - path: published
-        - {path: published, file: ai2d, task: structure_perception}
-        """,
-        path=str(published),
-    )
-    rewards = [source.rewards for source in Data.open(config).training["grpo"]]
-    assert rewards == [None, {"math_accuracy": 1, "format": 1}]
-
-
-def test_a_mixture_takes_a_part_of_every_source(mixture, published, tmp_path):
-    _write(tmp_path / "own.json", 5, "own")
-    (tmp_path / "words.yaml").write_text("structure_perception.value: Look.\n")
-    config = mixture(
-        """
-        - path: published            # relative to this file
-          weight: 3
-        - path: published
-          file: ai2d
-          task: structure_perception
-          weight: 1
-          rewards: {math_accuracy: 1, format: -0.5}
-          prompts: words.yaml
-        - {path: own.json, system_prompt: Be brief., weight: 0.5}
-        - {path: "", weight: 2}
-        """,
-        path=str(published),
-    )
-    data = Data.open(config)
-    assert [source.weight for source in data.training["grpo"]] == [3, 1, 0.5, 2]
-    assert _ids(data.training["sft"][:3]) == [_names(n, 3) for n in ("count", "ai2d", "own")]
-    # Structure perception reinforces on everything here too.
-    rest = [_names("count", 3, 5), _names("ai2d", 5), _names("own", 3, 5)]
-    assert _ids(data.training["grpo"][:3]) == rest
-    drawn = data.training["grpo"][3].examples
-    assert drawn == DrawnSource(COUNTING, "train", 0, 3, 3 + DRAWN_TRAINING, TINY_SIZE)
-    tasks = [source.examples[0].task for source in data.training["sft"]]
-    assert tasks == [COUNTING, STRUCTURE, COUNTING, COUNTING]
-    rewards = [source.rewards for source in data.training["grpo"]]
-    assert rewards == [None, {"math_accuracy": 1, "format": -0.5}, None, None]
-    _, structure, own, _ = (source.prompts for source in data.training["grpo"])
-    assert (
-        structure.replaced == {"structure_perception.value": "Look."} and own.system == "Be brief."
-    )
-    # data.path says what is held out.
-    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
-        "id": [_names("id", 4)],
-        "ood": [_names("ood", 4)],
-    }
-
-
-def test_a_mixture_without_a_path_holds_out_what_belongs_to_its_places(mixture, published):
-    folder = str(published)
-    entries = [
-        {"path": folder},
-        {"path": folder, "file": "ai2d", "system_prompt": "Not of the held-out ones."},
-        {"path": folder, "task": STRUCTURE, "prompts": ""},
-    ]
-    config = mixture(entries, name="mix.json", system_prompt="Look.")
-    data = Data.open(config)
-    assert _ids(data.training["sft"]) == [_names(n, 3) for n in ("count", "ai2d", "see")]
-    assert [source.weight for source in data.training["sft"]] == [0, 0, 0]
-    assert {name: _ids(sources) for name, sources in data.splits.items()} == {
-        "id": [_names("id", 4), _names("see-id", 4)],
-        "ood": [_names("ood", 4)],
-    }
-    tested = [source.prompts.system for source in data.splits["id"]]
-    assert tested == ["Look.", "Look."]
-
-
-def test_an_entry_takes_from_the_config_what_it_lacks(mixture, published, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    _write(tmp_path / "own.json", 4, "own", image="a.png")
-    entries = [{}, {"file": ""}, {"path": "own.json"}, {"path": "", "task": TRANSFORMATION}]
-    config = mixture(
-        entries, path=str(published), file="ai2d", image_root=str(tmp_path / "pictures")
-    )
-    data = Data.open(config)
-    assert _ids(data.training["sft"][:3]) == [_names(n, 3) for n in ("ai2d", "count", "own")]
-    assert data.training["sft"][2].examples[0].images == (str(tmp_path / "pictures/a.png"),)
-    assert data.training["sft"][3].examples.task == TRANSFORMATION
-
-
-def test_columns_are_those_of_the_config_or_of_the_entry(mixture, tmp_path):
-    for name, key in (("a", "caption"), ("b", "text")):
-        rows = [{"id": name, key: "How many?", "answer": "1", "cot": "One.", "n": 1}] * 2
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    entries = [{"path": "a.json"}, {"path": "b.json", "columns": {"problem": "text"}}, {"path": ""}]
-    data = Data.open(mixture(entries, columns={"problem": "caption"}))
-    first, second, _ = (source.examples[0] for source in data.training["sft"])
-    assert (first.problem, second.problem) == ("How many?", "How many?")
-    assert first.extra == second.extra == {"n": 1}
-
-
-def test_a_variant_belongs_to_its_task(mixture, capsys):
-    entries = [{}, {"task": COUNTING}, {"variant": ""}]
-    data = Data.open(mixture(entries, f"task={TRANSFORMATION}", variant="caption"))
-    assert [source.prompts.variant for source in data.training["sft"]] == ["caption", "", ""]
-    assert capsys.readouterr().err.count("asks for a summary and a caption") == 1
+        Data.open(config_of(source=f"tfds:{tmp_path}/none"))
 
 
 @pytest.mark.parametrize("number, said", [(3, False), (2, True)])
 def test_targets_that_lack_a_caption_are_said(tmp_path, capsys, number, said):
     reply = "<summary>a</summary><caption>b</caption><think>c</think>"
-    path = _write(tmp_path / "a.json", 3, answer="change_size(1, 'small')", cot=reply)
+    path = write_rows(tmp_path / "a.json", 3, answer="change_size(1, 'small')", cot=reply)
     rows = json.loads(path.read_text())
     for row in rows[number:]:
         row["cot"] = "c"
     path.write_text(json.dumps(rows))
-    Data.open(_config(f"task={TRANSFORMATION}", path=str(path), variant="caption"))
+    Data.open(config_of(f"task={TRANSFORMATION}", path=str(path), variant="caption"))
     assert ("asks for a summary and a caption" in capsys.readouterr().err) == said
-
-
-def test_a_tfds_build_in_a_mixture(mixture, tmp_path):
-    build(tmp_path / "b", {"train": [Example("a", (), "How many?", "1", "One.", COUNTING)] * 4})
-    data = Data.open(mixture([{"source": "tfds:b"}]))
-    assert _ids(data.training["sft"]) == [["a"] * 3] and data.splits == {}
-
-
-@pytest.mark.parametrize(
-    "entries, message",
-    [
-        ("[{path: a", "expected a JSON or YAML list of entries: "),
-        ("path: a", "expected a JSON or YAML list of entries, found dict"),
-        ("[]", "expected a JSON or YAML list of entries, found none"),
-        (["a"], "entry 1: expected a mapping of path, source, "),
-        ([{}, {"paths": "a"}], "entry 2: unknown key 'paths'; expected one of path, source, "),
-        ([{}, {"where": "a"}], "entry 2: unknown key 'where'"),
-        ([{}, {"path": 7}], "entry 2: path is 7; expected a text"),
-        ([{"path": None}], "entry 1: path is None; expected a text"),
-        ([{"weight": 0}], "entry 1: weight is 0; expected a number above 0"),
-        ([{"weight": -1}], "entry 1: weight is -1; expected"),
-        ([{"weight": "2"}], "entry 1: weight is '2'; expected"),
-        ([{"weight": True}], "entry 1: weight is True; expected"),
-        ("[{weight: .nan}]", "entry 1: weight is nan; expected"),
-        ("[{weight: .inf}]", "entry 1: weight is inf; expected"),
-        ([{"weight": 1}, {}], "entry 2: no 'weight'; expected one in every entry, or in none"),
-        ([{"task": "chess"}], "entry 1: task 'chess' is unknown; choose one of visual_count"),
-        ([{"rewards": {"luck": 1}}], "entry 1: rewards.luck: reward 'luck': expected one of"),
-        ([{"rewards": {"format": "1"}}], "entry 1: rewards.format: expected a weight, found"),
-        ([{"rewards": {}}], "entry 1: rewards is {}; expected"),
-        ([{"rewards": ["format"]}], "entry 1: rewards is ['format']; expected"),
-        ([{"path": "none"}], "none: no such file or folder"),
-        ([{"path": "a", "source": "tfds:b"}], "entry 1: path=/"),
-        ([{"source": "b"}], "entry 1: source=b: expected tfds:DIR"),
-        ([{"source": "tfds:none"}], "entry 1: /"),
-        ([{"file": "a"}], "entry 1: file=a: no path"),
-        ([{"columns": "a"}], "entry 1: columns is 'a'; expected a mapping"),
-        ([{"columns": {"label": "a"}}], "entry 1: columns.label: no part of a sample"),
-        ([{"variant": "caption"}], "entry 1: data.variant=caption: only spatial_transformation"),
-        ([{"prompts": "none.yaml"}], "entry 1: data.prompts=/"),
-    ],
-)
-def test_mistakes_in_a_mixture_are_named(mixture, tmp_path, entries, message):
-    with pytest.raises(UserError) as error:
-        Data.open(mixture(entries))
-    text = str(error.value)
-    assert str(tmp_path / "mix.yaml") in text and message in text and "\n" not in text
 
 
 def _custom(tmp_path, rows, **fields):
@@ -507,7 +288,7 @@ def test_a_custom_task_has_the_splits_of_its_files_and_an_own_task_those_it_name
     tmp_path, monkeypatch
 ):
     for name in ("train", "val", "test", "night"):
-        _write(tmp_path / f"rows-{name}.json", 1, name)
+        write_rows(tmp_path / f"rows-{name}.json", 1, name)
     (tmp_path / "mine_of_splits").mkdir()
     (tmp_path / "mine_of_splits/day.py").write_text(
         "from rrft_jax.tasks import Task, Wording\n"
@@ -526,8 +307,8 @@ def test_a_custom_task_has_the_splits_of_its_files_and_an_own_task_those_it_name
 
 @pytest.mark.parametrize("make, warned", [(grpo, True), (evaluation, False)])
 def test_one_file_for_all_is_said_with_a_cure_where_it_trains(tmp_path, capsys, make, warned):
-    path = _write(tmp_path / "a.json", 5)
-    Data.open(_config(path=str(path)) if make is grpo else _evaluated(path))
+    path = write_rows(tmp_path / "a.json", 5)
+    Data.open(config_of(path=str(path)) if make is grpo else _evaluated(path))
     said = capsys.readouterr().err
     assert ("id is trained on too" in said and "test.jsonl beside train.jsonl" in said) == warned
 
@@ -539,17 +320,17 @@ def _evaluated(path):
 
 
 def test_a_folder_without_held_out_files_is_said_with_a_cure(tmp_path, capsys):
-    _write(tmp_path / "train.json", 5)
-    assert Data.open(_config(path=str(tmp_path))).splits == {}
+    write_rows(tmp_path / "train.json", 5)
+    assert Data.open(config_of(path=str(tmp_path))).splits == {}
     said = capsys.readouterr().err
     assert "nothing is held out" in said and "put 'test' or 'validation' into the name" in said
 
 
 def test_validation_and_test_files_are_splits_of_their_own(tmp_path):
     for name in ("train", "val", "test", "ood"):
-        _write(tmp_path / f"{name}.json", 2, name)
-    data = Data.open(_config(path=str(tmp_path)))
-    assert {name: _ids(sources)[0][0] for name, sources in data.splits.items()} == {
+        write_rows(tmp_path / f"{name}.json", 2, name)
+    data = Data.open(config_of(path=str(tmp_path)))
+    assert {name: row_ids(sources)[0][0] for name, sources in data.splits.items()} == {
         "validation": "val0", "id": "test0", "ood": "ood0"
     }  # fmt: skip
 
@@ -559,7 +340,7 @@ def test_a_split_without_answers_is_said_with_its_other_columns(tmp_path, capsys
         rows = [{"question": "How many?", "image": "a.png", "truth": {"n": 2}, "answer": ""}] * 4
         rows[-1] = rows[-1] | {"answer": answers}
         (tmp_path / "a.json").write_text(json.dumps(rows))
-        Data.open(_config("task=custom", path=str(tmp_path / "a.json")))
+        Data.open(config_of("task=custom", path=str(tmp_path / "a.json")))
         error = capsys.readouterr().err
         assert ("none of 4 samples of train has an answer; it stands under" in error) == said
         assert (

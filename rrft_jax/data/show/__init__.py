@@ -38,7 +38,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rrft_jax.columns import visible
+from rrft_jax.console import visible
 from rrft_jax.data.loader import Batch
 from rrft_jax.data.processor import Processor
 from rrft_jax.models.prompt import Prompt

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rrft_jax import command
-from rrft_jax.columns import visible
+from rrft_jax.console import visible
 from rrft_jax.data.batch import Batch
 from rrft_jax.data.loader import Loader
 from rrft_jax.data.pictures import BadSample

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 
 from rrft_jax import rewards
-from rrft_jax.columns import visible
-from rrft_jax.data.dry_call import rewards_of
+from rrft_jax.console import visible
+from rrft_jax.data.dry_call import own_reply, rewards_of
 from rrft_jax.data.pictures import BadSample
-from rrft_jax.data.prompts import OWN, target
 from rrft_jax.data.samples import Source
 from rrft_jax.settings import Config
 from rrft_jax.tasks.example import Example
@@ -38,8 +37,7 @@ def facts(config: Config, stage: str, source: Source, example: Example) -> Itera
 def own_rewards(config: Config, stage: str, source: Source, example: Example) -> str:
     """Return what each reward gives to the row's own answer, in the layout that SFT teaches.
 
-    SFT teaches an empty thought to a row without one. In other stages the row gets a short one, so
-    that only its answer decides. A row without an answer is scored with an empty completion.
+    A row without an answer is scored with an empty completion.
     """
     named, seconds = rewards_of(config, source), rewards.guard.SECONDS
     if config.grpo is not None:
@@ -51,11 +49,9 @@ def own_rewards(config: Config, stage: str, source: Source, example: Example) ->
         what = "an empty completion"
     else:
         try:
-            text = target(example, "cot_sft", prompts=source.prompts or OWN)
+            text = own_reply(example, source, config.paradigm, taught=stage == "sft")
         except BadSample as error:
             return f"{what}: none: {visible(str(error))}"
-        if stage != "sft" and not (example.cot or "").strip():
-            text = text.replace("<think>\n\n</think>", "<think>\n...\n</think>", 1)
     shown = []
     for term in rewards.read_terms(named):
         given = {"step": 1, "lengths": [len(text.split())], **term.options}

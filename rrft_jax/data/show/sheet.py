@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from rrft_jax.columns import visible
+from rrft_jax.console import visible
 
 _SIDE = 192  # pixels of a cell's picture, at most
 _GAP, _LINE = 8, 14  # pixels between cells, and of a line of text

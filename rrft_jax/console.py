@@ -1,4 +1,4 @@
-"""Texts of models and data on a console: without control characters, and side by side."""
+"""Texts of models and data on the console: without control characters, and side by side."""
 
 import itertools
 import textwrap
