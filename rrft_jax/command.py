@@ -132,7 +132,7 @@ def read(argv: Sequence[str]) -> Command:
         default="configs/grpo.py",
         metavar="FILE[:NAME=CHOICE,...]",
         help="a config file, or else the packaged one of that name, and its argument; default: "
-        "%(default)s, the demo",
+        "%(default)s, the demo, or configs/eval.py if rrft eval runs",
     )
     parser.add_argument(
         "--workdir",

@@ -9,7 +9,6 @@ from which the run started.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from rrft_jax.models import VLM, table
 from rrft_jax.prog import prog
 from rrft_jax.settings import ModelSettings
 from rrft_jax.training.checkpoints import Checkpoints, Damaged
-from rrft_jax.workdir import EXPORT, fingerprint, saved_steps, stage_folder
+from rrft_jax.workdir import EXPORT, fingerprint, read, saved_steps, stage_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,8 +65,8 @@ def export(
       UserError: the run or the checkpoint does not exist, the run's first model has changed, or
         `out` would overwrite that model or a run.
     """
-    begun = _begun(run)
-    saved = saved_steps(run, begun.stages)
+    begun = read(run)
+    saved = saved_steps(run, begun["stages"])
     if not saved:
         raise UserError(
             f"{run}: this run has no checkpoint yet; let it train until it has saved one"
@@ -82,8 +81,9 @@ def export(
         out = run / f"{EXPORT}-{chosen}{'' if step is None else f'-{step}'}"
     step = saved[chosen][-1] if step is None else step
 
+    settings = fields.build(ModelSettings, begun["model"], "model.")
     try:
-        source = model_folder(begun.model)
+        source = model_folder(settings)
         sizes, _ = read_config(source)
         weights = fingerprint(source, file_sizes(source))
     except UserError as error:
@@ -91,20 +91,20 @@ def export(
             f"{run}: an export takes its config and tokenizer from the model that the run started "
             f"from, which cannot be read: {error}"
         ) from None
-    if begun.weights not in (None, weights):
+    if begun.get("weights") not in (None, weights):
         raise UserError(
             f"{source}: this is not the model that {run} started from, or its files have changed; "
             "restore it, because its config and tokenizer belong to the weights"
         )
     if not storage.is_url(source) and out.expanduser().resolve() == pathlib.Path(source).resolve():
         raise UserError(f"--out={out}: the run started from this model; give another folder")
-    if _is_run(out.expanduser()):
+    if kinds.holds_run(out.expanduser()):
         raise UserError(
             f"--out={out}: this is the folder of a run, and its config.json would be lost; give "
             "another folder"
         )
     like = jax.tree.map(
-        lambda shape: jnp.zeros(shape, begun.model.dtype),
+        lambda shape: jnp.zeros(shape, settings.dtype),
         table.parameter_shapes(sizes),
         is_leaf=lambda x: isinstance(x, tuple),
     )
@@ -135,40 +135,6 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--step", type=int, help="default: the newest")
     parser.add_argument("--out", type=pathlib.Path, help="default: RUN/export-STAGE[-STEP]")
     return parser.parse_args(argv)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Begun:
-    """The parts of a run's config.json that an export needs."""
-
-    stages: Sequence[str]
-    model: ModelSettings
-    weights: str | None  # the fingerprint of the model that it started from
-
-
-def _begun(run: pathlib.Path) -> _Begun:
-    """Read the config.json of a run.
-
-    Raises:
-      UserError: the folder is not that of a run.
-    """
-    content = storage.read(run, "config.json")
-    settings = None if content is None else storage.json_object(content, f"{run}/config.json")
-    if not kinds.is_run(settings):
-        raise UserError(
-            f"{run}: not the folder of a run; expected one with the config.json and the "
-            "checkpoints/ that rrft_jax.main writes"
-        )
-    model = fields.build(ModelSettings, settings["model"], "model.")
-    return _Begun(settings["stages"], model, settings.get("weights"))
-
-
-def _is_run(folder: pathlib.Path) -> bool:
-    try:
-        _begun(folder)
-    except UserError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -59,11 +59,7 @@ def main(argv: Sequence[str] | None = None, *, trains: bool = True) -> int:
         with waiting("loading the libraries"):
             from rrft_jax import dry_run, recipe
 
-        for line in (
-            *origins.expansion(config, origin_of),
-            *origins.of_demo(config, origin_of),
-            *origins.other_words(config),
-        ):
+        for line in (*origins.expansion(config, origin_of), *origins.of_demo(config, origin_of)):
             say(line)
         with distributed.leaving_together():
             if dry:

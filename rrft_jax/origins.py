@@ -3,12 +3,11 @@
 import functools
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from rrft_jax import fields, json_files
+from rrft_jax import fields
 from rrft_jax.settings import STAGES, Config
 from rrft_jax.tasks import find
 
@@ -19,8 +18,6 @@ _OF_DEMO = (
     *("sft.warmup_steps", "grpo.freeze", "data.system_prompt", "data.variant", "eval.samples"),
     *("sampling.temperature", "sampling.max_new_tokens", "eval.max_new_tokens"),
 )
-# The fields that choose the words around a question.
-_WORDS = ("task", "custom.instruction", "data.prompts", "data.system_prompt", "data.variant")
 _WIDEST = 36  # columns of a value; a longer one moves the rest of its line
 
 
@@ -130,28 +127,6 @@ def expansion(config: Config, origins: Mapping[str, str]) -> list[str]:
         if (origin := origins[found.key]).startswith(OBJECTIVE):
             fields_of.setdefault(origin, []).append(f"--config.{found.key}={shown(value)}")
     return [f"{origin}: {' '.join(settings)}" for origin, settings in fields_of.items()]
-
-
-def other_words(config: Config) -> list[str]:
-    """Return a line with the words in which an evaluated run was trained, if in others; or none."""
-    if config.stages or not config.model.path:
-        return []
-    try:
-        run = json_files.read_object((Path(config.model.path) / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return []  # no run on this disk
-    if not run.get("stages"):
-        return []
-    differing = []
-    for key in _WORDS:
-        *sections, name = key.split(".")
-        there = functools.reduce(lambda values, part: values.get(part, {}), sections, run).get(name)
-        here = functools.reduce(getattr, key.split("."), config)
-        if there is not None and there != here:
-            differing.append(f"{key}={shown(there)} there, {shown(here)} here")
-    if not differing:
-        return []
-    return [f"{config.model.path} was trained in other words: {'; '.join(differing)}"]
 
 
 def listing(config: Config, origins: Mapping[str, str]) -> list[str]:

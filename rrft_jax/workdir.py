@@ -203,12 +203,12 @@ def other_words(config: Config) -> str:
     The line is empty if the config's model is none of a run.
     """
     path = config.model.path
-    content = storage.read(path, "config.json") if path else None
-    if not kinds.is_run(json_files.read_object(content or b"")):
+    theirs = json_files.read_object((storage.read(path, "config.json") if path else None) or b"")
+    if not kinds.is_run(theirs):
         return ""
     changes = [
         change
-        for change in differences(read(path), plain(config))
+        for change in differences(theirs, plain(config))
         if change.key in _WORDS
         or (change.key == "paradigm" and {change.old, change.new} & _WITHOUT_TAGS)
     ]

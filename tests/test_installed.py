@@ -18,21 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import rrft_jax
+from tests.short import QUICK, SHORT
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = "--xla_backend_optimization_level=0"  # as the other tests compile, on one device
-# What makes the demo a short run that compiles little.
-SMALL = (
-    "--config.grpo.steps=1",
-    "--config.grpo.beta=0",
-    "--config.grpo.batch_size=2",
-    "--config.grpo.num_generations=2",
-    "--config.eval.samples=4",
-    "--config.eval.batch_size=4",
-    "--config.eval.max_new_tokens=8",
-    "--config.eval.sampled=False",
-    "--config.sampling.max_new_tokens=8",
-)
 
 
 def sources() -> list[str]:
@@ -126,7 +114,8 @@ def test_the_demo_begins_in_an_empty_folder(environment, tmp_path):
         environment,
         tmp_path,
         *("rrft", "--config=configs/grpo.py:paradigm=reason_rft_zero", "--workdir=runs/demo"),
-        *SMALL,
+        *SHORT,
+        *("--config.grpo.steps=1", "--config.grpo.beta=0", "--config.eval.sampled=False"),
         "--config.grpo.rewards.own.short=1",
     )
     assert done.returncode == 0, done.stderr

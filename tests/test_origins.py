@@ -26,6 +26,17 @@ def read(*arguments: str) -> command.Command:
     return command.read([*arguments])
 
 
+def own_file(file: Path, *lines: str) -> Path:
+    """A config file of the user's, which changes the demo's config by these lines."""
+    head = (
+        "from configs import grpo",
+        "def get_config(arg=''):",
+        "  config = grpo.get_config(arg)",
+    )
+    file.write_text("\n".join([*head, *(f"  {line}" for line in lines), "  return config\n"]))
+    return file
+
+
 def test_each_value_has_the_origin_that_won():
     of = read(*ARGUMENTS, "--config.grpo.rewards.repetition=0.1").origins
     assert of.keys() == {found.key for found in fields.every(Config)}
@@ -53,11 +64,7 @@ def test_a_layer_that_returns_to_a_lower_value_is_the_origin():
 
 
 def test_a_file_of_the_users_is_the_origin_of_what_it_assigns(tmp_path):
-    own = tmp_path / "own.py"
-    own.write_text(
-        "from configs import grpo\n\ndef get_config(arg=''):\n"
-        "  config = grpo.get_config(arg)\n  config.grpo.advantages = 'rloo'\n  return config\n"
-    )
+    own = own_file(tmp_path / "own.py", "config.grpo.advantages = 'rloo'")
     of = read(f"--config={own}:objective=dapo").origins
     assert of["grpo.advantages"] == str(own) and of["grpo.epsilon_high"] == "objective=dapo"
 
@@ -161,11 +168,8 @@ def test_a_run_that_began_with_the_demos_settings_keeps_them(tmp_path):
 
 
 def test_what_a_file_of_the_users_assigns_is_kept_with_other_data(tmp_path):
-    own = tmp_path / "own.py"
-    own.write_text(
-        "from configs import grpo\n\ndef get_config(arg=''):\n  config = grpo.get_config(arg)\n"
-        "  config.data.path = 'mine'\n  config.data.thought_dropout = 0.25\n  return config\n"
-    )
+    lines = ("config.data.path = 'mine'", "config.data.thought_dropout = 0.25")
+    own = own_file(tmp_path / "own.py", *lines)
     config = read(f"--config={own}").config
     assert config.data.thought_dropout == 0.25 and config.grpo.rewards == PLAIN
 
@@ -181,25 +185,3 @@ def test_settings_of_the_demo_that_meet_other_data_are_said_in_one_line():
     assert "grpo.steps" not in line  # the user's own choice
     [line] = said("--config=configs/grpo.py:paradigm=reason_rft_zero", "--config.data.path=mine")
     assert "data.system_prompt=" in line and "sft." not in line
-
-
-def test_an_evaluation_says_the_words_in_which_its_run_was_trained_if_they_are_others(tmp_path):
-    def said(name, *arguments):
-        return origins.other_words(
-            read(f"--config=configs/eval.py{name}", f"--config.model.path={tmp_path}", *arguments)[
-                0
-            ]
-        )
-
-    assert said("") == []  # no folder of a run
-    begun = read("--config=configs/grpo.py:task=custom", "--config.data.path=d").config
-    (tmp_path / "config.json").write_text(json.dumps(fields.plain(begun)))
-    own = "--config.data.path=d"
-    assert said(":task=custom", own) == []
-    assert said("") == [
-        f"{tmp_path} was trained in other words: task=custom there, visual_counting here"
-    ]
-    (line,) = said(":task=custom", own, "--config.custom.instruction=Short.")
-    assert line.endswith("inside <answer> </answer>. there, Short. here")
-    config = read("--config=configs/grpo.py", f"--config.model.path={tmp_path}").config
-    assert origins.other_words(config) == []  # it trains

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from rrft_jax import fields, workdir
+from rrft_jax import command, fields, workdir
 from rrft_jax.errors import UserError
 from rrft_jax.renamed import RENAMED
 from rrft_jax.settings import Config, CustomSettings, GRPOSettings, ModelSettings, SFTSettings
@@ -179,3 +179,26 @@ def test_a_run_that_is_asked_in_other_words_is_said(tmp_path):
     ):
         assert change in line
     assert line.startswith(f"warning: {run} was asked in other words than here: ")
+
+
+def test_an_evaluation_says_the_words_in_which_its_run_was_trained_if_they_are_others(tmp_path):
+    def read(name, *arguments):
+        return command.parse([f"--config=configs/{name}", *arguments])[0]
+
+    def said(name, *arguments):
+        return workdir.other_words(read(name, f"--config.model.path={tmp_path}", *arguments))
+
+    assert said("eval.py") == ""  # no folder of a run
+    own = "--config.data.path=d"
+    begun = read("grpo.py:task=custom", own)
+    (tmp_path / "config.json").write_text(json.dumps(fields.plain(begun)))
+    assert said("eval.py:task=custom", own) == ""
+    line = said("eval.py")
+    assert line.startswith(
+        f"warning: {tmp_path} was asked in other words than here: "
+        "task=visual_counting instead of custom;"
+    )
+    line = said("eval.py:task=custom", own, "--config.custom.instruction=Short.")
+    assert "custom.instruction=Short. instead of " in line
+    assert f"{begun.custom.instruction}; --config=FILE" in line
+    assert "task=visual_counting instead of custom" in said("grpo.py")  # it trains on

@@ -11,21 +11,16 @@ import sys
 import pytest
 
 from tests.docs.pages import EXAMPLE, ROOT, blocks, commands
+from tests.short import QUICK, SHORT
 
 PAGE = "docs/models-and-tasks.md"
-QUICK = "--xla_backend_optimization_level=0"  # as the other tests compile, on one device
 # What makes the documented run a short one.
 SMALL = (
+    *SHORT,
     "--config.sft.steps=2",
     "--config.sft.batch_size=4",
     "--config.sft.warmup_steps=0",
     "--config.grpo.steps=2",
-    "--config.grpo.batch_size=2",
-    "--config.grpo.num_generations=2",
-    "--config.eval.samples=4",
-    "--config.eval.batch_size=4",
-    "--config.eval.max_new_tokens=8",
-    "--config.sampling.max_new_tokens=8",
 )
 
 
