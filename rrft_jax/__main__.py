@@ -33,7 +33,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("rrft_jax.main", "train by a config, or go on with a stopped run"),
+    "train": Command("rrft_jax.main", "train by a config, or resume a stopped run"),
     "eval": Command(
         "rrft_jax.main",
         "evaluate a model or a run",

@@ -1,7 +1,7 @@
 """A run that begins at a checkpoint of another run: `--branch_from=RUN[:STEP]`.
 
 The new run's folder gets the checkpoint, and the last ones of the stages before it. Its stage then
-goes on from there, as after an interruption: with the weights, the optimizer, the number of the
+resumes there, as after an interruption: with the weights, the optimizer, the number of the
 step and the place in the data. From then on the new run is a run like any other. It needs the first
 one no more.
 """
@@ -52,7 +52,7 @@ def find(text: str, config: Config, weights: str) -> Point:
       weights: the fingerprint of the model that it starts from.
 
     Raises:
-      UserError: there is no such run or checkpoint, or the new run can't go on from it.
+      UserError: there is no such run or checkpoint, or the new run can't resume from it.
     """
     point = Point.parse(text)
     theirs = read(point.run)
@@ -151,12 +151,12 @@ def check_begun(text: str, workdir: pathlib.Path) -> None:
     if any(here is not None and here != there for here, there in zip(told, began)):
         raise UserError(
             f"--branch_from={text}: {workdir} holds a run that began at {began}; give another "
-            "--workdir, or leave this argument out to go on"
+            "--workdir, or leave this argument out to resume"
         )
 
 
 def _check(point: Point, config: Config, weights: str, theirs: Mapping[str, Any]) -> None:
-    """Raise UserError unless a run of this config can go on from a checkpoint of another config."""
+    """Raise UserError unless a run of this config can resume from another config's checkpoint."""
     where = f"--branch_from={point}"
     if theirs.get("weights") not in (None, weights):
         raise UserError(

@@ -136,7 +136,7 @@ def _folder(config: Config, workdir: pathlib.Path) -> str:
     done = [
         f"{stage} after step {steps[-1]}" for stage, steps in saved_steps(workdir, STAGES).items()
     ]
-    return f"{workdir} holds this run, which goes on: {', '.join(done) or 'no step is saved'}"
+    return f"{workdir} holds this run, which resumes: {', '.join(done) or 'no step is saved'}"
 
 
 def _tell(told: Iterator[str] | Sequence[str]) -> None:

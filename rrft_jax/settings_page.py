@@ -106,7 +106,7 @@ name.
 
 ## Every field
 
-A run that has begun may go on with another value of a field that is marked "Free", and with a
+A run that has begun may resume with another value of a field that is marked "Free", and with a
 larger one of a field that is marked "May grow".
 [Outputs](outputs.md#change-a-run-that-has-begun) says what follows. All other fields are settled
 when the run begins.

@@ -50,7 +50,7 @@ def agreed(
 ) -> dict[str, Any] | None:
     """Return what config.json has to hold from now on; None if it holds that already.
 
-    A run that goes on may change the fields that are marked as free in `settings.py`. The changes
+    A resumed run may change the fields that are marked as free in `settings.py`. The changes
     are printed.
 
     Args:
@@ -85,7 +85,7 @@ def agreed(
         return None
     for change in changes:
         _check_change(change, workdir, theirs["stages"])
-    say(f"{workdir} goes on with {', '.join(map(str, changes))}")
+    say(f"{workdir} resumes with {', '.join(map(str, changes))}")
     return {**mine, **{key: theirs[key] for key in _OWN if key in theirs}}
 
 
@@ -221,7 +221,7 @@ def other_words(config: Config) -> str:
 
 
 def _check_change(change: Change, workdir: pathlib.Path, stages: Sequence[str]) -> None:
-    """Raise UserError if a run that has begun can't go on with a change."""
+    """Raise UserError if a run that has begun can't resume with a change."""
     what = f"{change.key} is {change.old!r} there and {change.new!r} here"
     cure = "give another --workdir"
     if saved_steps(workdir, stages):

@@ -99,9 +99,9 @@ def test_a_folder_is_judged_but_not_touched(capsys):
     before = (folder / "config.json").read_bytes()
     assert dry(*fields) == 0
     out = capsys.readouterr().out
-    assert out.endswith("run holds this run, which goes on: sft after step 4\n")
+    assert out.endswith("run holds this run, which resumes: sft after step 4\n")
     assert dry(*fields, "--config.checkpoint_every=7") == 0
-    assert "run goes on with checkpoint_every" in capsys.readouterr().err
+    assert "run resumes with checkpoint_every" in capsys.readouterr().err
     assert dry(*fields, "--config.sft.learning_rate=1") == 1
     assert "sft.learning_rate" in capsys.readouterr().err.splitlines()[-1]
     assert (folder / "config.json").read_bytes() == before

@@ -152,7 +152,7 @@ def test_more_steps_in_the_folder_or_in_a_branch_come_to_the_same(finished, tmp_
     shutil.copytree(finished, tmp_path / "grown")
     run(tmp_path / "grown", *longer)
     said = capfd.readouterr().err
-    assert "goes on with grpo.steps=3 instead of 2 (its learning rate decays" in said
+    assert "resumes with grpo.steps=3 instead of 2 (its learning rate decays" in said
     assert "grpo: the evaluation grpo is repeated" in said
     run(tmp_path / "branch", *longer, f"--branch_from={finished}:grpo@2")
     said = capfd.readouterr().err

@@ -74,7 +74,7 @@ def test_a_run_goes_on_with_another_value_of_a_free_field(found, tmp_path, capfd
     changed = fields.replaced(Config(**stages), {found.key: new})
     workdir.claim(changed, folder, "abc")
     said = capfd.readouterr().err
-    assert said.startswith(f"{folder} goes on with {found.key}={new} instead of {old}")
+    assert said.startswith(f"{folder} resumes with {found.key}={new} instead of {old}")
     assert said.count("\n") == 1 and found.free.consequence in said
     assert workdir.read_config(folder) == changed
     workdir.claim(changed, folder, "abc")
