@@ -131,14 +131,13 @@ def load(
     """
     run = _run(path)
     config = Config() if run is None else run
-    folder = kinds.checkpoint(path)
     dtypes = {"dtype": dtype, "compute_dtype": dtype}
     if run is not None and dtype is None:
         dtypes = {"dtype": run.model.dtype, "compute_dtype": run.model.compute_dtype}
     # First, because its errors tell what a folder is.
-    model, params = load_pretrained(folder, mesh=mesh, **dtypes)
+    model, params = load_pretrained(path, mesh=mesh, **dtypes)
     processor = Processor.from_pretrained(
-        folder, min_pixels=config.data.min_pixels, max_pixels=max_pixels or config.data.max_pixels
+        path, min_pixels=config.data.min_pixels, max_pixels=max_pixels or config.data.max_pixels
     )
     task, paradigm = CUSTOM, "cot_sft"
     words = Prompts(replaced={CUSTOM: instruction or ""})

@@ -104,7 +104,7 @@ def _training(
     config: Config, stage: str, sources: Sequence[Source], loader: Loader
 ) -> Iterator[str]:
     section, samples = config.stage(stage), num_samples(sources)
-    steps = num_steps(section, sources)
+    steps = num_steps(section, samples)
     epochs = steps * section.batch_size / samples
     yield (
         f"{stage}: {steps:,} steps of {section.batch_size} prompts, {epochs:.3g} epochs of "

@@ -10,7 +10,7 @@ from rrft_jax import branch
 from rrft_jax.data import Processor
 from rrft_jax.data.dry_call import check_rewards
 from rrft_jax.data.sources import Data
-from rrft_jax.data.stages import model_folder, num_steps, open_processor
+from rrft_jax.data.stages import model_folder, num_samples, num_steps, open_processor
 from rrft_jax.errors import UserError
 from rrft_jax.hf import load_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
@@ -80,7 +80,10 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
         data = Data.open(config)
     _check_best_split(config, data)
     if point:
-        steps = {name: num_steps(config.stage(name), data.training[name]) for name in config.stages}
+        steps = {
+            name: num_steps(config.stage(name), num_samples(data.training[name]))
+            for name in config.stages
+        }
         distributed.on_host0(lambda: branch.check_steps(point, steps))
     with waiting("scoring the first samples: the processes of the rewards start"):
         check_rewards(config, data)

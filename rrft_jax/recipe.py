@@ -17,7 +17,7 @@ from rrft_jax.evaluation.results import Results
 from rrft_jax.hf import save_pretrained
 from rrft_jax.models import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say, waiting
-from rrft_jax.monitoring.beside import Beside
+from rrft_jax.monitoring.summary import Summary
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
 from rrft_jax.settings import Config
@@ -49,7 +49,10 @@ def run(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -
 def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     """Train, evaluate, export and report."""
     config, model, params, processor, data = prepared
-    steps = {stage: num_steps(config.stage(stage), data.training[stage]) for stage in config.stages}
+    steps = {
+        stage: num_steps(config.stage(stage), num_samples(data.training[stage]))
+        for stage in config.stages
+    }
     deciding = config.best_split or next(iter(data.splits), "")
     results = Results(workdir, steps, deciding, config.best_metric)
     skipped = SkippedLog(workdir / "skipped.jsonl")
@@ -81,7 +84,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 # A stopped run may not have finished the evaluation of its last step.
                 if _is_evaluated(config, trainer.done, last):
                     evaluator.evaluate(f"{stage}@{trainer.done}", trainer.state.params)
-                beside = Beside()
+                summary = Summary()
                 with Progress(stage, total=last, start=trainer.done) as progress:
                     for step in trainer.steps():
                         number, due = step.number, _is_evaluated(config, step.number, last)
@@ -90,7 +93,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                                 rollouts.write(stage, number, rollout)
                         metrics.write(stage, number, step.metrics)
                         trainer.check(step)
-                        progress.update(number, beside(step.metrics))
+                        progress.update(number, summary(step.metrics))
                         stop = distributed.agree(interrupts.requested())
                         if stop or due or number == last or number % config.checkpoint_every == 0:
                             trainer.save(step, results.best_step(stage))

@@ -85,6 +85,19 @@ FAMILIES = {
     "qwen2_vl": ("small", "odd", "untied", "wide"),
     "qwen2_5_vl": ("windows", "halls"),
 }
+# The names of the decoder's width and of the tower's sizes in `vision_config`.
+_VISION = {
+    "qwen2_vl": ("hidden_size", "embed_dim", "depth", "num_heads"),
+    "qwen2_5_vl": (
+        "out_hidden_size",
+        "hidden_size",
+        "depth",
+        "num_heads",
+        "intermediate_size",
+        "window_size",
+        "fullatt_block_indexes",
+    ),
+}
 
 
 def make(path: str | os.PathLike, preset: str = "small", seed: int = 0) -> None:
@@ -98,27 +111,6 @@ def make(path: str | os.PathLike, preset: str = "small", seed: int = 0) -> None:
     model = _model(p, family, seed, ids)
     model.to(p.get("dtype", torch.float32)).save_pretrained(path, max_shard_size=p["shard"])
     (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
-
-
-def _qwen2_vl(out: int, width: int, depth: int, heads: int) -> dict:
-    return dict(embed_dim=width, depth=depth, num_heads=heads, hidden_size=out)
-
-
-def _qwen2_5_vl(
-    out: int, width: int, depth: int, heads: int, mlp: int, window: int, whole: list[int]
-) -> dict:
-    return dict(
-        hidden_size=width,
-        depth=depth,
-        num_heads=heads,
-        intermediate_size=mlp,
-        out_hidden_size=out,
-        window_size=window,
-        fullatt_block_indexes=whole,
-    )
-
-
-_VISION = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}
 
 
 def _model(p: dict, family: str, seed: int, ids: dict[str, int]) -> PreTrainedModel:
@@ -141,7 +133,7 @@ def _model(p: dict, family: str, seed: int, ids: dict[str, int]) -> PreTrainedMo
             eos_token_id=end,
             pad_token_id=pad,
         ),
-        vision_config=_VISION[family](width, *p["vision"]),
+        vision_config=dict(zip(_VISION[family], (width, *p["vision"]), strict=True)),
         tie_word_embeddings=p["tied"],
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],

@@ -44,9 +44,9 @@ def num_samples(sources: Sequence[Source]) -> int:
     return sum(len(source.examples) for source in sources)
 
 
-def num_steps(stage: StageSettings, sources: Sequence[Source]) -> int:
+def num_steps(stage: StageSettings, samples: int) -> int:
     """Return the number of steps of a training stage, from its `steps` or its `epochs`."""
-    return stage.steps or -(-num_samples(sources) * stage.epochs // stage.batch_size)
+    return stage.steps or -(-samples * stage.epochs // stage.batch_size)
 
 
 def stage_loader(

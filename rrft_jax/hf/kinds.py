@@ -3,13 +3,12 @@
 Each error says what the folder is.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrft_jax import lfs
+from rrft_jax import json_files, lfs
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
 from rrft_jax.hf import storage
@@ -20,7 +19,6 @@ _HUB = re.compile(
     r"(?:hf://|https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w-][\w.-]*/[\w-][\w.-]*)"
     r"(?:/tree/[^/]+)?/?"
 )
-
 
 EXPORT = "export"  # the folder in that of a run, with the weights of its last step
 
@@ -59,10 +57,8 @@ def holds_run(folder: Path) -> bool:
 def _run_settings(folder: Path) -> dict[str, Any] | None:
     """Return the content of a run's config.json; None for any other folder."""
     try:
-        settings = json.loads(storage.read(folder, "config.json") or b"")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+        settings = json_files.read_object(storage.read(folder, "config.json") or b"")
+    except OSError:
         return None  # loading the folder raises an error that names the problem
     return settings if is_run(settings) else None
 
@@ -74,11 +70,11 @@ def check_name(path: Path) -> None:
         return
     raise UserError(
         f"{path}: no such folder; if it is a name on the Hugging Face Hub, download it first "
-        f"({download(found[1])}) and give that folder"
+        f"({download_command(found[1])}) and give that folder"
     )
 
 
-def download(name: str) -> str:
+def download_command(name: str) -> str:
     """Return the command that downloads a checkpoint of the Hugging Face Hub."""
     return f"hf download {name} --local-dir {name.rpartition('/')[2]}"
 
@@ -132,7 +128,7 @@ def _orbax(path: Path, folder: pathlib.Path) -> UserError | None:
         return None
     run, command = "RUN", ""
     for parent in folder.absolute().parents[:4]:
-        if is_run(_read(parent / "config.json")):
+        if holds_run(parent):
             _, *parts = folder.absolute().relative_to(parent).parts
             run = parent
             command = "".join(f" --{k}={v}" for k, v in zip(("stage", "step"), parts))
@@ -146,10 +142,3 @@ def _orbax(path: Path, folder: pathlib.Path) -> UserError | None:
 def is_run(settings: Any) -> bool:
     """Say whether the content of a config.json is that of a run of this project."""
     return isinstance(settings, dict) and "stages" in settings
-
-
-def _read(file: pathlib.Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return None

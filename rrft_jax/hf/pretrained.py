@@ -170,7 +170,7 @@ def on_disk(path: Path) -> pathlib.Path:
     if not folder.exists():
         raise UserError(
             f"{folder}: no such folder; give one that holds a {families.TITLES} checkpoint, as "
-            f"{kinds.download('Qwen/Qwen2-VL-2B-Instruct')} makes it"
+            f"{kinds.download_command('Qwen/Qwen2-VL-2B-Instruct')} makes it"
         )
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder; give the one that holds config.json")

@@ -53,11 +53,10 @@ from collections.abc import Sequence
 import jax
 
 from rrft_jax import command
+from rrft_jax.data import stages
 from rrft_jax.data.places import TFDS
 from rrft_jax.data.shapes import Shape
 from rrft_jax.data.sources import Data
-from rrft_jax.data.stages import model_folder
-from rrft_jax.data.stages import num_samples as count
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models.config import VLMConfig
@@ -152,7 +151,7 @@ def num_samples(config: Config, told: int | None) -> dict[str, int]:
         _say("the data isn't here; --samples=N tells the samples of an epoch")
         return {}
     training = Data.open(config).training
-    return {stage: count(sources) for stage, sources in training.items()}
+    return {stage: stages.num_samples(sources) for stage, sources in training.items()}
 
 
 def find_devices(topology: str | None) -> Sequence[jax.Device]:
@@ -178,7 +177,7 @@ def model_sizes(config: Config) -> VLMConfig:
     """Return the sizes of the config's model; a released model needn't be on the disk."""
     if config.model.name in RELEASED and not config.model.path:
         return RELEASED[config.model.name]
-    return read_config(model_folder(config.model))[0]
+    return read_config(stages.model_folder(config.model))[0]
 
 
 def picture_patches(config: Config, sizes: VLMConfig) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrft_jax.data.shapes import Shape
+from rrft_jax.data.stages import num_steps
 from rrft_jax.markdown import aligned
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.devices import GIB, Limits
@@ -104,7 +105,7 @@ def epoch(plan: Plan, stage: str) -> dict[str, Any]:
     """Return a stage's samples, the steps of an epoch and of the run, and their least hours."""
     section, samples = plan.config.stage(stage), plan.samples[stage]
     of_epoch = -(-samples // section.batch_size)
-    of_run = section.steps or -(-samples * section.epochs // section.batch_size)
+    of_run = num_steps(section, samples)
     found = {"samples": samples, "steps": of_epoch, "run_steps": of_run}
     if plan.limits and (parts := plan.seconds(stage)):
         hours = sum(parts.values()) / 3600

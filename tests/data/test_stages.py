@@ -19,8 +19,8 @@ def processor():
 
 def test_steps_are_given_or_follow_from_epochs():
     assert num_samples(SOURCES) == 7
-    assert num_steps(GRPOSettings(steps=5, epochs=3, batch_size=4), SOURCES) == 5
-    assert num_steps(GRPOSettings(epochs=3, batch_size=4), SOURCES) == 6  # 21 samples by fours
+    assert num_steps(GRPOSettings(steps=5, epochs=3, batch_size=4), 7) == 5
+    assert num_steps(GRPOSettings(epochs=3, batch_size=4), 7) == 6  # 21 samples by fours
 
 
 @pytest.mark.parametrize("asked, size", [(64, 8), (4, 4), (3, 4)])

@@ -70,9 +70,9 @@ def segment(
       longest: the most patches of a segment. It says that the patches of each segment lie side by
         side. The cost then grows with S, and not with its square.
     """
+    if longest is not None and longest >= q.shape[1]:
+        longest = None
     axes = ("BSHC", "BSHC", "BSHC", "BS")
-    if longest is None or longest >= q.shape[1]:
-        return _run("segment", kernels, axes, q, k, v, segments)
     return _run("segment", kernels, axes, q, k, v, segments, longest=longest)
 
 
@@ -112,7 +112,7 @@ def _run(
     kernels: Kernels,
     axes: tuple[str, ...],
     *arrays: Shaped[Array, "..."],
-    **static: int,
+    **static: int | None,
 ) -> Float[Array, "..."]:
     """Run one form of an attention, whose result is laid out as its first argument.
 

@@ -1,8 +1,9 @@
-"""The decoder of Qwen2 (https://arxiv.org/abs/2407.10671), which Qwen2-VL and Qwen2.5-VL have.
+"""What Qwen2-VL and Qwen2.5-VL share: the decoder, and the tower's parameters outside its MLPs.
 
-RMSNorm, gated MLPs with SiLU, biases on queries, keys and values, M-RoPE in three runs of
-frequencies. Two layouts of config.json are in use: today's, with `text_config` and `vision_config`
-side by side, and the first releases', with the decoder's sizes at the top level.
+The decoder is that of Qwen2 (https://arxiv.org/abs/2407.10671): RMSNorm, gated MLPs with SiLU,
+biases on queries, keys and values, M-RoPE in three runs of frequencies. Two layouts of config.json
+are in use: today's, with `text_config` and `vision_config` side by side, and the first releases',
+with the decoder's sizes at the top level.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from rrft_jax.models.table import EMBEDDING, HEAD, linear, norm
 
 _PARTS = {"norm": RMSNorm, "mlp": GatedMLP, "activation": "silu", "mlp_bias": False}
 
-TOWER = "model.visual"
+_TOWER, BLOCK = "model.visual", "model.visual.blocks.{layer}"
 _DECODER, _LAYER = "model.language_model", "model.language_model.layers.{layer}"
 
 _ENTRIES = (
@@ -45,12 +46,34 @@ RELEASED_TOKENS = {
 }
 
 
-def table(tower: tuple[Entry, ...]) -> Table:
-    """Return the table of a family from the entries of its vision tower."""
+def table(mlp: tuple[Entry, ...], norm_bias: bool) -> Table:
+    """Return the table of a family.
+
+    Args:
+      mlp: the entries of the MLP in a block of its tower.
+      norm_bias: the norms of its tower have biases.
+    """
+    tower = (
+        Entry(
+            "vision/patch_embed/kernel",
+            f"{_TOWER}.patch_embed.proj.weight",
+            ("patch", "W"),
+            ".D",
+            "patches",
+        ),
+        *norm("vision/blocks/norm1", f"{BLOCK}.norm1", "W", norm_bias),
+        *linear("vision/blocks/qkv", f"{BLOCK}.attn.qkv", "W 3W", "DH"),
+        *linear("vision/blocks/proj", f"{BLOCK}.attn.proj", "W W", "HD"),
+        *norm("vision/blocks/norm2", f"{BLOCK}.norm2", "W", norm_bias),
+        *mlp,
+        *norm("vision/merger/norm", f"{_TOWER}.merger.ln_q", "W", norm_bias),
+        *linear("vision/merger/fc1", f"{_TOWER}.merger.mlp.0", "merged merged", "DF"),
+        *linear("vision/merger/fc2", f"{_TOWER}.merger.mlp.2", "merged D", "FD"),
+    )
     return Table(
         entries=(*tower, *_ENTRIES),
         released=(
-            (f"{TOWER}.", "visual."),
+            (f"{_TOWER}.", "visual."),
             (f"{_DECODER}.layers.", "model.layers."),
             (f"{_DECODER}.embed_tokens.", "model.embed_tokens."),
             (f"{_DECODER}.norm.", "model.norm."),

@@ -7,12 +7,12 @@ few blocks, inside the whole picture. The decoder is Qwen2's.
 from collections.abc import Mapping
 from typing import Any
 
-from rrft_jax.models.config import Entry, VisionConfig, VLMConfig
+from rrft_jax.models.config import VisionConfig, VLMConfig
 from rrft_jax.models.families import qwen2
 from rrft_jax.models.families.checks import check_problems
-from rrft_jax.models.families.qwen2 import TOWER
+from rrft_jax.models.families.qwen2 import BLOCK
 from rrft_jax.models.layers import GatedMLP, RMSNorm
-from rrft_jax.models.table import linear, norm
+from rrft_jax.models.table import linear
 
 TITLE = "Qwen2.5-VL"
 _PARTS = {
@@ -22,28 +22,14 @@ _PARTS = {
     "activation": "silu",
     "mlp_bias": True,
 }
-_BLOCK = f"{TOWER}.blocks.{{layer}}"
 
 TABLE = qwen2.table(
-    (
-        Entry(
-            "vision/patch_embed/kernel",
-            f"{TOWER}.patch_embed.proj.weight",
-            ("patch", "W"),
-            ".D",
-            "patches",
-        ),
-        *norm("vision/blocks/norm1", f"{_BLOCK}.norm1", "W", bias=False),
-        *linear("vision/blocks/qkv", f"{_BLOCK}.attn.qkv", "W 3W", "DH"),
-        *linear("vision/blocks/proj", f"{_BLOCK}.attn.proj", "W W", "HD"),
-        *norm("vision/blocks/norm2", f"{_BLOCK}.norm2", "W", bias=False),
-        *linear("vision/blocks/gate", f"{_BLOCK}.mlp.gate_proj", "W F", "DF"),
-        *linear("vision/blocks/up", f"{_BLOCK}.mlp.up_proj", "W F", "DF"),
-        *linear("vision/blocks/down", f"{_BLOCK}.mlp.down_proj", "F W", "FD"),
-        *norm("vision/merger/norm", f"{TOWER}.merger.ln_q", "W", bias=False),
-        *linear("vision/merger/fc1", f"{TOWER}.merger.mlp.0", "merged merged", "DF"),
-        *linear("vision/merger/fc2", f"{TOWER}.merger.mlp.2", "merged D", "FD"),
-    )
+    mlp=(
+        *linear("vision/blocks/gate", f"{BLOCK}.mlp.gate_proj", "W F", "DF"),
+        *linear("vision/blocks/up", f"{BLOCK}.mlp.up_proj", "W F", "DF"),
+        *linear("vision/blocks/down", f"{BLOCK}.mlp.down_proj", "F W", "FD"),
+    ),
+    norm_bias=False,
 )
 
 

@@ -7,12 +7,12 @@ Qwen2's.
 from collections.abc import Mapping
 from typing import Any
 
-from rrft_jax.models.config import Entry, VisionConfig, VLMConfig
+from rrft_jax.models.config import VisionConfig, VLMConfig
 from rrft_jax.models.families import qwen2
 from rrft_jax.models.families.checks import check_problems
-from rrft_jax.models.families.qwen2 import TOWER
+from rrft_jax.models.families.qwen2 import BLOCK
 from rrft_jax.models.layers import MLP, LayerNorm
-from rrft_jax.models.table import linear, norm
+from rrft_jax.models.table import linear
 
 TITLE = "Qwen2-VL"
 _PARTS = {
@@ -22,27 +22,13 @@ _PARTS = {
     "activation": "quick_gelu",
     "mlp_bias": True,
 }
-_BLOCK = f"{TOWER}.blocks.{{layer}}"
 
 TABLE = qwen2.table(
-    (
-        Entry(
-            "vision/patch_embed/kernel",
-            f"{TOWER}.patch_embed.proj.weight",
-            ("patch", "W"),
-            ".D",
-            "patches",
-        ),
-        *norm("vision/blocks/norm1", f"{_BLOCK}.norm1", "W"),
-        *linear("vision/blocks/qkv", f"{_BLOCK}.attn.qkv", "W 3W", "DH"),
-        *linear("vision/blocks/proj", f"{_BLOCK}.attn.proj", "W W", "HD"),
-        *norm("vision/blocks/norm2", f"{_BLOCK}.norm2", "W"),
-        *linear("vision/blocks/fc1", f"{_BLOCK}.mlp.fc1", "W F", "DF"),
-        *linear("vision/blocks/fc2", f"{_BLOCK}.mlp.fc2", "F W", "FD"),
-        *norm("vision/merger/norm", f"{TOWER}.merger.ln_q", "W"),
-        *linear("vision/merger/fc1", f"{TOWER}.merger.mlp.0", "merged merged", "DF"),
-        *linear("vision/merger/fc2", f"{TOWER}.merger.mlp.2", "merged D", "FD"),
-    )
+    mlp=(
+        *linear("vision/blocks/fc1", f"{BLOCK}.mlp.fc1", "W F", "DF"),
+        *linear("vision/blocks/fc2", f"{BLOCK}.mlp.fc2", "F W", "FD"),
+    ),
+    norm_bias=True,
 )
 
 

@@ -1,4 +1,4 @@
-"""The values of a step that stand on the console, the most telling ones first.
+"""The summary of a step on the console: a few of its metrics, the most telling ones first.
 
     s/step 4.1  reward 1.5  accuracy 0.52  format 0.98  failed 0  skipped 0  length 43  kl 0.01
 
@@ -11,8 +11,8 @@ from typing import Any
 _COUNTS = {"reward_failures": "failed", "skipped_updates": "skipped"}
 
 
-class Beside:
-    """A choice of a stage's metrics; it adds up counts since the stage was begun or resumed."""
+class Summary:
+    """The summaries of a stage's steps. Counts add up since the stage was begun or resumed."""
 
     def __init__(self):
         self._totals = dict.fromkeys(_COUNTS, 0)
