@@ -163,7 +163,7 @@ class Decoder(nn.Module):
         self.embed = Embedding(c.vocab_size, c.width, self.dtype)
         self.layers = nn.scan(
             rematerialised(layer, self.remat),  # outermost, so that no dequantized layer is kept
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.depth,

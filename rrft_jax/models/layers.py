@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int
 
 from rrft_jax.models.arrays import Array
 
 
 class Dense(nn.Module):
-    """A linear map."""
+    """A linear map; with a low-rank one beside it if it has weights in the collection "adapter"."""
 
     width: int
     dtype: Any
@@ -30,11 +31,31 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         shape = (x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = product(x.astype(self.dtype), kernel, self.dtype)
+        x = x.astype(self.dtype)
+        y = product(x, kernel, self.dtype)
+        if self.has_variable("adapter", "a"):
+            y = (widened(y) + widened(self._low_rank(x))).astype(self.dtype)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             y = (widened(y) + rounded(bias, self.dtype)).astype(self.dtype)
         return y
+
+    def _low_rank(self, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
+        """Return (x a) b, with dropout on x if there are random keys (`adapter.dropped`)."""
+        own = {name: self.get_variable("adapter", name) for name in ("a", "b", "keys", "keep")}
+        if own["keys"] is not None:
+            x = _dropped(x, own["keys"], own["keep"])
+        return product(product(x, own["a"], self.dtype), own["b"], self.dtype)
+
+
+def _dropped(x: Float[Array, "B *N I"], keys: Array, keep: Array) -> Float[Array, "B *N I"]:
+    """Return x with each value kept with probability `keep` and scaled up, or else 0.
+
+    Each row of B draws from a key of its own, so no draw depends on the rows beside it.
+    """
+    keys = jax.random.wrap_key_data(keys)
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
+    return jnp.where(kept, widened(x) / keep, 0).astype(x.dtype)
 
 
 ACTIVATIONS = {
@@ -183,27 +204,33 @@ def product(
     kernel = widened(kernel)
     if x.dtype == kernel.dtype:
         return _dot(x, kernel, (x.ndim - 1,), (0,), dtype)
-    return _product(x, kernel, jnp.dtype(dtype))
+    return _product(x, kernel, (x.dtype, jnp.dtype(dtype)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: Array, kernel: Array, dtype: jnp.dtype) -> Array:
-    return _dot(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,), dtype)
+def _product(x: Array, kernel: Array, dtypes: tuple[jnp.dtype, jnp.dtype]) -> Array:
+    """Return `product` for the dtypes of (x, the result)."""
+    return _dot(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,), dtypes[1])
 
 
-def _forward(x, kernel, dtype):
-    return _product(x, kernel, dtype), (x, kernel)
+def _forward(x, kernel, dtypes):
+    # A frozen kernel has no gradient, so x is not kept for it.
+    kept = x.value if kernel.perturbed else None, kernel.value
+    return _product(x.value, kernel.value, dtypes), kept
 
 
-def _backward(dtype, kept, gradient):
-    x, kernel = kept
+def _backward(dtypes, kept, gradient):
+    (x, kernel), (narrow, dtype) = kept, dtypes
+    if isinstance(gradient, SymbolicZero):
+        return None, None
+    of_x = _dot(gradient, kernel.astype(narrow), (gradient.ndim - 1,), (1,), dtype).astype(narrow)
+    if x is None:
+        return of_x, None
     tokens = tuple(range(x.ndim - 1))
-    of_x = _dot(gradient, kernel.astype(x.dtype), (x.ndim - 1,), (1,), dtype)
-    of_kernel = _dot(x, gradient, tokens, tokens, kernel.dtype)
-    return of_x.astype(x.dtype), of_kernel
+    return of_x, _dot(x, gradient, tokens, tokens, kernel.dtype)
 
 
-_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _dot(a, b, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: Any) -> Array:

@@ -25,7 +25,7 @@ def any_stored(weights: dict) -> bool:
 
 def dequantized(layer: Layer) -> Layer:
     """Return the layer class for weights some of which are stored in another form."""
-    return nn.map_variables(layer, "params", trans_in_fn=_whole)
+    return nn.map_variables(layer, "params", trans_in_fn=whole)
 
 
 def cast(weights: dict, dtype: Any) -> dict:
@@ -47,13 +47,15 @@ def _is_stored(x: Any) -> bool:
     return isinstance(x, dict) and ("int8" in x or "value" in x)
 
 
-def _whole(variables: dict) -> dict:
-    def whole(x: Any) -> Any:
+def whole(weights: dict) -> dict:
+    """Return the weights, those that are stored in another form dequantized."""
+
+    def one(x: Any) -> Any:
         if not _is_stored(x):
             return x
         return x["int8"] * x["scale"] if "int8" in x else _widened(x["value"], x["gradient"])
 
-    return jax.tree.map(whole, variables, is_leaf=_is_stored)
+    return jax.tree.map(one, weights, is_leaf=_is_stored)
 
 
 @jax.custom_vjp

@@ -138,7 +138,7 @@ class VisionTower(nn.Module):
         block = leaves.dequantized(VisionBlock) if self.stored else VisionBlock
         blocks = nn.scan(
             rematerialised(block, self.remat),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0),
             length=c.depth,

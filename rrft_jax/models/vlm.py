@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Float32, Int
 
-from rrft_jax.models import decoder, leaves, table, vision
+from rrft_jax.models import adapter, decoder, leaves, table, vision
+from rrft_jax.models.adapter import LoRA
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import Kernels, KeyValues, choose
 from rrft_jax.models.attention.decoding import Slots
@@ -57,6 +58,8 @@ class VLM:
         devices.
       remat: the rematerialisation policy of both towers' layers (`models/remat.py`).
       logit_chunk: the number of tokens of each completion whose logits are in memory at a time.
+      lora: the form of the adapter that `params` may have (`models/adapter.py`); None if it has
+        none.
       mesh: the mesh that activations are laid out on; None on one device.
       source: the folder that the model was loaded from; an export copies its tokenizer files. The
         comparison of two models ignores it, so that copies of a folder share compiled programs.
@@ -68,6 +71,7 @@ class VLM:
     attention: str = "auto"
     remat: str = "none"
     logit_chunk: int = 128
+    lora: LoRA | None = None
     mesh: jax.sharding.Mesh | None = None
     source: str | None = dataclasses.field(default=None, compare=False)
 
@@ -112,7 +116,7 @@ class VLM:
         """Return the visual tokens of each prompt's pictures, in order."""
         weights = self._cast(params["vision"], "blocks")
         visual = self._vision(leaves.any_stored(weights["blocks"])).apply(
-            {"params": weights},
+            {"params": weights, **self._adapter(params, "vision")},
             prompt.patches,
             prompt.patch_rows_cols,
             prompt.patch_image,
@@ -141,7 +145,8 @@ class VLM:
         """
         ends = dict(params["language"])
         layers = ends.pop("layers")
-        layers = [decoding_layer(self, layers, i) for i in range(self.config.text.depth)]
+        own = self._adapter(params, "language").get("adapter", {}).get("layers", {})
+        layers = [decoding_layer(self, layers, own, i) for i in range(self.config.text.depth)]
         return {"language": {**decoding_ends(self, ends), "layers": layers}}
 
     def empty_cache(self, sequences: int, length: int) -> LayerCaches:
@@ -314,7 +319,12 @@ class VLM:
     def _decoder(self, params: dict, *inputs):
         weights = self._cast(params["language"], "layers")
         language = self._language(leaves.any_stored(weights["layers"]))
-        return language.apply({"params": weights}, *inputs)
+        return language.apply({"params": weights, **self._adapter(params, "language")}, *inputs)
+
+    def _adapter(self, params: dict, tower: str) -> dict:
+        """Return a tower's collection "adapter", its factors scaled; {} if the tower has none."""
+        own = params.get("adapter", {}).get(tower)
+        return {"adapter": adapter.scaled(own, self.lora.scale)} if own else {}
 
     def _cast(self, weights: dict, layers: str) -> dict:
         """Return a tower's weights; cast its layers if that copies nothing (`param_dtype`)."""
@@ -331,10 +341,13 @@ def decoding_ends(model: VLM, ends: dict) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def decoding_layer(model: VLM, layers: dict, index: Array) -> dict:
-    """Return one layer of `VLM.decoding_weights` from the stacked layers."""
+def decoding_layer(model: VLM, layers: dict, adapters: dict, index: Array) -> dict:
+    """Return one layer of `VLM.decoding_weights` from the stacked layers and their adapters."""
     axes = table.parameter_axes(model.config)["language"]["layers"]
-    one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), layers)
+    one, own = jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (layers, adapters)
+    )
+    one = adapter.merge({**one, "adapter": own}, scale=1.0)
     return _gathered(model, one, jax.tree.map(lambda own: own.removeprefix("L"), axes))
 
 

@@ -212,7 +212,7 @@ def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterato
     index = jax.ShapeDtypeStruct((), np.int32)
     yield Program(
         "layer",
-        lambda: vlm.decoding_layer.lower(model, layers, index),
+        lambda: vlm.decoding_layer.lower(model, layers, {}, index),
         {"parameters": layers},
         {"sampler's weights": gathered[1:], "other parameters": (ends, params["vision"]), **held},
         times=len(gathered),

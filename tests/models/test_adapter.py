@@ -1,0 +1,217 @@
+"""An adapter beside the weights: what it computes, its gradients, its form, its dropout."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrft_jax.errors import UserError
+from rrft_jax.models import adapter, int8, prompt, table
+from rrft_jax.models.adapter import LoRA
+from rrft_jax.models.families import RELEASED
+from rrft_jax.models.layers import Dense
+from rrft_jax.rollout import GenerationConfig, generate
+from tests import tiny
+
+EVERYTHING = ".*"
+
+
+def lora(targets: str = EVERYTHING, rank: int = 3, config=tiny.CONFIG, **fields) -> LoRA:
+    return LoRA(rank, scale=1.5, targets=adapter.targets(config, targets), **fields)
+
+
+@functools.cache
+def model(targets: str = EVERYTHING, **fields):
+    return tiny.model(lora=lora(targets), **fields)
+
+
+@functools.cache
+def params(targets: str = EVERYTHING, seed: int = 7) -> dict:
+    """Weights and an adapter, none of whose factors is 0."""
+    shapes = table.flatten(adapter.shapes(tiny.CONFIG, lora(targets)))
+    rng = np.random.default_rng(seed)
+    flat = {
+        path: jnp.asarray(rng.normal(size=shape) * 0.5 * shape[-2] ** -0.5, jnp.float32)
+        for path, shape in shapes.items()
+    }
+    return {**tiny.params(), "adapter": table.unflatten(flat)}
+
+
+def by_hand(params: dict, scale: float) -> dict:
+    """The weights with the adapter in them, in float64 and then rounded."""
+    flat = {path: np.asarray(x, np.float64) for path, x in table.flatten(params).items()}
+    for path in [path for path in flat if path.startswith("adapter/") and path.endswith("/a")]:
+        a, b = flat.pop(path), flat.pop(f"{path[:-1]}b")
+        product = np.einsum("...ir,...ro->...io", a, b)
+        flat[f"{path[len('adapter/') : -2]}/kernel"] += scale * product
+    return table.unflatten({path: x.astype(np.float32) for path, x in flat.items()})
+
+
+INPUTS = tiny.prompts(3), tiny.completions(3)[0]
+
+
+@pytest.mark.parametrize("targets", ["decoder", EVERYTHING])
+def test_scores_are_those_of_the_weights_with_the_product_added(targets):
+    own = params(targets)
+    got = jax.jit(model(targets).score)(own, *INPUTS)
+    want = jax.jit(tiny.model().score)(by_hand(own, 1.5), *INPUTS)
+    plain = jax.jit(tiny.model().score)(tiny.params(), *INPUTS)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert np.abs(got - plain).mean() > 0.01
+    merged = adapter.merge(own, 1.5)
+    for path, x in table.flatten(by_hand(own, 1.5)).items():
+        np.testing.assert_allclose(table.flatten(merged)[path], x, atol=1e-5, err_msg=path)
+
+
+def test_gradients_are_those_of_the_whole_weights_by_the_chain_rule():
+    own = params()
+    weights = jax.random.normal(jax.random.key(0), INPUTS[1].shape)
+
+    def loss(model, adapted, base):
+        return jnp.sum(weights * model.score({**base, **adapted}, *INPUTS))
+
+    adapted, base = {"adapter": own["adapter"]}, tiny.params()
+    got = jax.jit(jax.grad(functools.partial(loss, model())))(adapted, base)
+    whole = jax.jit(jax.grad(functools.partial(loss, tiny.model())))(by_hand(own, 1.5), {})
+    whole = table.flatten(whole)
+    for path, (a, b) in adapter.pairs(own["adapter"]).items():
+        of_kernel = np.asarray(whole[f"{path}/kernel"], np.float64)
+        of_a, of_b = adapter.pairs(got["adapter"])[path]
+        want_a = 1.5 * np.einsum("...io,...ro->...ir", of_kernel, b)
+        want_b = 1.5 * np.einsum("...ir,...io->...ro", a, of_kernel)
+        for found, want in ((of_a, want_a), (of_b, want_b)):
+            error = np.abs(found - want).max() / np.abs(want).max()
+            assert error < 1e-4, (path, error)
+
+
+def test_samples_are_those_of_the_weights_with_the_product_added():
+    own, how = params(), GenerationConfig(max_new_tokens=6, stop_tokens=(), num_generations=2)
+    key = jax.random.key(3)
+    got = generate(model(), own, INPUTS[0], key, how)
+    want = generate(tiny.model(), by_hand(own, 1.5), INPUTS[0], key, how)
+    assert np.array_equal(got.tokens, want.tokens)
+    np.testing.assert_allclose(got.log_probs, want.log_probs, atol=1e-5)
+
+
+def test_a_fresh_adapter_changes_nothing():
+    fresh = adapter.init(jax.random.key(0), tiny.CONFIG, lora())
+    assert adapter.is_fresh(fresh) and not adapter.is_fresh(params()["adapter"])
+    got = jax.jit(model().score)({**tiny.params(), "adapter": fresh}, *INPUTS)
+    assert np.array_equal(got, jax.jit(tiny.model().score)(tiny.params(), *INPUTS))
+    bound = table.flatten(fresh)["language/layers/down/a"]
+    assert 0.9 < np.abs(bound).max() * 48**0.5 <= 1
+    layers = table.flatten(fresh)["language/layers/q/a"]
+    assert len(np.unique(layers)) == layers.size
+
+
+def test_weights_in_eight_bits_carry_an_adapter():
+    stored = int8.quantise(tiny.params(), jnp.float32)
+    own = {**stored, "adapter": params("decoder")["adapter"]}
+    dequantised = jax.tree.map(
+        lambda x: np.asarray(x["int8"], np.float32) * x["scale"] if isinstance(x, dict) else x,
+        stored,
+        is_leaf=lambda x: isinstance(x, dict) and "int8" in x,
+    )
+    whole = by_hand({**dequantised, "adapter": own["adapter"]}, 1.5)
+    got = jax.jit(model("decoder").score)(own, *INPUTS)
+    np.testing.assert_allclose(got, jax.jit(tiny.model().score)(whole, *INPUTS), atol=1e-5)
+    weights = model("decoder").decoding_weights(own)["language"]["layers"][1]
+    np.testing.assert_allclose(
+        weights["q"]["kernel"], whole["language"]["layers"]["q"]["kernel"][1], atol=1e-5
+    )
+
+
+def dropout_scores(own: dict, rows: slice = slice(None), seed: int = 5, dropout: float = 0.5):
+    keys = jax.random.split(jax.random.key(seed), 3)[rows]
+    inputs = jax.tree.map(
+        lambda x, axes: x[(slice(None),) * axes.index("B") + (rows,)],
+        INPUTS,
+        (prompt.AXES, "BGT"),
+    )
+    return jax.jit(model().score)(adapter.dropped(own, keys, dropout), *inputs)
+
+
+def test_dropout_belongs_to_a_row_and_is_right_on_average():
+    own = params()
+    scores = dropout_scores(own)
+    assert np.array_equal(scores, dropout_scores(own))
+    np.testing.assert_allclose(scores[1:2], dropout_scores(own, slice(1, 2)), atol=1e-5)
+    assert np.abs(scores - dropout_scores(own, seed=6)).mean() > 0.01
+    np.testing.assert_allclose(
+        dropout_scores(own, dropout=0.0), jax.jit(model().score)(own, *INPUTS), atol=1e-5
+    )
+    base = {**own, "adapter": jax.tree.map(jnp.zeros_like, own["adapter"])}
+    plain = jax.jit(model().score)(base, *INPUTS)
+    np.testing.assert_allclose(dropout_scores(base), plain, atol=1e-5)  # of the adapter alone
+
+
+def test_dropped_values_are_zero_and_the_others_scaled():
+    x, keys = jnp.ones((4, 100, 50)), jax.random.split(jax.random.key(0), 4)
+    variables = {
+        "params": {"kernel": jnp.zeros((50, 50)), "bias": jnp.zeros(50)},
+        "adapter": {
+            "a": jnp.eye(50),
+            "b": jnp.eye(50),
+            "keys": jax.random.key_data(keys),
+            "keep": jnp.float32(0.8),
+        },
+    }
+    y = Dense(50, jnp.float32).apply(variables, x)
+    assert set(np.unique(y)) == {0.0, np.float32(1.25)}
+    np.testing.assert_allclose(np.mean(y, axis=(1, 2)), 1, atol=0.05)
+    assert not np.array_equal(y[0], y[1])
+
+
+def test_targets_are_linear_maps_by_their_whole_path():
+    layers = [f"language/layers/{name}" for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    assert list(adapter.targets(RELEASED["7b"], "decoder")) == layers
+    assert adapter.targets(RELEASED["7b"], "language/layers/[qv]") == tuple(layers[:3:2])
+    everything = adapter.targets(RELEASED["7b"], ".*")
+    assert "vision/merger/fc1" in everything and "vision/blocks/qkv" in everything
+    assert not {"language/head", "language/embed", "vision/patch_embed"} & set(everything)
+    for pattern, told in {
+        "q_proj": "language/layers/q",
+        "language/head": "vision/blocks/qkv",
+        "(": "is not a regular",
+    }.items():
+        with pytest.raises(UserError, match=told):
+            adapter.targets(RELEASED["7b"], pattern)
+
+
+def test_factors_lie_like_their_weights():
+    own = lora(config=RELEASED["7b"])
+    axes, shapes = adapter.axes(RELEASED["7b"], own), adapter.shapes(RELEASED["7b"], own)
+    flat, sizes = table.flatten(axes), table.flatten(shapes)
+    assert (flat["language/layers/q/a"], flat["language/layers/q/b"]) == ("LD.", "L.H")
+    assert (flat["language/layers/down/a"], flat["language/layers/down/b"]) == ("LF.", "L.D")
+    assert sizes["language/layers/k/b"] == (28, 3, 512)
+    assert (flat["vision/merger/fc1/a"], sizes["vision/merger/fc1/a"]) == ("D.", (5120, 3))
+    assert flat.keys() == sizes.keys()
+
+
+def test_a_frozen_kernel_keeps_no_inputs_and_has_no_gradient():
+    """In bfloat16 the inputs of frozen maps would be most of what an update keeps."""
+    text = dataclasses.replace(tiny.CONFIG.text, mlp_width=1536)
+    config = dataclasses.replace(tiny.CONFIG, text=text)
+    own = lora("language/layers/q", config=config)
+    model = tiny.model(config=config, dtype=jnp.bfloat16, lora=own)
+    adapted = jax.eval_shape(lambda: adapter.init(jax.random.key(0), config, own))
+    base = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+    def loss(trained, frozen):
+        return jnp.sum(model.score({**frozen, **trained}, *INPUTS))
+
+    def compiled(trained, frozen):
+        quick = {"xla_backend_optimization_level": 0}
+        return jax.jit(jax.grad(loss)).lower(trained, frozen).compile(quick)
+
+    lora_, full = compiled({"adapter": adapted}, base), compiled(base, {})
+    gradient = "f32[2,32,1536]"
+    outputs = [program.as_text().partition("ENTRY")[2].count(gradient) for program in (lora_, full)]
+    assert outputs[0] < outputs[1]
+    temporaries = [p.memory_analysis().temp_size_in_bytes for p in (lora_, full)]
+    inputs = 2 * 3 * (9 + 3 * 6) * 1536 * 2  # of `down` in both layers
+    assert temporaries[0] < temporaries[1] - inputs
