@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import jax
@@ -19,6 +19,7 @@ from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
 
 _NAMES = {name: code for code, name in DTYPES.items()}
+_Named = tuple[str, jnp.dtype, tuple[int, ...]]
 
 
 def save(
@@ -42,7 +43,7 @@ def save(
         weight_map.update((tensor.name, name) for tensor in tensors)
         with open(folder / name, "wb") if folder else contextlib.nullcontext() as out:
             if out:
-                _write_header(out, tensors)
+                _write_header(out, [(one.name, one.dtype, one.shape) for one in tensors])
             for tensor in tensors:
                 array = gather(tensor.entry, tensor.layer)
                 if out:
@@ -52,6 +53,21 @@ def save(
         total = sum(p.nbytes for p in params.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_file(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write or replace a single safetensors file, which is whole at every moment.
+
+    Args:
+      file: the file.
+      arrays: its tensors, by their names; all of one dtype.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    with open(partial, "wb") as out:
+        _write_header(out, [(name, one.dtype, one.shape) for name, one in arrays.items()])
+        for array in arrays.values():
+            out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    partial.replace(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +104,17 @@ def _plan_files(
     return [sorted(file, key=lambda one: -one.dtype.itemsize) for file in files]
 
 
-def _write_header(out: BinaryIO, tensors: Iterable[_Written]) -> None:
+def _write_header(out: BinaryIO, tensors: Iterable[_Named]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers requires it
     begin = 0
-    for one in tensors:
-        header[one.name] = {
-            "dtype": _NAMES[str(one.dtype)],
-            "shape": one.shape,
-            "data_offsets": (begin, begin + one.nbytes),
+    for name, dtype, shape in tensors:
+        end = begin + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[str(dtype)],
+            "shape": shape,
+            "data_offsets": (begin, end),
         }
-        begin += one.nbytes
+        begin = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     out.write(len(text).to_bytes(8, "little") + text)

@@ -66,7 +66,7 @@ class Weights:
         self.config = config
         self.found: dict[str, Tensor] = {}  # by the table's name
         for file in _open(folder):
-            for tensor in _header(file)[0]:
+            for tensor in header(file)[0]:
                 self.found[table.import_name(tensor.name, config)] = tensor
         self._check(folder)
 
@@ -140,7 +140,7 @@ class Weights:
         rows = head.shape[0]
         for begin in range(0, rows if same else 0, 4096):
             part = ((begin, min(begin + 4096, rows)),)
-            one, other = (_read(t, part, None)[slice(*part[0])] for t in (head, embedding))
+            one, other = (read(t, part, None)[slice(*part[0])] for t in (head, embedding))
             same = same and np.array_equal(one, other)
         if not same:
             raise UserError(
@@ -151,7 +151,7 @@ class Weights:
 
 def file_sizes(folder: storage.Path) -> dict[str, int]:
     """Return the size in bytes of each of a folder's files of weights, by its name."""
-    return {file.path.rpartition("/")[2]: _header(file)[1] for file in _open(folder)}
+    return {file.path.rpartition("/")[2]: header(file)[1] for file in _open(folder)}
 
 
 def _open(folder: storage.Path) -> Iterator[storage.File]:
@@ -193,7 +193,7 @@ def _missing(path: str) -> UserError:
     return UserError(f"{path}: no such file, but {INDEX} names it; download it again")
 
 
-def _header(file: storage.File) -> tuple[list[Tensor], int]:
+def header(file: storage.File) -> tuple[list[Tensor], int]:
     """Read the header of a file; return its tensors and the file's size in bytes.
 
     A file holds the length of its header (8 bytes), the header (JSON), and the data.
@@ -272,7 +272,7 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return tuple(joined)
 
 
-def _read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
+def read(tensor: Tensor, rows: Ranges, columns: Ranges | None) -> np.ndarray:
     """Read these rows and columns (None: all) of a tensor; the other values are undefined.
 
     Whole pages of undefined values take no memory.
@@ -315,14 +315,14 @@ def _all_finite(values: np.ndarray) -> bool:
 
 
 def _ahead(requests: Iterable[tuple[Tensor, Ranges, Ranges | None]]) -> Iterator[np.ndarray]:
-    """Yield the result of `_read` for each request, in order; threads read ahead of need."""
+    """Yield the result of `read` for each request, in order; threads read ahead of need."""
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         waiting: collections.deque = collections.deque()
         for request in requests:
             size = _nbytes(request[0])
             while waiting and size + sum(n for n, _ in waiting) > _AHEAD:
                 yield waiting.popleft()[1].result()
-            waiting.append((size, pool.submit(_read, *request)))
+            waiting.append((size, pool.submit(read, *request)))
         while waiting:
             yield waiting.popleft()[1].result()
 
