@@ -87,7 +87,9 @@ def read(path: storage.Path, config: VLMConfig) -> tuple[LoRA, dict[str, np.ndar
     for tensor in weights.header(_open(path))[0]:
         name = table.import_name(tensor.name.removeprefix(_PREFIX), config)
         where = f"{tensor.file.path}: weight {tensor.name}"
-        if name not in places or not tensor.name.startswith(_PREFIX):
+        if not tensor.name.startswith(_PREFIX):
+            raise UserError(f"{where} does not begin with {_PREFIX}; let peft save the adapter")
+        if name not in places:
             raise UserError(_unknown(name, where, config) or f"{where} fits no module; {cure}")
         if name in found:
             raise UserError(f"{where} is there by its old name too; delete one of the two")
@@ -245,7 +247,7 @@ def _module(name: str) -> str:
 
 def _unknown(name: str, where: str, config: VLMConfig) -> str:
     """Return the error for a weight of this name that is in the model; "" if none is."""
-    known = {name for entry in table.entries(config) for name in table.names(entry, config)}
+    known = {name for entry in config.table.entries for name in table.names(entry, config)}
     if name in known:
         return f"{where} is a whole weight of the base (modules_to_save, new tokens); {_MERGE}"
     if f"{_module(name)}.weight" in known:
