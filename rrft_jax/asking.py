@@ -40,7 +40,8 @@ from rrft_jax.parallel import sharding
 from rrft_jax.rewards.format import extract_answer, extract_thought
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
 from rrft_jax.settings import Config
-from rrft_jax.tasks import CUSTOM
+from rrft_jax.tasks import CUSTOM, find
+from rrft_jax.tasks.opening import reply_of
 from rrft_jax.workdir import read_config
 
 _ROWS_PER_SHAPE = 200  # so many questions together are worth a further program
@@ -101,7 +102,7 @@ class Reply(str):
 
     @property
     def answer(self) -> str:
-        """The text inside `<answer> </answer>`; the whole text without these tags."""
+        """The text inside `<answer> </answer>`; without these tags, the text behind the thought."""
         return extract_answer(self)[0]
 
 
@@ -250,6 +251,7 @@ class Asker:
                 rollouts = self._sample(batch.prompt, how, number * batch_size)
                 for b, example in zip(batch.rows, batch.examples):
                     text = self.processor.decode(rollouts.tokens[b, 0][rollouts.mask[b, 0]])
+                    text = reply_of(find(example.task), self.processor.prompt_end, text)
                     replies[example.id] = Reply(text, bool(rollouts.finished[b, 0]))
         return [replies[example.id] for example in examples]
 

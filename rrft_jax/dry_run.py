@@ -121,7 +121,8 @@ def _first_prompt(config: Config, stage: str, loader: Loader, checked: Checked) 
         raise UserError(f"{stage}: none of the first {_LOOKED_AT} samples can be used")
     head, *tokens = lines(batch, 0, checked.processor)
     yield f"{stage}: the first prompt as the model sees it"
-    yield from (head, *facts(config, stage, batch.sources[0], batch.examples[0]), *tokens)
+    about = facts(config, stage, checked.processor.prompt_end, batch.sources[0], batch.examples[0])
+    yield from (head, *about, *tokens)
 
 
 def _folder(config: Config, workdir: pathlib.Path) -> str:

@@ -85,10 +85,10 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
             for name in config.stages
         }
         distributed.on_host0(lambda: branch.check_steps(point, steps))
-    with waiting("scoring the first samples: the processes of the rewards start"):
-        check_rewards(config, data)
     with waiting("reading the tokenizer"):
         processor = open_processor(config.model, config.data)
+    with waiting("scoring the first samples: the processes of the rewards start"):
+        check_rewards(config, data, processor.prompt_end)
     if not (config.data.path or config.data.source or config.data.mixture):
         say("data: the samples are drawn; data.path or data.source names a data set instead")
     if line := other_words(config):

@@ -23,6 +23,7 @@ from rrft_jax.monitoring import say
 from rrft_jax.rewards import Term
 from rrft_jax.settings import Config
 from rrft_jax.tasks import Example, find
+from rrft_jax.tasks.opening import completion_of, reply_of
 
 FIRST = 32  # samples of each source
 FIRST_OF_OWN = 8  # for a user's own reward, which may take its whole time limit for each
@@ -46,7 +47,7 @@ class _Row:
     text: str | None
 
 
-def check_rewards(config: Config, data: Data) -> None:
+def check_rewards(config: Config, data: Data, prompt_end: str) -> None:
     """Score the first samples of training and of evaluation, and print a table of each.
 
     The samples of SFT are scored as SFT teaches them. Thoughts that `data.thought_dropout` will
@@ -56,6 +57,7 @@ def check_rewards(config: Config, data: Data) -> None:
     Args:
       config: the run's config.
       data: its samples.
+      prompt_end: the last turn of a prompt, `Processor.prompt_end`.
 
     Raises:
       UserError: a reward of the user's own fails on a sample; every sample of every source gets 0
@@ -64,10 +66,10 @@ def check_rewards(config: Config, data: Data) -> None:
     """
     first = next(iter(config.stages), "")
     if first and config.paradigm != "ans_sft":
-        _check_training(config, first, data.training[first])
+        _check_training(config, first, data.training[first], prompt_end)
     for source in data.training.get("grpo", ()):
         _warn_about_answers(config, source)
-    _check_evaluation(config, data.splits)
+    _check_evaluation(config, data.splits, prompt_end)
 
 
 def rewards_of(config: Config, source: Source) -> Mapping[str, Any]:
@@ -85,24 +87,28 @@ def rewards_of(config: Config, source: Source) -> Mapping[str, Any]:
     return usual | {"format": {"weight": usual["format"], "empty_thought": True}}
 
 
-def own_reply(example: Example, source: Source, paradigm: str, *, taught: bool) -> str:
-    """Return the row's own answer in the layout that the model is asked for.
+def own_reply(
+    example: Example, source: Source, paradigm: str, prompt_end: str, *, taught: bool
+) -> str:
+    """Return the row's own answer in the layout that the model is asked for, as rewards read it.
 
     Args:
       example: the row.
       source: where it is from.
       paradigm: one of PARADIGMS.
+      prompt_end: the last turn of a prompt, `Processor.prompt_end`.
       taught: whether it is a target of SFT, which teaches an empty thought to a row without one.
         Otherwise such a row gets a short thought, so that only its answer decides.
 
     Raises:
       BadSample: as `target`.
     """
-    text = target(example, paradigm, prompts=source.prompts or OWN)
-    return text if taught else text.replace("<think>\n\n</think>", _SHORT_THOUGHT)
+    text, task = target(example, paradigm, prompts=source.prompts or OWN), find(example.task)
+    text = text if taught else text.replace("<think>\n\n</think>", _SHORT_THOUGHT)
+    return reply_of(task, prompt_end, completion_of(task, prompt_end, text))
 
 
-def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> None:
+def _check_training(config: Config, stage: str, sources: Sequence[Source], prompt_end: str) -> None:
     if stage == "sft" and (number := _without_answers(sources)):
         raise UserError(
             f"sft: none of the first {number} samples has an answer to learn; give them one, or "
@@ -113,7 +119,7 @@ def _check_training(config: Config, stage: str, sources: Sequence[Source]) -> No
     refusals: dict[str, list[str]] = {name: [] for name in what}
     table = _Table(stage)
     for source in sources:
-        rows = _first(config.paradigm, source, taught=stage == "sft")
+        rows = _first(config.paradigm, source, prompt_end, taught=stage == "sft")
         terms = [term for term in rewards.read_terms(rewards_of(config, source)) if term.weight]
         with rewards.guard.limit(seconds):
             values = {term.name: _scores(term, rows) for term in terms}
@@ -143,14 +149,16 @@ def _warn_about_answers(config: Config, source: Source) -> None:
         )
 
 
-def _check_evaluation(config: Config, splits: Mapping[str, Sequence[Source]]) -> None:
+def _check_evaluation(
+    config: Config, splits: Mapping[str, Sequence[Source]], prompt_end: str
+) -> None:
     terms = rewards.read_terms(config.eval.rewards)
     table = _Table("eval")
     for split, sources in splits.items():
         if not terms:
             _check_answers(config, split, sources)
         for source in sources if terms else ():
-            rows = _first(config.paradigm, source)
+            rows = _first(config.paradigm, source, prompt_end)
             with rewards.guard.limit(config.eval.reward_seconds):
                 table.add(rows, {term.name: _scores(term, rows) for term in terms})
     table.show()
@@ -185,18 +193,19 @@ def _samples(source: Source) -> Iterator[Example]:
             yield example
 
 
-def _first(paradigm: str, source: Source, *, taught: bool = False) -> list[_Row]:
+def _first(paradigm: str, source: Source, prompt_end: str, *, taught: bool = False) -> list[_Row]:
     """Return the first samples, without those that the loader leaves out.
 
     Args:
       paradigm: the config's paradigm.
       source: the samples.
+      prompt_end: the last turn of a prompt.
       taught: whether the rows are the targets of SFT, which leaves out samples without an answer.
     """
     rows, paradigm = [], paradigm if paradigm in PARADIGMS else "ans_sft"
     for example in _samples(source):
         try:
-            text = own_reply(example, source, paradigm, taught=taught)
+            text = own_reply(example, source, paradigm, prompt_end, taught=taught)
         except BadSample:
             if taught or example.answer:
                 continue

@@ -24,7 +24,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.rewards.format import TAGS
 
 _IMAGE = "<|image_pad|>"
-_END = "<|im_end|>"
+_TURN, _END = "<|im_start|>", "<|im_end|>"
 _PADDING = "<|endoftext|>"
 
 # For folders without a template: the turns of these models and nothing else.
@@ -47,6 +47,8 @@ class Processor:
       pad_token: the id that fills up rows.
       image_token: the id that stands for one visual token.
       control_tokens: id -> text of the tokens that only a template can write, such as <|im_end|>.
+      prompt_end: the last turn of every prompt, as the template writes it: "assistant\\n", or
+        "assistant\\n<think>\\n" of a Thinking model.
     """
 
     def __init__(self, tokenizer: Any, image_processor: Any, stop_tokens: Sequence[int] = ()):
@@ -81,6 +83,15 @@ class Processor:
         self._values = _values_of_levels(image_processor)
         padding = [tokenizer.pad_token_id, special.get(_PADDING), special[_END]]
         self.pad_token: int = next(i for i in padding if i is not None)
+        try:
+            probe = self._render([{"role": "user", "content": "?"}])
+        except Exception as error:  # A template is a program: it may fail in any way.
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{tokenizer.name_or_path}: the chat template fails on a question ({reason:.200}); "
+                "give the template that the model was trained with"
+            ) from None
+        self.prompt_end: str = probe.rpartition(_TURN)[2]
 
     def __reduce__(self):
         # A worker process makes it anew from its parts: the backend's settings don't travel.

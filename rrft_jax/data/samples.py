@@ -14,7 +14,9 @@ from rrft_jax.data.processor import Processor
 from rrft_jax.data.prompts import OWN, messages, target
 from rrft_jax.data.shapes import Shape
 from rrft_jax.models.prompt import Prompt
+from rrft_jax.tasks import find
 from rrft_jax.tasks.example import Example
+from rrft_jax.tasks.opening import completion_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Samples:
         if self.form.targets:
             think = uniform(self.seed, example.id) >= self.form.thought_dropout
             text = target(example, self.form.paradigm, think=think, prompts=prompts)
+            text = completion_of(find(example.task), self.processor.prompt_end, text)
             reply = self.processor.encode_target(text)
             _check_length("target", len(reply), self.form.limits.target)
         return messages(example, self.form.paradigm, prompts), reply

@@ -27,6 +27,8 @@ from rrft_jax.monitoring import Progress, interrupts, say, waiting
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
 from rrft_jax.settings import Config
+from rrft_jax.tasks import find
+from rrft_jax.tasks.opening import reply_of
 
 SAMPLING_STREAM = 2  # stream of random keys; training uses another one
 
@@ -228,7 +230,8 @@ def _rows(
     for b, example, prompt_text in zip(batch.rows, batch.examples, batch.prompt_texts):
         group = jax.tree.map(lambda x: x[b], rollouts)  # noqa: B023
         tokens = [own[mask].tolist() for own, mask in zip(group.tokens, group.mask)]
-        texts = [processor.decode(own) for own in tokens]
+        task, decode = find(example.task), processor.decode
+        texts = [reply_of(task, processor.prompt_end, decode(own)) for own in tokens]
         rewarded = reward_rows(terms, texts, example, [len(own) for own in tokens])
         rows = []
         for g, text in enumerate(texts):

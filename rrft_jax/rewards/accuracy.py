@@ -20,9 +20,10 @@ _NEAR, _FAR = Fraction(1, 20), Fraction(1, 5)
 def rewards(completions: Sequence[str], example: Any) -> list[float]:
     """Give 1 to each completion whose answer is the example's, else 0.
 
-    Inside the tags there must be the answer and nothing else. Without tags the whole completion is
-    the answer, and only then an answer is searched in prose. The comparison is the same. Sequences
-    of calls are equal if they are equal as sets. The solution may have tags too.
+    Inside the tags there must be the answer and nothing else. Without tags the text behind the
+    thought is the answer, or the whole completion, and only then an answer is searched in prose.
+    The comparison is the same. Sequences of calls are equal if they are equal as sets. The solution
+    may have tags too.
     """
     solution = extract_answer(example.answer)[0]
     if are_calls(solution):

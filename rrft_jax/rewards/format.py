@@ -38,9 +38,20 @@ def tags_reward(completion: str, example: Any = None) -> float:
 
 
 def extract_answer(completion: str) -> tuple[str, bool]:
-    """Return the text of the first `<answer>` block, or all text; and whether there is a block."""
-    answer = _first_block(completion, "answer")
-    return (completion.strip(), False) if answer is None else (answer, True)
+    """Return the text of the first `<answer>` block, and whether there is one.
+
+    Without a block, return the text behind the thought that it begins with, or else all text.
+    """
+    if (answer := answer_block(completion)) is not None:
+        return answer, True
+    text = completion.strip()
+    thought, end, rest = text.partition("</think>")
+    return (rest.strip() if end and thought.startswith("<think>") else text), False
+
+
+def answer_block(completion: str) -> str | None:
+    """Return the text of the first `<answer>` block; None without one."""
+    return _first_block(completion, "answer")
 
 
 def extract_thought(completion: str) -> str:

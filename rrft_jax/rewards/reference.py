@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrft_jax.rewards import guard, worker
-from rrft_jax.rewards.format import extract_answer
+from rrft_jax.rewards.format import answer_block
 from rrft_jax.rewards.transformation import PARTIAL, credit, distinct
 
 # All are possessive or anchored, so that hostile text is read in linear time. They match the same
@@ -85,10 +85,10 @@ def calls_score(completion: str, answer: str) -> float:
 
 def value_score(completion: str, answer: str) -> float:
     """Return the score of a value, a word or a letter by the public evaluation."""
-    extracted, tagged = extract_answer(completion)
-    if extracted == (answer if tagged else answer.strip()):
+    tagged = answer_block(completion) is not None
+    if _answer(completion) == (answer if tagged else answer.strip()):
         return 1.0
-    (right,) = agree([extracted if tagged else completion], answer)
+    (right,) = agree([_answer(completion) if tagged else completion], answer)
     return float(right)
 
 
@@ -122,13 +122,13 @@ def _plainly_differ(answer: str, solution: str) -> bool:
 
 
 def _answer(text: str) -> str:
-    return extract_answer(text)[0]
+    answer = answer_block(text)
+    return text.strip() if answer is None else answer
 
 
 def _answer_on_one_line(text: str) -> str:
     for line in text.split("\n"):
-        answer, tagged = extract_answer(line)
-        if tagged:
+        if (answer := answer_block(line)) is not None:
             return answer
     return text.strip()
 
@@ -175,7 +175,7 @@ def _or_verified(values: list[float], completions: Sequence[str], solution: str)
     asked = [
         i
         for i, (value, text) in enumerate(zip(values, completions))
-        if value == 0 and not extract_answer(text)[1]
+        if value == 0 and answer_block(text) is None
     ]
     for i, found in zip(asked, agree([completions[i] for i in asked], solution)):
         values[i] = float(found)

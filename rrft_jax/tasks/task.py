@@ -35,6 +35,9 @@ class Task:
         arguments give the same example. None if the task has no drawings, only data sets.
       splits: "train", then the held-out splits in the order of the results.
       answers: the form of the answers: reading, checks and scores.
+      opening: the tag that counts as the beginning of a reply if the chat template ends the prompt
+        with it, as those of Thinking models do. Rewards and answers then read it in front of each
+        completion, and SFT leaves it out of its targets. "" counts completions alone.
       parts: answer -> the parts of its split that a prediction is also counted in.
       recognizes: (answer, all answers of its file) -> whether a prediction that names no task
         belongs to this one; None if the task is never guessed.
@@ -49,6 +52,7 @@ class Task:
     sample: Callable[[str, int, int, int], Example] | None = None
     splits: tuple[str, ...] = ("train", "id", "ood")
     answers: Answers = VALUES
+    opening: str = "<think>"
     parts: Callable[[str], tuple[str, ...]] = lambda answer: ()
     recognizes: Callable[[str, Collection[str]], bool] | None = None
     reuse_activation: bool = False

@@ -14,6 +14,8 @@ from rrft_jax.parallel import distributed
 from rrft_jax.rewards import Failure
 from rrft_jax.rollout import rollouts as rollout_data
 from rrft_jax.rollout.rollouts import Rewards, Rollouts, objects
+from rrft_jax.tasks import find
+from rrft_jax.tasks.opening import reply_of
 from rrft_jax.training import objectives
 
 SHOWN = 2  # number of prompts per step whose completions go to rollouts.jsonl
@@ -43,8 +45,11 @@ def reward(
       prompts.
     """
     texts = [
-        [processor.decode(tokens[mask]) for tokens, mask in zip(*group)]
-        for group in zip(sampled.tokens, sampled.mask)
+        [
+            reply_of(find(example.task), processor.prompt_end, processor.decode(tokens[mask]))
+            for tokens, mask in zip(*group)
+        ]
+        for example, *group in zip(batch.examples, sampled.tokens, sampled.mask)
     ]
     lengths = sampled.mask.sum(-1)
     records = [

@@ -29,6 +29,7 @@ from rrft_jax.data import (
 )
 from rrft_jax.tasks import TASKS
 from tests.loading import loader_of
+from tests.thinking import INSTRUCT
 
 ROWS = 80  # of each tokenizer under each template
 MAX_PIXELS = 24 * 28**2
@@ -95,8 +96,11 @@ def _published_tokenizer():
 
 @pytest.fixture(
     scope="module",
-    params=[(name, template) for name in ("tiny", "published") for template in (PLAIN, PUBLISHED)],
-    ids=["tiny", "tiny, default system", "published", "published, default system"],
+    params=[
+        *((name, template) for name in ("tiny", "published") for template in (PLAIN, PUBLISHED)),
+        ("published", INSTRUCT),
+    ],
+    ids=["tiny", "tiny, default system", "published", "published, default system", "Qwen3-VL"],
 )
 def folder(request, tmp_path_factory):
     name, template = request.param

@@ -31,8 +31,9 @@ def _config(arg="", rewards=None, **fields):
     return settings.make(config.to_dict())
 
 
-def check_targets(config, sources, splits=None):
-    check_rewards(config, Data({config.stages[0]: sources} if config.stages else {}, splits or {}))
+def check_targets(config, sources, splits=None, prompt_end="assistant\n"):
+    training = {config.stages[0]: sources} if config.stages else {}
+    check_rewards(config, Data(training, splits or {}), prompt_end)
 
 
 def _table(text):

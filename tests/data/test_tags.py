@@ -1,6 +1,5 @@
 """Tags that a folder's tokenizer has as tokens are those tokens, and stay in the text."""
 
-import json
 import pickle
 import shutil
 
@@ -13,13 +12,12 @@ from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.rewards import format as formats
+from tests.thinking import FIRST, add_tokens
 
 ANSWER = ("<think>", "</think>", "<answer>", "</answer>")
 CAPTION = ("<summary>", "</summary>", "<caption>", "</caption>")
 REPLY = "<think>\n2 red cubes, é.\n</think>\n<answer>\n2\n</answer>"
 CAPTIONED = f"<summary> a </summary> <caption> b </caption> {REPLY}"
-FIRST = 539  # id behind the packaged vocabulary
-
 # Which tags are tokens, and are they flagged as special?
 FOLDERS = {
     "special": dict.fromkeys(ANSWER, True),
@@ -33,13 +31,7 @@ FOLDERS = {
 def with_tokens(folder, flags: dict[str, bool]) -> None:
     """The packaged folder, its tokenizer with more tokens."""
     shutil.copytree(TINY, folder)
-    written = json.loads((TINY / "tokenizer.json").read_text())
-    example = written["added_tokens"][0]
-    written["added_tokens"] += [
-        {**example, "id": FIRST + i, "content": token, "special": special}
-        for i, (token, special) in enumerate({**flags, "<|box|>": True}.items())
-    ]
-    (folder / "tokenizer.json").write_text(json.dumps(written))
+    add_tokens(folder, {**flags, "<|box|>": True})
 
 
 @pytest.fixture(params=FOLDERS)

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rrft_jax
 from rrft_jax import main
 from rrft_jax.assets import TINY
 from rrft_jax.data.drawn import TINY_SIZE
+from rrft_jax.evaluation import rescore
 from rrft_jax.hf import load_pretrained
+from rrft_jax.rewards import score
 from rrft_jax.tasks.drawings import counting
+from tests import thinking
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SFT, EVAL = (f"--config={CONFIGS / name}" for name in ("sft.py", "eval.py"))
@@ -238,3 +242,26 @@ def test_a_resumed_run_keeps_the_same_best_weights(how, worsened, tmp_path):
     assert not list(again.rglob("*.partial"))
     kept = sorted(file.name for file in (again / "checkpoints" / "sft").iterdir())
     assert kept == ["1", "3", "4"]
+
+
+def test_predictions_of_a_thinking_model_are_whole_replies(tmp_path):
+    """The file, its scores, questions from Python and `rescore` agree on the prompt's open tag."""
+    model, run = thinking.make(tmp_path / "model"), tmp_path / "run"
+    samples = [{"id": name, "problem": f"How many {name}?", "answer": "1"} for name in "ab"]
+    (tmp_path / "test.json").write_text(json.dumps(samples))
+    command = [f"{EVAL}:task=custom", f"--config.model.path={model}", "--config.mesh.data=1"]
+    command += [f"--config.data.path={tmp_path}/test.json", "--config.eval.sampled=False"]
+    command += ["--config.eval.max_new_tokens=12", "--config.eval.rewards.tags=1"]
+    assert main.main([*command, f"--workdir={run}"]) == 0
+    file = run / "predictions-test.jsonl"
+    rows, asker = lines(file), rrft_jax.load(run)
+    for row in rows:
+        assert row["prompt"].endswith("<|im_start|>assistant\n<think>\n")
+        assert row["completion"] == "<think>\n" + asker.processor.decode(row["tokens"])
+        assert row["rewards"]["tags"] == score("tags", [row["completion"]], None)[0] >= 0.25
+    asked = [(None, sample["problem"]) for sample in samples]
+    assert asker.ask_all(asked, max_new_tokens=12) == [row["completion"] for row in rows]
+    assert rescore.main([str(file), "--reward=tags", f"--out={tmp_path}/again.jsonl"]) == 0
+    for before, after in zip(rows, lines(tmp_path / "again.jsonl"), strict=True):
+        assert after["rewards"]["tags"] == before["rewards"]["tags"]
+        assert after["score"] == before["score"]

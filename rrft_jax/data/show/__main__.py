@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.closing(stage_loader(config, stage, sources, processor)) as loader:
             found = _found(loader, sources, known.id) if known.id is not None else loader.samples()
             samples = itertools.islice(found, known.n)
-            told = functools.partial(facts, config, stage)
+            told = functools.partial(facts, config, stage, processor.prompt_end)
             if known.sheet:
                 _write_sheet(samples, processor, known.sheet.expanduser(), told)
             else:

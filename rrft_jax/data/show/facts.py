@@ -15,12 +15,15 @@ _LONGEST = 200  # characters of a value
 _BARE = ("ans_sft", "zero_shot")  # paradigms whose replies have no layout to reward
 
 
-def facts(config: Config, stage: str, source: Source, example: Example) -> Iterator[str]:
+def facts(
+    config: Config, stage: str, prompt_end: str, source: Source, example: Example
+) -> Iterator[str]:
     """Yield the lines about an example.
 
     Args:
       config: the config of a run.
       stage: the stage that the example belongs to, or "eval".
+      prompt_end: the last turn of a prompt, `Processor.prompt_end`.
       source: the data set that the example is from.
       example: the example.
     """
@@ -28,13 +31,15 @@ def facts(config: Config, stage: str, source: Source, example: Example) -> Itera
     if example.part:
         yield f"    part: {_short(example.part)}"
     if config.paradigm not in _BARE:
-        yield f"    rewards of {own_rewards(config, stage, source, example)}"
+        yield f"    rewards of {_own_rewards(config, stage, prompt_end, source, example)}"
     for name, value in example.extra.items():
         text = json.dumps(value, ensure_ascii=False, default=str)
         yield f"    column {_short(name)}: {_short(text)}"
 
 
-def own_rewards(config: Config, stage: str, source: Source, example: Example) -> str:
+def _own_rewards(
+    config: Config, stage: str, prompt_end: str, source: Source, example: Example
+) -> str:
     """Return what each reward gives to the row's own answer, in the layout that SFT teaches.
 
     A row without an answer is scored with an empty completion.
@@ -49,7 +54,8 @@ def own_rewards(config: Config, stage: str, source: Source, example: Example) ->
         what = "an empty completion"
     else:
         try:
-            text = own_reply(example, source, config.paradigm, taught=stage == "sft")
+            taught = stage == "sft"
+            text = own_reply(example, source, config.paradigm, prompt_end, taught=taught)
         except BadSample as error:
             return f"{what}: none: {visible(str(error))}"
     shown = []
