@@ -98,7 +98,12 @@ class DataSettings:
         "A variant of the instruction for spatial transformation. `caption` asks for a summary "
         "and a caption first. `brief` does not list the calls.",
     )
-    min_pixels: int = field(3136, "A smaller picture is enlarged.", at_least(1))
+    min_pixels: int = field(
+        0,
+        "A smaller picture is enlarged. 0 is the limit of the checkpoint's folder.",
+        at_least(0),
+        Free("small pictures have another size from here on"),
+    )
     max_pixels: int = field(480_000, "A larger picture is made smaller.", at_least(1))
     max_prompt_length: int = field(
         4096, "Tokens. A longer row is left out and counted.", at_least(1)

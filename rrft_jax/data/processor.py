@@ -26,6 +26,7 @@ from rrft_jax.rewards.format import TAGS
 _IMAGE = "<|image_pad|>"
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _PADDING = "<|endoftext|>"
+_LIMITS = {"min_pixels": 56**2, "max_pixels": 1280 * 28**2}  # of a folder that states none
 
 # For folders without a template: the turns of these models and nothing else.
 CHAT_TEMPLATE = (
@@ -145,7 +146,7 @@ class Processor:
         return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
 
     def encode(self, messages: Sequence[Mapping[str, Any]], images: Sequence[Any] = ()) -> Prompt:
-        """Return one sample as a `Prompt` without B: tokens [P], positions [3,P], patches [S,1176].
+        """Return one sample as a `Prompt` without B: tokens [P], positions [3,P], patches [S,.].
 
         Args:
           messages: a chat; a content is a text, or a list of {"type": "image"} and
@@ -317,7 +318,7 @@ class Processor:
             raise BadSample("picture", f"{picture_name(image)}: {error}") from error
 
     def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the patches of all pictures [S,1176], and each one's rows and columns [I,2]."""
+        """Return the patches of all pictures [S,.], and each one's rows and columns [I,2]."""
         process = self._image_processor
         merge, side, frames = process.merge_size, process.patch_size, process.temporal_patch_size
         patches = [np.zeros((0, 3 * frames * side**2), np.float32)]
@@ -357,27 +358,41 @@ def _image_settings(
     folder: pathlib.Path, min_pixels: int | None, max_pixels: int | None
 ) -> dict[str, Any]:
     """Return the image processor's settings, with its limits in one spelling."""
-    settings = pretrained.read_json(folder / "processor_config.json").get("image_processor")
-    settings = dict(settings or pretrained.read_json(folder / "preprocessor_config.json"))
+    nested = pretrained.read_json(folder / agreement.PROCESSOR).get("image_processor")
+    settings = dict(
+        _expected(folder, "image_processor", nested or {}, Mapping)
+        or pretrained.read_json(folder / agreement.PREPROCESSOR)
+    )
     if not settings:
         raise UserError(
             f"{folder}: no image settings; expected preprocessor_config.json (it comes with "
             f"every {TITLES} checkpoint)"
         )
-    size = settings.pop("size", None) or {}
+    size = _expected(folder, "size", settings.pop("size", None) or {}, Mapping)
     limits = {}
     for edge, name, given in (
         ("shortest_edge", "min_pixels", min_pixels),
         ("longest_edge", "max_pixels", max_pixels),
     ):
-        stored = settings.pop(name, None) or size.get(edge) or size.get(name)
-        limits[edge] = given or stored or {"min_pixels": 56**2, "max_pixels": 1280 * 28**2}[name]
+        stored = settings.pop(name, None) or size.get(edge) or size.get(name) or _LIMITS[name]
+        limits[edge] = given or _expected(folder, name, stored, int | float)
     if limits["shortest_edge"] > limits["longest_edge"]:
         raise UserError(
             f"min_pixels={limits['shortest_edge']} is above max_pixels={limits['longest_edge']}; "
             "set data.min_pixels or data.max_pixels"
         )
     return {**settings, "size": limits}
+
+
+def _expected(folder: pathlib.Path, name: str, value: Any, kind: Any) -> Any:
+    """Return the value of an image setting if it is of this kind."""
+    if not isinstance(value, kind):
+        what = "an object" if kind is Mapping else "a number"
+        raise UserError(
+            f"{folder}: the image settings have {name} {value!r:.60}, expected {what}; download "
+            "the folder again"
+        )
+    return value
 
 
 def _values_of_levels(process: Any) -> np.ndarray:

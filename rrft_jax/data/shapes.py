@@ -96,7 +96,7 @@ def fixed(size: Shape) -> Shape:
     """Return the first of a few fixed shapes that holds a row, whatever the sizes of its pictures.
 
     Questions that come one at a time share their programs this way. The first shape holds a picture
-    of some 350,000 pixels, and a short question.
+    of some 1,800 patches, and a short question.
     """
     prompt = bucket(size.prompt, smallest=512)
     # A token stands for four patches, so the prompt's tokens bound the patches.

@@ -12,6 +12,7 @@ from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_json
 from rrft_jax.hf.storage import Path
 from rrft_jax.models.config import VLMConfig
+from rrft_jax.models.families import FAMILIES
 from rrft_jax.rewards.format import TAGS
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -36,6 +37,7 @@ _PATCHES = {
     "merge_size": ("spatial_merge_size", "merge_size", 2),
 }
 _LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+_COLOURS = ("image_mean", "image_std")
 
 
 def check_tokens(
@@ -166,23 +168,24 @@ def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -
         PREPROCESSOR: read_json(folder / PREPROCESSOR),
     }
     files = {file: settings for file, settings in files.items() if settings}
-    for key, edge in _LIMITS.items():
-        stated = {}
-        for file, settings in files.items():
-            size = settings.get("size")
-            size = size if isinstance(size, dict) else {}
-            # If one file has both names, every release of transformers takes the older one.
-            if value := settings.get(key) or size.get(edge) or size.get(key):
-                stated[f"{file} has {key} {value}"] = value
-        _same(path, stated)
+    raw = {} if config is None else read_json(folder / CONFIG)
+    must_state = config is not None and not FAMILIES[raw["model_type"]].image_defaults
+    for key in (*_LIMITS, *_COLOURS):
+        values = {file: _setting(settings, key) for file, settings in files.items()}
+        values = {file: value for file, value in values.items() if value}
+        if must_state and not values:
+            raise UserError(
+                f"{path}: {' and '.join(files) or PREPROCESSOR} has no {_LIMITS.get(key, key)}, "
+                "and this family has no default for it; download the folder again"
+            )
+        _same(path, {f"{file} has {key} {value}": value for file, value in values.items()})
     for key, (field, own, default) in _PATCHES.items():
         stated = {f"{file} has {key} {s[key]}": s[key] for file, s in files.items() if key in s}
         if config is not None and files:
             value = getattr(config.vision, own)
             stated |= {} if stated else {f"{next(iter(files))} has no {key}, so {default}": default}
             stated[f"{CONFIG} has vision_config.{field} {value}"] = value
-            raw = read_json(folder / CONFIG).get("vision_config", {})
-            other = raw.get(f"spatial_{key}") if key == "patch_size" else None
+            other = raw["vision_config"].get(f"spatial_{key}") if key == "patch_size" else None
             stated |= {f"{CONFIG} has vision_config.spatial_{key} {other}": other} if other else {}
         _same(path, stated)
     channels = 3 if config is None else config.vision.in_channels
@@ -190,7 +193,7 @@ def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -
         said = f"{CONFIG} has vision_config.in_channels {channels}"
         raise _contradiction(path, said, "pictures are read in 3 colours")
     for file, settings in files.items():
-        for key in ("image_mean", "image_std"):
+        for key in _COLOURS:
             value = settings.get(key)
             if isinstance(value, list) and len(value) != channels:
                 raise _contradiction(
@@ -198,6 +201,14 @@ def check_pictures(path: Path, folder: pathlib.Path, config: VLMConfig | None) -
                     f"{file} has {len(value)} numbers in {key}",
                     f"{CONFIG} has {channels} channels (vision_config.in_channels)",
                 )
+
+
+def _setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Return a setting of the image processor; None if the file doesn't state it."""
+    size = settings.get("size")
+    size = size if isinstance(size, dict) else {}
+    # If one file has both names, every release of transformers takes the older one.
+    return settings.get(key) or size.get(_LIMITS.get(key)) or size.get(key)
 
 
 def _same(path: Path, stated: Mapping[str, Any]) -> None:

@@ -153,6 +153,7 @@ def read_config(path: Path) -> tuple[VLMConfig, dict]:
     if config.vision_pad_token is None:
         tokenizer = read_json(file.with_name("tokenizer.json"))
         added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", ())}
+        added |= read_json(file.with_name("added_tokens.json"))
         config = dataclasses.replace(config, vision_pad_token=added.get("<|vision_pad|>"))
     return config, raw
 

@@ -256,3 +256,9 @@ def test_settings_of_pictures_in_two_files_are_the_same(folder):
         "processor_config.json has patch_size 16",
         "preprocessor_config.json has patch_size 14",
     )
+
+
+def test_colours_are_the_same_in_two_files(folder):
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    change(folder, "processor_config.json", image_processor={**settings, "image_mean": [0.5] * 3})
+    refused(folder, "processor_config.json has image_mean [0.5, 0.5, 0.5]", "has image_mean [0.48")

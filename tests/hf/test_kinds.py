@@ -6,12 +6,14 @@ import pathlib
 import shutil
 
 import pytest
+from transformers import AutoConfig
 
 from rrft_jax.assets import TINY
 from rrft_jax.data import Processor
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, load_pretrained
 from rrft_jax.hf.pretrained import read_config
+from rrft_jax.models import families
 
 WEIGHTS = "model.safetensors"
 SIZE = (TINY / WEIGHTS).stat().st_size
@@ -133,11 +135,40 @@ def test_quantised_weights_are_not_trained(folder, settings, method):
     assert str(error.value).startswith(f"{folder}/config.json: the weights")  # nothing around it
 
 
+OTHERS = {
+    "qwen3_5": "(not supported: gated delta nets)",
+    "qwen3_5_moe": "(not supported: a mixture of experts, gated delta nets)",
+    "qwen3_vl_moe": "(not supported: a mixture of experts)",
+    "qwen2_moe": "(not supported: a mixture of experts)",
+    "qwen2_5_omni": "(not supported: sound and speech)",
+    "qwen2": "(this one reads no pictures)",
+    "qwen3": "(this one reads no pictures)",
+    "gemma3": "checkpoint",
+    "internvl": "checkpoint",
+    "llava": "checkpoint",
+    "glm4v": "checkpoint",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_another_family_has_is_said_in_one_line(tmp_path, kind):
+    raw = AutoConfig.for_model(kind).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(raw, default=str))
+    for load in (load_pretrained, Processor.from_pretrained):
+        (tmp_path / "tokenizer.json").write_text("{}")
+        with pytest.raises(UserError) as error:
+            load(tmp_path)
+        said = str(error.value)
+        assert f"model_type is {kind!r}, expected 'qwen2_vl'" in said and "\n" not in said
+        assert all(repr(family) in said for family in families.FAMILIES)
+        assert families.TITLES in said and said.endswith(OTHERS[kind])
+
+
 @pytest.mark.parametrize("kind", ["qwen2_5_omni", "qwen3_5", "llava", None])
 def test_another_family_is_named(folder, kind):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
-    refused(folder, f"model_type is {kind!r}, expected 'qwen2_vl' or 'qwen2_5_vl'")
+    refused(folder, f"model_type is {kind!r}, expected 'qwen2_vl'", "'qwen2_5_vl'")
 
 
 @pytest.mark.parametrize("size", [0, 5, 8, 100, 20_000, SIZE - 1, SIZE + 1])

@@ -122,6 +122,31 @@ def test_what_is_not_this_model_is_refused(change, message):
         families.read({**FLAT, **change})
 
 
+@pytest.mark.parametrize(
+    ("base", "change", "message"),
+    [
+        (NESTED, {"text_config": None}, "text_config is None, expected an object"),
+        (NESTED, {"text_config": "qwen2_vl_text"}, "text_config is 'qwen2_vl_text', expected an"),
+        (FLAT, {"vision_config": [1]}, r"vision_config is \[1\], expected an object"),
+        (
+            NESTED,
+            {"text_config": {**NESTED["text_config"], "model_type": "qwen3_vl_moe_text"}},
+            "text_config.model_type is 'qwen3_vl_moe_text', expected 'qwen2_vl_text', as",
+        ),
+    ],
+)
+def test_sections_that_are_none_of_this_model_are_refused(base, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        families.read({**base, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_section_may_name_its_model():
+    for own in ("qwen2_vl", "qwen2_vl_text"):
+        text = {**NESTED["text_config"], "model_type": own}
+        assert families.read({**NESTED, "text_config": text}) == families.read(NESTED)
+
+
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "vision_config"])
 def test_a_missing_size_is_named(key):
     with pytest.raises(UserError, match=f"'{key}' is missing"):

@@ -12,7 +12,8 @@ from typing import Any
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import qwen2_5_vl, qwen2_vl
-from rrft_jax.models.families.checks import check_doubled, check_whole
+from rrft_jax.models.families.checks import check_doubled, check_sections, check_whole
+from rrft_jax.models.families.others import either, unsupported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +24,21 @@ class Family:
       title: its name in messages.
       read: the content of config.json, and its path for messages -> the configuration.
       released: the configurations of its released models, by their short names.
+      image_defaults: whether a folder may leave out settings of the image processor, because the
+        defaults of its class are the family's.
     """
 
     title: str
     read: Callable[[Mapping[str, Any], str], VLMConfig]
     released: Mapping[str, VLMConfig]
+    image_defaults: bool = True
 
 
 FAMILIES = {  # by the model_type in config.json
     "qwen2_vl": Family(qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.RELEASED),
     "qwen2_5_vl": Family(qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED),
 }
-TITLES = " or ".join(family.title for family in FAMILIES.values())
+TITLES = either([family.title for family in FAMILIES.values()])
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}
 
 
@@ -60,10 +64,11 @@ def read(raw: Mapping[str, Any], where: str = "config.json") -> VLMConfig:
     kind = raw.get("model_type")
     if kind not in tuple(FAMILIES):
         raise UserError(
-            f"{where}: model_type is {kind!r}, expected {' or '.join(map(repr, FAMILIES))}; give "
-            f"the folder of a {TITLES} checkpoint"
+            f"{where}: model_type is {kind!r}, expected {either([*map(repr, FAMILIES)])}; give the "
+            f"folder of a {TITLES} checkpoint{unsupported(raw)}"
         )
     try:
+        check_sections(raw, where)
         check_whole(raw, where)
         check_doubled(raw, where)
         return FAMILIES[kind].read(raw, where)

@@ -17,6 +17,21 @@ _DOUBLED = (
 )
 
 
+def check_sections(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse sections that are no objects, and a decoder of another model."""
+    for key in ("text_config", "vision_config"):
+        if not isinstance(raw.get(key, {}), Mapping):
+            raise UserError(
+                f"{where}: {key} is {raw[key]!r:.60}, expected an object; download the folder again"
+            )
+    kind, own = raw["model_type"], raw.get("text_config", {}).get("model_type")
+    if own not in (None, kind, f"{kind}_text"):
+        raise UserError(
+            f"{where}: text_config.model_type is {own!r}, expected {kind + '_text'!r}, as "
+            f"model_type is {kind!r}; give the folder of a checkpoint whose decoder is its own"
+        )
+
+
 def check_whole(raw: Mapping[str, Any], where: str) -> None:
     """Refuse quantised weights, which can't be trained as they are."""
     for config in (raw, raw.get("text_config") or {}):
