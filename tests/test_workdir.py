@@ -81,6 +81,12 @@ def test_a_run_goes_on_with_another_value_of_a_free_field(found, tmp_path, capfd
     assert capfd.readouterr().err == ""
 
 
+def test_a_run_with_the_limit_of_the_release_before_goes_on_with_the_folder_s(tmp_path, capfd):
+    workdir.claim(fields.replaced(Config(), {"data.min_pixels": 3136}), tmp_path / "run", "abc")
+    workdir.claim(Config(), tmp_path / "run", "abc")
+    assert "resumes with data.min_pixels=0 instead of 3136" in capfd.readouterr().err
+
+
 def test_a_field_that_is_not_free_is_refused_beside_a_free_one(tmp_path):
     folder = _begun(tmp_path / "run")
     before = (folder / "config.json").read_text()

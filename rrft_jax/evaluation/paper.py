@@ -12,7 +12,7 @@ def cells(model: str, task: str, splits: Sequence[str]) -> dict[str, dict[str, s
     """Return the accuracies that the paper reports, as cells of a table of results.
 
     Args:
-      model: "2b" or "7b"; the paper reports no other model.
+      model: `model.name` of a config; the paper reports "2b" and "7b", both of Qwen2-VL.
       task: the task of the splits that don't name a task.
       splits: the splits by their names in `results.json`, "id" or "TASK/id".
 

@@ -14,7 +14,8 @@ class PaperResults:
 
     Attributes:
       columns: (split, part) of each number in a row; the part is "" if a split has only one.
-      rows: model ("2b", "7b") -> row of the paper -> percent, one number a column.
+      rows: model, as `model.name` of a config -> row of the paper -> percent, one number a column.
+        The paper trains "2b" and "7b" alone.
       samples: part -> number of its samples, which weight the parts in the mean of their split.
     """
 
