@@ -25,18 +25,20 @@ class Family:
       read: the content of config.json, and its path for messages -> the configuration.
       released: the configurations of its released models, by their short names.
       image_defaults: whether a folder may leave out settings of the image processor, because the
-        defaults of its class are the family's.
+        defaults of its class, which are Qwen2-VL's, are the family's.
     """
 
     title: str
     read: Callable[[Mapping[str, Any], str], VLMConfig]
     released: Mapping[str, VLMConfig]
-    image_defaults: bool = True
+    image_defaults: bool
 
 
 FAMILIES = {  # by the model_type in config.json
-    "qwen2_vl": Family(qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.RELEASED),
-    "qwen2_5_vl": Family(qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED),
+    "qwen2_vl": Family(qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.RELEASED, image_defaults=True),
+    "qwen2_5_vl": Family(
+        qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED, image_defaults=True
+    ),
 }
 TITLES = either([family.title for family in FAMILIES.values()])
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}
