@@ -9,13 +9,15 @@ right and lower edge may be smaller. A picture of 4 x 6 patches with windows of 
     0 0 0 0 1 1
 
 The squares of patches that become one visual token are never cut, so they are what is put in order.
+Large windows come first. So whole windows begin at multiples of their size, where attention has the
+least to do (`attention/neighbours.py`).
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from rrft_jax.models.arrays import Array
 
@@ -51,11 +53,27 @@ def find(
     keys = jnp.where(padding, jnp.iinfo(own.dtype).max, own), windows[..., 0], windows[..., 1]
     tokens = jnp.broadcast_to(jnp.arange(own.shape[1], dtype=own.dtype), own.shape)
     *keys, order = jax.lax.sort((*keys, tokens), num_keys=3)  # in the old order inside a window
+    sizes = jnp.where(keys[0] == jnp.iinfo(own.dtype).max, 0, _runs(_differs(keys)))
+    sizes, *keys, order = jax.lax.sort((-sizes, *keys, order), num_keys=4)
     _, places = jax.lax.sort((order, tokens), num_keys=1)
+    ids = jnp.cumsum(_differs(keys), axis=1, dtype=own.dtype) - 1
+    return Windows(order, places, jnp.repeat(jnp.where(sizes < 0, ids, -1), merged, axis=1))
+
+
+def _differs(keys: list[Int[Array, "B N"]]) -> Bool[Array, "B N"]:
+    """Return whether each token begins a window: whether it differs from the token before it."""
     differs = sum(key[:, 1:] != key[:, :-1] for key in keys) > 0
-    ids = jnp.pad(jnp.cumsum(differs, axis=1, dtype=own.dtype), ((0, 0), (1, 0)))
-    ids = jnp.where(jnp.take_along_axis(padding, order, axis=1), -1, ids)
-    return Windows(order, places, jnp.repeat(ids, merged, axis=1))
+    return jnp.pad(differs, ((0, 0), (1, 0)), constant_values=True)
+
+
+def _runs(begins: Bool[Array, "B N"]) -> Int[Array, "B N"]:
+    """Return the length of the run that each place is in."""
+    number = begins.shape[1]
+    index = jnp.arange(number, dtype=jnp.int32)
+    first = jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+    ends = jnp.pad(begins[:, 1:], ((0, 0), (0, 1)), constant_values=True)
+    last = jax.lax.cummin(jnp.where(ends, index, number), axis=1, reverse=True)
+    return last - first + 1
 
 
 def arranged(x: Shaped[Array, "B S *_"], order: Int[Array, "B N"]) -> Shaped[Array, "B S *_"]:

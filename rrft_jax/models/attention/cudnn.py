@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
-from rrft_jax.models.attention.neighbours import as_before, in_blocks
-from rrft_jax.models.layers import broadcast
+from rrft_jax.models.attention import neighbours
+from rrft_jax.models.layers import broadcast, widened
 
 IMPLEMENTATION = "cudnn"
 
@@ -24,10 +24,28 @@ def segment(
     longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
     if longest is not None:
-        blocks = in_blocks(q, k, v, segments, longest)
-        attended = _attend(*(_flat(x.astype(q.dtype)) for x in blocks[:3]), _flat(blocks.mask))
-        return as_before(attended.reshape(blocks.q.shape), q.shape[1])
+        return _blockwise(q, k, v, segments, longest)
     return _attend(q, k, v, segments[:, :, None] == segments[:, None, :])
+
+
+def _blockwise(
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    segments: Int[Array, "B S"],
+    longest: int,
+) -> Float[Array, "B S H C"]:
+    """Attend all blocks at once, each between its neighbours."""
+    batch, length = segments.shape
+    blocks = -(-length // longest)
+    q, k, v, ids = (
+        neighbours.in_chunks(x, longest, blocks, fill)
+        for x, fill in ((q, 0), (widened(k), 0), (widened(v), 0), (segments, neighbours.NOTHING))
+    )
+    all_ids = neighbours.around(neighbours.beside(ids, neighbours.NOTHING)[0])
+    k, v = (neighbours.around(neighbours.beside(x)[0]).astype(q.dtype) for x in (k, v))
+    mask = neighbours.flat(ids[0])[:, :, None] == all_ids[:, None, :]
+    return neighbours.joined(_attend(neighbours.flat(q[0]), k, v, mask)[None], batch, length)
 
 
 def causal(

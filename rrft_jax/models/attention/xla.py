@@ -7,6 +7,7 @@ softmax are float32 whatever the dtype of queries, keys and values. Arguments an
 same as in `dispatch.py`, for functions of the same names.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
-from rrft_jax.models.attention.neighbours import Blocks, as_before, in_blocks
+from rrft_jax.models.attention import neighbours
+from rrft_jax.models.attention.neighbours import NOTHING, beside, flat
 from rrft_jax.models.layers import widened
 
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
@@ -29,12 +31,21 @@ class Keys(NamedTuple):
 
     Attributes:
       keys, values: [B,S,K,C] or [B,G,S,K,C]; they are used in the queries' dtype.
-      mask: `mask[..., Q, S]`, True where a query sees a key; broadcasts against [B,K,G,R,Q,S].
+      mask: `mask[..., Q, S]`, True where a query sees a key; broadcasts against [B,K,G,R,Q,S]. If
+        there are `ids`, it is `mask[..., Q, 1]`, the id of each query.
+      ids: `ids[..., 1, S]`, the id of each key: a query sees the keys of its own id. So no array of
+        all pairs is stored.
     """
 
     keys: Float[Array, "B *G S K C"]
     values: Float[Array, "B *G S K C"]
-    mask: Bool[Array, "..."]
+    mask: Bool[Array, "..."] | Int[Array, "..."]
+    ids: Int[Array, "..."] | None = None
+
+    @property
+    def seen(self) -> Bool[Array, "..."]:
+        """True where a query sees a key."""
+        return self.mask if self.ids is None else self.mask == self.ids
 
     @property
     def axes(self) -> str:
@@ -49,24 +60,55 @@ def segment(
     longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
     if longest is not None:
-        return _blockwise(in_blocks(q, k, v, segments, longest), q.shape[1])
-    mask = segments[:, :, None] == segments[:, None, :]
-    return _attend(q[:, None], [Keys(k, v, mask[:, None, None, None])])[:, 0]
+        return _blockwise(q, k, v, segments, longest)
+    return _attend_within(q, k, v, segments, segments)
 
 
-def _blockwise(blocks: Blocks, length: int) -> Float[Array, "B S H C"]:
-    """Attend some blocks at a time, and return the results of `length` patches."""
+def _attend_within(
+    q: Float[Array, "B Q H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    q_ids: Int[Array, "B Q"],
+    k_ids: Int[Array, "B S"],
+) -> Float[Array, "B Q H C"]:
+    q_ids, k_ids = q_ids[:, None, None, None, :, None], k_ids[:, None, None, None, None, :]
+    return _attend(q[:, None], [Keys(k, v, q_ids, k_ids)])[:, 0]
 
-    def one(q, k, v, mask):
-        return _attend(q[:, None], [Keys(k, v, mask[:, None, None, None])])[:, 0]
 
-    scores = blocks.mask[:, 0].size * blocks.q.shape[3]
-    attended = jax.lax.map(
-        lambda block: one(*block),
-        tuple(jnp.moveaxis(x, 1, 0) for x in blocks),
-        batch_size=max(MOST_BLOCK_SCORES // scores, 1),
-    )
-    return as_before(jnp.moveaxis(attended, 0, 1), length)
+def _blockwise(
+    q: Float[Array, "B S H C"],
+    k: Float[Array, "B S H C"],
+    v: Float[Array, "B S H C"],
+    segments: Int[Array, "B S"],
+    longest: int,
+) -> Float[Array, "B S H C"]:
+    """Attend some blocks at a time; the backward pass keeps each key once, and not per block."""
+    batch, length, heads, _ = q.shape
+    blocks = -(-length // longest)
+    most = max(MOST_BLOCK_SCORES // (batch * heads * 3 * longest**2), 1)
+    blocks = -(-blocks // -(-blocks // most))  # in as many chunks, all of nearly the same size
+
+    def cut(x: Array, fill: int = 0) -> Array:
+        return neighbours.in_chunks(x, longest, blocks, fill)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # it stands in a loop
+    def one(chunk):
+        q, k, v, ids, all_ids, crossed = chunk
+
+        def attend(keys_of: Callable[[Array], Array]) -> Array:
+            keys = keys_of(k), keys_of(v)
+            return _attend_within(flat(q), *keys, flat(ids), keys_of(all_ids))
+
+        return jax.lax.cond(
+            crossed, lambda: attend(neighbours.around), lambda: attend(neighbours.own)
+        )
+
+    ids = cut(segments, NOTHING)
+    all_ids = beside(ids, NOTHING)
+    # Widened, because the gradient of a key is a sum over the blocks that may see it.
+    keys = beside(cut(widened(k))), beside(cut(widened(v)))
+    chunks = cut(q), *keys, ids, all_ids, neighbours.crossed(all_ids)
+    return neighbours.joined(jax.lax.map(one, chunks), batch, length)
 
 
 def causal(
@@ -122,7 +164,7 @@ def _attend(q: Float[Array, "B G Q H C"], sets: Sequence[Keys]) -> Float[Array, 
             )
 
         # Gradients of keys and values add up over the chunks in the dtype of the loop's constants.
-        sets = [Keys(widened(x.keys), widened(x.values), x.mask) for x in sets]
+        sets = [x._replace(keys=widened(x.keys), values=widened(x.values)) for x in sets]
         masks = (in_chunks(each.mask) for each in sets)
         attended = jnp.moveaxis(jax.lax.map(one, (in_chunks(split), *masks)), 0, -3)
         attended = attended.reshape(*attended.shape[:4], chunks * chunk, size)[..., :queries, :]
@@ -176,7 +218,7 @@ _softmax_attention.defvjp(_forward, _backward)
 
 def _scores(q: Float[Array, "B K G R Q C"], keys: Keys) -> Float[Array, "B K G R Q S"]:
     scores = _einsum(f"bkgrqc,{keys.axes}->bkgrqs", q, keys.keys.astype(q.dtype))
-    return jnp.where(keys.mask, scores, MASKED)
+    return jnp.where(keys.seen, scores, MASKED)
 
 
 def _einsum(axes: str, *arrays: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -1,6 +1,7 @@
 """The three attentions in plain JAX against loops over queries in NumPy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +29,36 @@ def test_segment_sees_its_own_picture_alone(random):
     for b, s, h in np.ndindex(2, 7, 3):
         want = numpy_attention(q[b, s, h], k[b, :, h], v[b, :, h], segments[b] == segments[b, s])
         np.testing.assert_allclose(got[b, s, h], want, atol=1e-5)
+
+
+def test_ids_are_the_mask_of_their_pairs_to_the_last_bit(random, monkeypatch):
+    q, k, v, weights = (random(2, 37, 3, 4) for _ in range(4))
+    segments = np.array([[0] * 10 + [1] * 20 + [-1] * 7, [2] * 37])
+
+    def by_pairs(q, k, v):
+        pairs = segments[:, None, None, None, :, None] == segments[:, None, None, None, None]
+        return xla._attend(q[:, None], [xla.Keys(k, v, pairs)])[:, 0]
+
+    def run(attend):
+        def total(*qkv):
+            attended = attend(*qkv)
+            return jnp.sum(attended * weights), attended
+
+        return jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+
+    for most in (xla.MOST_SCORES, 1):  # all queries at once, and in chunks
+        monkeypatch.setattr(xla, "MOST_SCORES", most)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            run(lambda *qkv: attention.segment(*qkv, segments)),
+            run(by_pairs),
+        )
+
+
+def test_no_array_of_all_pairs_of_patches_is_stored():
+    q, ids = jax.ShapeDtypeStruct((1, 4096, 2, 4), jnp.float32), np.zeros((1, 4096), np.int32)
+    gradient = jax.jit(jax.grad(lambda q: attention.segment(q, q, q, ids).sum()))
+    assert "4096,4096]" not in gradient.lower(q).compile().as_text()
 
 
 def test_causal_sees_the_unpadded_past(random):
