@@ -109,6 +109,7 @@ class Reply(str):
 def load(
     path: storage.Path,
     *,
+    adapter: storage.Path | None = None,
     instruction: str | None = None,
     max_pixels: int | None = None,
     dtype: Any = None,
@@ -119,6 +120,8 @@ def load(
     Args:
       path: the folder of a run, which stands for its export; a folder inside that of a run, such as
         RUN/export-best; or any Hugging Face folder. Either may be at a URL.
+      adapter: the PEFT folder of a low-rank adapter of this model, or the folder of a run that
+        trained one; its run's words are asked.
       instruction: follows each question on a new line, or has it at the place of `{problem}`; ""
         asks the bare question. None asks in the words of the run. A folder that belongs to no run
         has no words, so None asks it the bare question.
@@ -130,13 +133,13 @@ def load(
     Raises:
       UserError: the folder is not a run or a checkpoint, or a file in it is not what it should be.
     """
-    run = _run(path)
+    run = _run(adapter or path)
     config = Config() if run is None else run
     dtypes = {"dtype": dtype, "compute_dtype": dtype}
     if run is not None and dtype is None:
         dtypes = {"dtype": run.model.dtype, "compute_dtype": run.model.compute_dtype}
     # First, because its errors tell what a folder is.
-    model, params = load_pretrained(path, mesh=mesh, **dtypes)
+    model, params = load_pretrained(path, mesh=mesh, adapter=adapter, **dtypes)
     processor = Processor.from_pretrained(
         path, min_pixels=config.data.min_pixels, max_pixels=max_pixels or config.data.max_pixels
     )

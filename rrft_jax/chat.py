@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         args = vars(_parser().parse_intermixed_args(argv))
-        path, question, instruction, pictures = (
-            args.pop(name) for name in ("run", "question", "instruction", "picture")
+        path, adapter, question, instruction, pictures = (
+            args.pop(name) for name in ("run", "adapter", "question", "instruction", "picture")
         )
         Decoding().changed(**args)  # a mistake is seen before the weights are read
         compilations.listen()
-        asker = load(path, instruction=instruction)
+        asker = load(path, adapter=adapter, instruction=instruction)
         if question is None:
             _converse(asker, pictures, args)
         else:
@@ -70,6 +70,9 @@ def _parser() -> command.Parser:
     parser.add_argument("question", metavar="QUESTION", nargs="?", help="default: asks for one")
     parser.add_argument(
         "--picture", action="append", default=[], metavar="PATH", help="may stand several times"
+    )
+    parser.add_argument(
+        "--adapter", metavar="DIR", help="the PEFT folder of an adapter, or a run that trained one"
     )
     parser.add_argument(
         "--instruction", help="follows the question; default: that of the run, or none"

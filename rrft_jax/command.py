@@ -42,6 +42,13 @@ _INSTALLED = Path(__file__).resolve().parent / "packaged" / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / "configs"
 
 
+# The fields whose `~` is the home folder of the user.
+_PATHS = (
+    *("model.path", "model.adapter"),
+    *("data.path", "data.image_root", "data.prompts", "data.mixture"),
+)
+
+
 def quieten() -> None:
     """Silence the libraries; call this before their first import."""
     for name, value in _ENVIRONMENT.items():
@@ -159,7 +166,7 @@ def read(argv: Sequence[str]) -> Command:
     file = known.config.partition(":")[0]
     settings, workdir, given = _settings(config, overrides, file, known.workdir)
     traced = origins.trace(settings, config, file, given)
-    for key in ("model.path", "data.path", "data.image_root", "data.prompts", "data.mixture"):
+    for key in _PATHS:
         settings = replaced(settings, {key: os.path.expanduser(_get(config, key))})
     if not (workdir / "config.json").exists():  # a run that has begun may go on as it is
         chosen = (origins.COMMAND_LINE, file)

@@ -131,7 +131,7 @@ def _folder(config: Config, workdir: pathlib.Path) -> str:
     Raises:
       UserError: the folder holds another run, or can't hold a run.
     """
-    agreed(config, workdir, weights_of(config))
+    agreed(config, workdir, weights_of(config.model))
     if not (workdir / "config.json").exists():
         return f"{workdir} is free"
     done = [

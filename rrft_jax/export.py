@@ -21,12 +21,12 @@ from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
-from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, table
+from rrft_jax.prepare import weights_of
 from rrft_jax.prog import prog
 from rrft_jax.settings import ModelSettings
 from rrft_jax.training.checkpoints import Checkpoints, Damaged
-from rrft_jax.workdir import EXPORT, fingerprint, read, saved_steps, stage_folder
+from rrft_jax.workdir import EXPORT, read, saved_steps, stage_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def export(
     try:
         source = model_folder(settings)
         sizes, _ = read_config(source)
-        weights = fingerprint(source, file_sizes(source))
+        weights = weights_of(settings)
     except UserError as error:
         raise UserError(
             f"{run}: an export takes its config and tokenizer from the model that the run started "

@@ -12,7 +12,7 @@ from rrft_jax.data.dry_call import check_rewards
 from rrft_jax.data.sources import Data
 from rrft_jax.data.stages import model_folder, num_samples, num_steps, open_processor
 from rrft_jax.errors import UserError
-from rrft_jax.hf import load_pretrained, storage
+from rrft_jax.hf import adapters, kinds, load_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, layout
@@ -20,7 +20,7 @@ from rrft_jax.models.config import VLMConfig
 from rrft_jax.monitoring import compilations, say, waiting
 from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
-from rrft_jax.settings import Config
+from rrft_jax.settings import Config, ModelSettings
 from rrft_jax.training import state as states
 from rrft_jax.workdir import claim, fingerprint, other_words
 
@@ -76,6 +76,10 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
     folder = model_folder(config.model)
     sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
+    if config.model.adapter:
+        lora, _ = adapters.read(kinds.adapter(config.model.adapter), sizes)
+        maps = len(lora.targets)
+        say(f"adapter: rank {lora.rank}, in {maps} linear maps; merged into the weights")
     with waiting("reading the data"):
         data = Data.open(config)
     _check_best_split(config, data)
@@ -119,7 +123,7 @@ def beginning(
         branch.check_begun(branch_from, workdir)
         return None
     read_config(model_folder(config.model))  # first, because its errors tell what a folder is
-    return branch.find(branch_from, config, weights_of(config))
+    return branch.find(branch_from, config, weights_of(config.model))
 
 
 def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = None) -> Prepared:
@@ -141,7 +145,11 @@ def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = Non
     mesh, folder, _, data, processor = check(config, point)
     with waiting(f"reading the weights of {folder}"):
         model, params = load_pretrained(
-            folder, config.model.dtype, compute_dtype=config.model.compute_dtype, mesh=mesh
+            folder,
+            config.model.dtype,
+            compute_dtype=config.model.compute_dtype,
+            mesh=mesh,
+            adapter=config.model.adapter,
         )
     model = dataclasses.replace(
         model,
@@ -162,14 +170,18 @@ def _claim(config: Config, workdir: pathlib.Path, point: branch.Point | None) ->
     if point:
         branch.start(point, workdir)
         say(f"{workdir} begins at {point}")
-    claim(config, workdir, weights_of(config), point and str(point))
+    claim(config, workdir, weights_of(config.model), point and str(point))
     branch.finish(workdir)
 
 
-def weights_of(config: Config) -> str:
-    """Return the fingerprint of the model that a config starts from."""
-    folder = model_folder(config.model)
-    return fingerprint(folder, file_sizes(folder))
+def weights_of(model: ModelSettings) -> str:
+    """Return the fingerprint of the weights that a run starts from, its adapter included."""
+    folder = model_folder(model)
+    found = fingerprint(folder, file_sizes(folder))
+    if not model.adapter:
+        return found
+    adapter = kinds.adapter(model.adapter)
+    return f"{found}+{fingerprint(adapter, adapters.file_sizes(adapter))}"
 
 
 def _warn_about_size(config: Config, params: dict) -> None:

@@ -46,6 +46,11 @@ class ModelSettings:
         "Hugging Face folder, on a disk or at a URL, or the folder of a run, which means its "
         'export. `""` is the packaged base model, which only `tiny` has.',
     )
+    adapter: str = field(
+        "",
+        "PEFT folder of a low-rank adapter of this model, or the folder of a run that trained one. "
+        "It is merged into the weights.",
+    )
     dtype: str = field(
         "float32",
         "Dtype of the weights that the optimizer updates. In bfloat16 they are rounded at random "

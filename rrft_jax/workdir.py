@@ -202,7 +202,7 @@ def other_words(config: Config) -> str:
 
     The line is empty if the config's model is none of a run.
     """
-    path = config.model.path
+    path = config.model.adapter or config.model.path
     theirs = json_files.read_object((storage.read(path, "config.json") if path else None) or b"")
     if not kinds.is_run(theirs):
         return ""

@@ -4,11 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
 from rrft_jax import command, main, prepare, workdir
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
+from rrft_jax.hf import adapters
+from rrft_jax.hf.pretrained import read_config
+from rrft_jax.models import adapter as low_rank
+from rrft_jax.models import table
 from rrft_jax.monitoring import compilations
 from rrft_jax.parallel import devices
 
@@ -72,10 +77,28 @@ def _broken_weights() -> list[str]:
     return ["--config.model.path=model"]
 
 
+def _adapter(folder: str, scale: float = 2.0) -> list[str]:
+    """The PEFT folder of an adapter of the packaged model."""
+    sizes, _ = read_config(TINY)
+    lora = low_rank.LoRA(2, scale, low_rank.targets(sizes, ".*/q"))
+    arrays = table.flatten(low_rank.init(jax.random.key(0), sizes, lora))
+    adapters.write(Path(folder), sizes, lora, arrays, TINY)
+    return [f"--config.model.adapter={folder}"]
+
+
+def _adapter_of_another_rank() -> list[str]:
+    arguments = _adapter("adapter")
+    settings = Path("adapter/adapter_config.json")
+    settings.write_text(settings.read_text().replace('"r": 2', '"r": 3'))
+    return arguments
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (lambda: ["--config.data.path=none"], "none"),
+        (lambda: ["--config.model.adapter=none"], "none/adapter_config.json: no such file"),
+        (_adapter_of_another_rank, "and r=3 in adapter_config.json need (3, "),
         (
             lambda: ["--config.grpo.batch_size=7", "--config.mesh.data=2"],
             "expected a multiple of 2",
@@ -94,7 +117,7 @@ def test_it_finds_the_mistakes_of_a_run(arguments, message, tmp_path, capsys):
 def test_a_folder_is_judged_but_not_touched(capsys):
     fields = ["--config.eval.samples=2", "--workdir=run"]
     config, folder = command.parse([GRPO, "--config.mesh.data=1", *fields])
-    workdir.claim(config, folder, prepare.weights_of(config))
+    workdir.claim(config, folder, prepare.weights_of(config.model))
     (folder / "checkpoints/sft/4").mkdir(parents=True)
     before = (folder / "config.json").read_bytes()
     assert dry(*fields) == 0
@@ -105,6 +128,17 @@ def test_a_folder_is_judged_but_not_touched(capsys):
     assert dry(*fields, "--config.sft.learning_rate=1") == 1
     assert "sft.learning_rate" in capsys.readouterr().err.splitlines()[-1]
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_run_belongs_to_its_adapter(capsys):
+    fields = ["--config.eval.samples=2", "--workdir=run", *_adapter("adapter")]
+    config, folder = command.parse([GRPO, "--config.mesh.data=1", *fields])
+    workdir.claim(config, folder, prepare.weights_of(config.model))
+    assert dry(*fields) == 0
+    assert "adapter: rank 2, in 1 linear maps; merged" in capsys.readouterr().err
+    _adapter("adapter", scale=3.0)
+    assert dry(*fields) == 1
+    assert "run holds a run of other weights" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_run_that_cannot_fit_its_devices_is_refused(monkeypatch, capsys):

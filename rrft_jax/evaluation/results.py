@@ -11,17 +11,19 @@ from typing import Any
 from rrft_jax.data import Loader
 from rrft_jax.evaluation import best, predictions
 from rrft_jax.evaluation.rewarding import REWARD
+from rrft_jax.hf.kinds import EXPORT, EXPORT_ADAPTER
 from rrft_jax.monitoring import say
 from rrft_jax.parallel import distributed
 from rrft_jax.settings import Config
-from rrft_jax.workdir import EXPORT, write_json
+from rrft_jax.workdir import write_json
 
 
 def shown_name(config: Config, name: str) -> str:
     """Return the name of a row for people: "start" of a run without training is its model."""
     if name != "start" or config.stages:
         return name
-    parts = [part for part in config.model.path.rstrip("/").split("/") if part != EXPORT]
+    path = config.model.adapter or config.model.path
+    parts = [part for part in path.rstrip("/").split("/") if part not in (EXPORT, EXPORT_ADAPTER)]
     return parts[-1] if parts and parts[-1] else config.model.name
 
 

@@ -25,7 +25,7 @@ from rrft_jax.models.adapter import LoRA
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import distributed, sharding
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = kinds.ADAPTER, "adapter_model.safetensors"
 
 # The settings of PEFT's LoraConfig that `_lora` reads.
 SUPPORTED = {
@@ -118,6 +118,38 @@ def read(path: storage.Path, config: VLMConfig) -> tuple[LoRA, dict[str, np.ndar
         raise UserError(f"{storage.join(path, WEIGHTS)}: it is empty; save the adapter again")
     targets = tuple(target for target in lora.targets if f"{target}/a" in arrays)
     return dataclasses.replace(lora, targets=targets), arrays
+
+
+def file_sizes(path: storage.Path) -> dict[str, int]:
+    """Return the size in bytes of each file of the adapter in a folder, by its name."""
+    _settings(path)
+    return {
+        CONFIG: len(storage.read(path, CONFIG)),
+        WEIGHTS: weights.header(_open(path))[1],
+    }
+
+
+def merge(
+    path: storage.Path, config: VLMConfig, params: dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Return the parameters with the adapter in a folder added to them, and consume them.
+
+    Args:
+      path: the folder.
+      config: the model.
+      params: its parameters by their paths.
+
+    Raises:
+      UserError: see `read`.
+    """
+    lora, arrays = read(path, config)
+    for target in lora.targets:
+        kernel, a, b = params[f"{target}/kernel"], arrays[f"{target}/a"], arrays[f"{target}/b"]
+        add = jax.jit(
+            low_rank.merged, static_argnums=3, donate_argnums=0, out_shardings=kernel.sharding
+        )
+        params[f"{target}/kernel"] = add(kernel, a, b, lora.scale)
+    return params
 
 
 def write(

@@ -20,7 +20,9 @@ _HUB = re.compile(
     r"(?:/tree/[^/]+)?/?"
 )
 
-EXPORT = "export"  # the folder in that of a run, with the weights of its last step
+# The folders in that of a run: the weights of its last step, and the adapter that it trained.
+EXPORT, EXPORT_ADAPTER = "export", "export-adapter"
+ADAPTER = "adapter_config.json"  # the file that makes a folder a PEFT adapter
 
 
 def checkpoint(path: Path) -> Path:
@@ -47,6 +49,26 @@ def checkpoint(path: Path) -> Path:
         f"{path}: a run without {EXPORT}/, which is written when its last stage has ended; "
         f"finish it, or write what it has by python -m rrft_jax.export {path}, and give that"
     )
+
+
+def adapter(path: Path) -> Path:
+    """Return the PEFT folder that a path stands for: for a run, the one beside its export.
+
+    Raises:
+      UserError: the path is a run that exported no adapter, or a name instead of a folder.
+    """
+    check_name(path)
+    if not storage.is_url(path):
+        path = pathlib.Path(path).expanduser()
+    if not holds_run(path):
+        return path
+    export = storage.join(path, EXPORT_ADAPTER)
+    if storage.read(export, ADAPTER) is None:
+        raise UserError(
+            f"{path}: a run without {EXPORT_ADAPTER}/, which a run with lora.rank writes when it "
+            f"ends; write what it has by python -m rrft_jax.export {path}, or give another folder"
+        )
+    return export
 
 
 def holds_run(folder: Path) -> bool:
@@ -92,9 +114,9 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
                 raise UserError(f"{storage.join(path, file.name)}: {lfs.message(content)}")
     has_config = (folder / "config.json").is_file()
     if not (has_config and storage.is_url(path)):  # saves a request for most folders at a URL
-        adapter = storage.read(path, "adapter_config.json")
-        if adapter is not None:
-            raise _adapter(path, storage.json_object(adapter, f"{path}/adapter_config.json"))
+        content = storage.read(path, ADAPTER)
+        if content is not None:
+            raise _adapter(path, storage.json_object(content, storage.join(path, ADAPTER)))
     if has_config:
         return
     if (error := _orbax(path, folder)) is not None:
@@ -115,9 +137,8 @@ def check_folder(path: Path, folder: pathlib.Path) -> None:
 def _adapter(path: Path, settings: Mapping[str, Any]) -> UserError:
     kind, base = settings.get("peft_type", "LORA"), settings.get("base_model_name_or_path")
     return UserError(
-        f"{path}: a {kind} adapter of {base or 'another model'} (adapter_config.json), not a whole "
-        "model; merge it into that first (merge_and_unload and save_pretrained of peft) and give "
-        "the merged folder"
+        f"{path}: a {kind} adapter ({ADAPTER}), not a whole model; set model.path to its base, "
+        f"{base or 'which it does not name'}, and model.adapter to this folder"
     )
 
 

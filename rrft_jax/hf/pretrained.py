@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rrft_jax.errors import UserError
-from rrft_jax.hf import kinds, saving, storage, weights
+from rrft_jax.hf import adapters, kinds, saving, storage, weights
 from rrft_jax.hf.storage import Path
 from rrft_jax.models import families, table
 from rrft_jax.models.config import VLMConfig
@@ -44,6 +44,7 @@ def load_pretrained(
     *,
     compute_dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    adapter: Path | None = None,
 ) -> tuple[VLM, dict]:
     """Load a Hugging Face folder.
 
@@ -54,6 +55,8 @@ def load_pretrained(
       compute_dtype: the dtype of the activations; None takes that of the parameters.
       mesh: the mesh on which each parameter is laid out as the table says; None puts all
         parameters on the first device.
+      adapter: the PEFT folder of a low-rank adapter, or the folder of a run that trained one; it is
+        merged into the parameters.
 
     Returns:
       (model, params).
@@ -65,6 +68,8 @@ def load_pretrained(
     config, _ = read_config(path)
     source = str(path) if storage.is_url(path) else str(on_disk(path))
     params = weights.Weights(source, config).load(dtype, mesh)
+    if adapter:
+        params = adapters.merge(kinds.adapter(adapter), config, params)
     if compute_dtype is None:
         compute_dtype = _common_dtype(params)
     dtypes = {"dtype": jnp.dtype(compute_dtype), "param_dtype": _common_dtype(params)}

@@ -21,10 +21,11 @@ from transformers import AutoModelForImageTextToText
 
 from rrft_jax.data.processor import Processor
 from rrft_jax.errors import UserError
-from rrft_jax.hf import adapters
+from rrft_jax.hf import adapters, kinds
 from rrft_jax.hf.pretrained import load_pretrained
 from rrft_jax.models import adapter, table
 from rrft_jax.models.vlm import VLM
+from rrft_jax.parallel.mesh import make_mesh
 
 TOLERANCE = 1e-5  # activations are of order 1
 FAMILIES = {"qwen2_vl": "small", "qwen2_5_vl": "windows"}  # and a checkpoint of each
@@ -207,6 +208,32 @@ def test_what_we_wrote_comes_back_equal(base, tmp_path, alpha):
     assert settings["base_model_name_or_path"] == base.folder
     if alpha == 16:
         assert type(settings["lora_alpha"]) is int and settings["lora_alpha"] == 16
+
+
+@pytest.mark.parametrize("mesh", [None, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_loaded_with_its_base_it_is_merged(small, tmp_path, mesh):
+    lora, arrays = random_adapter(small, ".*")
+    adapters.write(tmp_path, small.model.config, lora, arrays, small.folder)
+    _, params = load_pretrained(
+        small.folder, jnp.float32, mesh=mesh and make_mesh(**mesh), adapter=tmp_path
+    )
+    found, base = table.flatten(params), table.flatten(small.params)
+    assert found.keys() == base.keys()
+    for path, kernel in base.items():
+        expected = np.asarray(kernel, np.float64)
+        if (target := path.removesuffix("/kernel")) in lora.targets:
+            a, b = (arrays[f"{target}/{part}"].astype(np.float64) for part in "ab")
+            expected = expected + lora.scale * a @ b
+        np.testing.assert_allclose(found[path], expected, rtol=0, atol=1e-6, err_msg=path)
+
+
+def test_a_run_stands_for_the_adapter_beside_its_export(small, saved, tmp_path):
+    (tmp_path / "config.json").write_text('{"stages": ["sft"]}')
+    with pytest.raises(UserError, match="a run without export-adapter/.*rrft_jax.export"):
+        kinds.adapter(tmp_path)
+    shutil.copytree(saved, tmp_path / kinds.EXPORT_ADAPTER)
+    assert kinds.adapter(tmp_path) == str(tmp_path / kinds.EXPORT_ADAPTER)
+    assert kinds.adapter(saved) == saved
 
 
 def with_names(folder: pathlib.Path, *pairs: tuple[str, str]) -> None:

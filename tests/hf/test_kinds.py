@@ -106,13 +106,13 @@ def test_a_cache_of_the_hub_names_the_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_an_adapter_is_to_be_merged_into_its_base(folder, whole):
+def test_an_adapter_is_no_whole_model(folder, whole):
     settings = {"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen2-VL-2B-Instruct"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
     if not whole:
         (folder / "config.json").unlink()
-    refused(folder, "a LORA adapter of Qwen/Qwen2-VL-2B-Instruct", "adapter_config.json", "merge")
+    refused(folder, "a LORA adapter", "set model.path to its base, Qwen/Qwen2-VL-2B-Instruct, and")
 
 
 @pytest.mark.parametrize(
