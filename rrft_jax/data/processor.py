@@ -140,8 +140,7 @@ class Processor:
         except Exception as error:  # A broken file can fail anywhere inside the library.
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path}: the tokenizer or preprocessor is broken: {reason}") from error
-        if not tokenizer.chat_template:
-            tokenizer.chat_template = _chat_template(folder)
+        tokenizer.chat_template = _chat_template(folder, tokenizer.chat_template)
         agreement.check_tokens(path, folder, config, tokenizer)
         return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
 
@@ -405,5 +404,11 @@ def _values_of_levels(process: Any) -> np.ndarray:
     return values.astype(np.float32)[:, 0]
 
 
-def _chat_template(folder: pathlib.Path) -> str:
-    return pretrained.read_json(folder / "chat_template.json").get("chat_template") or CHAT_TEMPLATE
+def _chat_template(folder: pathlib.Path, of_tokenizer: Any) -> Any:
+    """Return the template of a folder, by the precedence of transformers' processors.
+
+    The template of the processor comes first, because the tokenizer's may know of no pictures.
+    """
+    files = (agreement.PROCESSOR, "chat_template.json")
+    stated = (pretrained.read_json(folder / file).get("chat_template") for file in files)
+    return next(filter(None, stated), of_tokenizer) or CHAT_TEMPLATE

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer, ProcessorMixin
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_position_ids
 
@@ -284,8 +284,19 @@ def test_templates_of_a_folder(folder, tmp_path):
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>How many?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    (path / "chat_template.json").write_text(json.dumps({"chat_template": "of the folder"}))
-    assert Processor.from_pretrained(path).prompt_text(chat) == "of the folder"
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    texts = json.dumps({**settings, "chat_template": "of texts"})
+    files = {
+        "tokenizer_config.json": texts,
+        "chat_template.jinja": "of both",
+        "chat_template.json": json.dumps({"chat_template": "of processors"}),
+        "processor_config.json": json.dumps({"chat_template": "of this processor"}),
+    }
+    for name, content in files.items():  # each comes before those above it, as in transformers
+        (path / name).write_text(content)
+        assert Processor.from_pretrained(path).prompt_text(chat) in content
+        found, _ = ProcessorMixin.get_processor_dict(str(path))
+        assert found.get("chat_template", "of texts") in content
 
 
 def test_folders_that_cannot_be_loaded(folder, tmp_path):
