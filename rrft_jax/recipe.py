@@ -11,6 +11,7 @@ import pathlib
 from rrft_jax import lock
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
+from rrft_jax.data.thumbnails import Thumbnails
 from rrft_jax.evaluation.evaluator import Evaluator
 from rrft_jax.evaluation.report import report
 from rrft_jax.evaluation.results import Results
@@ -59,7 +60,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     host0 = distributed.is_host0()
     metrics = MetricsWriter(workdir / "metrics.jsonl", writes=host0)
     rollouts = MetricsWriter(workdir / "rollouts.jsonl", writes=host0 and "grpo" in config.stages)
-    evaluator = Evaluator(config, model, processor, data.splits, results, skipped)
+    thumbnails = Thumbnails(workdir, writes=host0)
+    evaluator = Evaluator(config, model, processor, data.splits, results, skipped, thumbnails)
     with contextlib.closing(evaluator):
         evaluator.evaluate("start", params)
         for stage in config.stages:
@@ -88,9 +90,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 with Progress(stage, total=last, start=trainer.done) as progress:
                     for step in trainer.steps():
                         number, due = step.number, _is_evaluated(config, step.number, last)
-                        if (number - 1) % config.rollouts_every == 0:
-                            for rollout in step.rollouts:
-                                rollouts.write(stage, number, rollout)
+                        for rollout in step.rollouts:
+                            rollouts.write(stage, number, thumbnails.keep(rollout))
                         metrics.write(stage, number, step.metrics)
                         trainer.check(step)
                         progress.update(number, summary(step.metrics))

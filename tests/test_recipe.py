@@ -87,7 +87,16 @@ def test_a_run_leaves_the_promised_files(finished):
     assert 0 < counts[0] and counts == sorted(counts)
     rollouts = lines(finished / "rollouts.jsonl")
     assert len(rollouts) == 2 * 2 * 4
-    assert set(rollouts[0]) >= {"prompt", "completion", "rewards", "advantage", "step"}
+    for row in rollouts:
+        assert row["reward"] == pytest.approx(sum(row["rewards"].values()))
+        assert "".join(row["pieces"]).startswith(row["completion"])
+        lengths = {len(row[f"{name}_log_probs"]) for name in ("rollout", "reference")}
+        assert lengths == {len(row["pieces"])}
+        assert row["problem"] in row["prompt"] and isinstance(row["advantage"], float)
+    predictions = lines(finished / "predictions-id.jsonl")
+    for row in (*rollouts, *predictions):
+        (name,) = row["pictures"]
+        assert (finished / name).is_file()
     assert json.loads((finished / "config.json").read_text())["seed"] == 0
 
 

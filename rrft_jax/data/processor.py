@@ -27,6 +27,7 @@ _IMAGE = "<|image_pad|>"
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _PADDING = "<|endoftext|>"
 _LIMITS = {"min_pixels": 56**2, "max_pixels": 1280 * 28**2}  # of a folder that states none
+_LONGEST_CHARACTER = 4  # bytes of UTF-8, so also tokens
 
 # For folders without a template: the turns of these models and nothing else.
 CHAT_TEMPLATE = (
@@ -197,6 +198,24 @@ class Processor:
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of any token ids, without control tokens but with the tags."""
         return self._plain.decode([int(token) for token in tokens], skip_special_tokens=True)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return the text of each token, control tokens too; together they are the whole text.
+
+        If several tokens share a character's bytes, the last of them has the character, and the
+        others are empty.
+        """
+        tokens = [int(token) for token in tokens]
+        texts, start = [""] * len(tokens), 0
+        for end, token in enumerate(tokens, 1):
+            if token in self.control_tokens:
+                texts[end - 1], start = self.control_tokens[token], end
+                continue
+            text = self.decode(tokens[start:end])
+            broken = text.endswith("\ufffd") and end - start < _LONGEST_CHARACTER
+            if not broken or end == len(tokens) or tokens[end] in self.control_tokens:
+                texts[end - 1], start = text, end
+        return texts
 
     def pictures(self, prompt: Prompt) -> list[Image.Image]:
         """Return the pictures of a row without B, rebuilt from its patches, in 8 bits."""

@@ -14,6 +14,7 @@ from rrft_jax import rewards as reward_functions
 from rrft_jax.data import Batch, Example, Loader, Prefetch, Processor, Source
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, stage_loader
+from rrft_jax.data.thumbnails import Thumbnails, thumbnails
 from rrft_jax.errors import UserError
 from rrft_jax.evaluation import tables
 from rrft_jax.evaluation.partial import Partial
@@ -31,6 +32,7 @@ from rrft_jax.tasks import find
 from rrft_jax.tasks.opening import reply_of
 
 SAMPLING_STREAM = 2  # stream of random keys; training uses another one
+PICTURED = 100  # samples of a split whose pictures are kept, in whole batches
 
 
 def decoding(sampling: SamplingParams) -> str:
@@ -54,6 +56,7 @@ class Evaluator:
       splits: the samples of each split.
       results: the run's results.
       skipped: the log of samples that are left out.
+      thumbnails: the folder of the pictures that are kept.
     """
 
     config: Config
@@ -62,6 +65,7 @@ class Evaluator:
     splits: Mapping[str, Sequence[Source]]
     results: Results
     skipped: SkippedLog
+    thumbnails: Thumbnails
 
     def __post_init__(self):
         # One loader per split for the whole run, so that its samples are measured once.
@@ -163,10 +167,13 @@ class Evaluator:
                     row_ids = [batch.row_ids[b] for b in batch.rows]
                     limit = reward_functions.guard.limit(self.config.eval.reward_seconds)
                     with limit, waiting("scoring completions"):
-                        own = list(_rows(self.processor, batch, rollouts, terms))
+                        own = list(
+                            _rows(self.processor, batch, rollouts, terms, done < PICTURED)
+                        )
                     rows = list(
                         itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
                     )
+                    rows = [self.thumbnails.keep(row) for row in rows]
                     _check_finite(rows, title)
                     if partial:
                         partial.append(rows)
@@ -225,14 +232,16 @@ def _rows(
     batch: Batch,
     rollouts: Rollouts,
     terms: Sequence[reward_functions.Term],
+    pictures: bool,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each sample of a batch, one per completion."""
+    """Yield the rows of each sample of a batch, one per completion; with `pictures`, small ones."""
     for b, example, prompt_text in zip(batch.rows, batch.examples, batch.prompt_texts):
         group = jax.tree.map(lambda x: x[b], rollouts)  # noqa: B023
         tokens = [own[mask].tolist() for own, mask in zip(group.tokens, group.mask)]
         task, decode = find(example.task), processor.decode
         texts = [reply_of(task, processor.prompt_end, decode(own)) for own in tokens]
         rewarded = reward_rows(terms, texts, example, [len(own) for own in tokens])
+        small = {"pictures": thumbnails(example.images)} if pictures and example.images else {}
         rows = []
         for g, text in enumerate(texts):
             rows.append(
@@ -240,6 +249,7 @@ def _rows(
                     "id": example.id,
                     **({"pass": g} if len(texts) > 1 else {}),
                     **_of_sample(example, prompt_text),
+                    **small,
                     "completion": text,
                     "tokens": tokens[g],
                     "log_probs": [round(float(x), 5) for x in group.log_probs[g][group.mask[g]]],

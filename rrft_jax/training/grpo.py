@@ -6,6 +6,7 @@ are in `objectives.py`, and the completions come from `rollout/sampler.py`.
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -74,6 +75,7 @@ class GRPO:
         )
         self.terms = reward_functions.read_terms(section.rewards)
         self.failing = FailingRewards(section.reward_seconds)
+        self.rollouts_every = config.rollouts_every
 
     def place(self, batch: Batch) -> Prompt:
         """Return the prompts of a batch, sharded over the mesh."""
@@ -81,7 +83,7 @@ class GRPO:
 
     def step(
         self, state: TrainState, batches: Batches, number: int
-    ) -> tuple[TrainState, dict, Iterator[dict]]:
+    ) -> tuple[TrainState, dict, list[dict[str, Any]]]:
         """Run one step: sample completions, reward them, compute advantages, update the policy.
 
         Args:
@@ -90,7 +92,8 @@ class GRPO:
           number: the number of the step, from 1.
 
         Returns:
-          (the state after, metrics, some of the completions for `rollouts.jsonl`).
+          (the state after, metrics, some of the completions for `rollouts.jsonl`). Most steps show
+          none: see `config.rollouts_every`.
         """
         config, clock = self.config, Stopwatch()
         batch, prompt = next(batches)
@@ -131,7 +134,7 @@ class GRPO:
                 "tokens_per_second": rollouts.number_of_tokens / clock.total,
                 **clock.seconds,
             },
-            rewarding.shown(rollouts, advantages),
+            self.shown(rollouts, advantages, scores) if self._shows(number) else [],
         )
 
     def sample(
@@ -156,7 +159,9 @@ class GRPO:
         with clock("rewards"):
             limit = reward_functions.guard.limit(self.config.reward_seconds)
             with limit, waiting("scoring completions by the rewards"):
-                rollouts = rewarding.reward(sampled, batch, self.terms, self.processor, number)
+                rollouts = rewarding.reward(
+                    sampled, batch, self.terms, self.processor, number, self._shows(number)
+                )
             self.failing.check(rollouts)
             return rollouts
 
@@ -190,10 +195,26 @@ class GRPO:
         # Until an update moves it, the policy is the reference: a difference is only rounding.
         if self._penalized and state.moved:
             kl = completion_kl(self.config.kl, inputs.mask, scores)
-            kl = sharding.fetch(sharding.constrain(kl, "BG", self.mesh))
-            kl = np.stack(distributed.gather_rows(rollouts.row_ids, kl))
-            rewards = rewards - self.config.beta * kl
+            rewards = rewards - self.config.beta * self._of_all(kl, "BG", rollouts)
         return objectives.ADVANTAGES[self.config.advantages](rewards).astype(np.float32)
+
+    def shown(
+        self, rollouts: Rollouts, advantages: np.ndarray, scores: Scores
+    ) -> list[dict[str, Any]]:
+        """Return some of the completions of all processes, for `rollouts.jsonl`."""
+        reference = scores.reference
+        if reference is not None:
+            reference = self._of_all(reference, "BGT", rollouts)
+        return rewarding.shown(rewarding.Learnt(rollouts, advantages, reference), self.processor)
+
+    def _shows(self, number: int) -> bool:
+        """Return whether a step keeps some of its completions for people."""
+        return (number - 1) % self.rollouts_every == 0
+
+    def _of_all(self, values: jax.Array, axes: str, rollouts: Rollouts) -> np.ndarray:
+        """Return an array of this process's rows on the mesh as rows of all processes."""
+        local = sharding.fetch(sharding.constrain(values, axes, self.mesh))
+        return np.stack(distributed.gather_rows(rollouts.row_ids, local))
 
     @property
     def _penalized(self) -> bool:

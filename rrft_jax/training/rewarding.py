@@ -1,5 +1,6 @@
 """Rollouts on the host: decode and reward them, and replace groups that teach nothing."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from rrft_jax import rewards as reward_functions
 from rrft_jax.data import Batch, Processor
+from rrft_jax.data.thumbnails import thumbnails
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import distributed
@@ -27,6 +29,7 @@ def reward(
     terms: Sequence[reward_functions.Term],
     processor: Processor,
     step: int,
+    pictures: bool = False,
 ) -> Rollouts:
     """Decode and reward completions, and share the results with all processes.
 
@@ -39,6 +42,7 @@ def reward(
       terms: the rewards for rows whose source has no rewards of its own.
       processor: the processor that decodes the tokens.
       step: the number of the training step.
+      pictures: True if the records get small pictures, for rollouts that are shown.
 
     Returns:
       The rollouts of all processes, with texts, rewards and records, and with this process's
@@ -56,7 +60,9 @@ def reward(
         {
             "id": example.id,
             "prompt": batch.prompt_texts[b],
+            "problem": example.question,
             "answer": example.answer,
+            "pictures": thumbnails(example.images) if pictures else [],
             "tokens": int(batch.prompt.mask[b].sum()),
         }
         for b, example in enumerate(batch.examples)
@@ -90,16 +96,47 @@ def metrics(rollouts: Rollouts) -> dict[str, float]:
     }
 
 
-def shown(rollouts: Rollouts, advantages: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Yield some of the completions, for `rollouts.jsonl`; `advantages` are [B,G]."""
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """What a step has learnt from the rollouts of all processes.
+
+    Attributes:
+      rollouts: the rollouts.
+      advantages: their advantages [B,G].
+      reference: the log-probabilities [B,G,T] of their tokens under the reference, if there is one.
+    """
+
+    rollouts: Rollouts
+    advantages: np.ndarray
+    reference: np.ndarray | None = None
+
+
+def shown(learnt: Learnt, processor: Processor) -> list[dict[str, Any]]:
+    """Return the completions of the first prompts, as rows for `rollouts.jsonl`.
+
+    The longest fields, those of tokens, come last. A row's "pictures" are small files, as
+    `Thumbnails.keep` takes them.
+    """
+    rollouts, rows = learnt.rollouts, []
     for b, g in np.ndindex(min(SHOWN, len(rollouts.texts)), rollouts.texts.shape[1]):
         rewards = {name: values[b, g] for name, values in rollouts.rewards.by_name.items()}
-        yield {
-            **{name: rollouts.records[b][name] for name in ("id", "prompt", "answer")},
-            "completion": rollouts.texts[b, g],
-            "rewards": {name: value for name, value in rewards.items() if not np.isnan(value)},
-            "advantage": advantages[b, g],
-        }
+        of_tokens = {"rollout_log_probs": rollouts.rollout_log_probs}
+        if learnt.reference is not None:
+            of_tokens["reference_log_probs"] = learnt.reference
+        mask, kept = rollouts.mask[b, g], ("id", "prompt", "problem", "answer", "pictures")
+        rows.append(
+            {
+                **{name: rollouts.records[b][name] for name in kept},
+                "completion": rollouts.texts[b, g],
+                "finished": bool(rollouts.finished[b, g]),
+                "rewards": {n: float(x) for n, x in rewards.items() if not np.isnan(x)},
+                "reward": float(rollouts.rewards.total[b, g]),
+                "advantage": float(learnt.advantages[b, g]),
+                "pieces": processor.pieces(rollouts.tokens[b, g][mask]),
+                **{n: [round(float(x), 5) for x in of[b, g][mask]] for n, of in of_tokens.items()},
+            }
+        )
+    return rows
 
 
 def rewards_of(

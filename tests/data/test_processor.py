@@ -357,3 +357,19 @@ def test_pictures_inside_of_a_text_equal_the_expanded_template(folder, processor
         )
         np.testing.assert_array_equal(row.positions, positions[:, 0])
         assert row.next_position == len(row.tokens) + int(deltas[0])
+
+
+@pytest.mark.parametrize("text", ["How many?", "数 é 🐍🐍 \ufffd.", "<think>\n1\n</think>", ""])
+def test_pieces_are_the_text_of_each_token(processor, text):
+    tokens = processor.encode_target(text)
+    pieces = processor.pieces(tokens)
+    assert len(pieces) == len(tokens) and "".join(pieces) == text + "<|im_end|>"
+    assert "\ufffd" not in "".join(pieces) or "\ufffd" in text
+
+
+def test_pieces_of_broken_characters_are_told(processor):
+    snake = processor.encode_target("🐍")[:-1]
+    end = processor.encode_target("")
+    assert processor.pieces([*snake[:1], *end, *snake, *end])[-2:] == ["🐍", "<|im_end|>"]
+    assert processor.pieces(snake[:1]) == ["\ufffd"]
+    assert all(processor.pieces(snake[:1] * 4 + snake[1:2] * 9)[i] for i in (3, -1))

@@ -93,8 +93,11 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_files(evaluated, tmp_
     kept = (again / "predictions-visual_counting-id.jsonl").stat().st_mtime_ns
     make(again)
     assert (again / "predictions-visual_counting-id.jsonl").stat().st_mtime_ns == kept
-    files = sorted(file.name for file in folder.iterdir())
-    assert sorted(file.name for file in again.iterdir()) == files
+    files, files_again = (
+        sorted(file.relative_to(run) for file in run.rglob("*") if file.suffix != ".html" and file.is_file())
+        for run in (folder, again)
+    )
+    assert files_again == files
     for name in files:
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
 

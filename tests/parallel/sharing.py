@@ -15,7 +15,7 @@ from rrft_jax.training import rewarding
 def main(coordinator: str, process_id: int) -> None:
     distributed.initialize(coordinator, 2, process_id)
     with distributed.leaving_together():
-        example = types.SimpleNamespace(id="a", answer="1")
+        example = types.SimpleNamespace(id="a", question="?", answer="1")
         batch = types.SimpleNamespace(
             row_ids=[process_id, process_id + 1],  # row 1 is on both
             examples=[example] * 2,

@@ -14,7 +14,7 @@ from rrft_jax.training import rewarding
 from rrft_jax.training.failing import FailingRewards
 
 BROKEN = "tests.rewards.victims.broken"
-EXAMPLE = types.SimpleNamespace(id="a", answer="1")
+EXAMPLE = types.SimpleNamespace(id="a", question="?", answer="1")
 
 
 def rewarded(texts, terms=None, sources=None):

@@ -14,7 +14,7 @@ from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.rollout import Rollouts
 from rrft_jax.rollout.rollouts import Rewards, objects
 from rrft_jax.tasks.drawings import counting
-from rrft_jax.training.rewarding import has_signal, metrics, refill, rewards_of
+from rrft_jax.training.rewarding import Learnt, has_signal, metrics, refill, rewards_of, shown
 
 G, T = 2, 3
 ARRAYS = ("tokens", "mask", "finished", "rollout_log_probs")
@@ -108,3 +108,21 @@ def test_each_row_has_the_rewards_of_its_source():
         "math_accuracy": [[nan, nan], [1, 0]],
     }.items():
         np.testing.assert_array_equal(found.by_name[name], values)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_shown_rows_have_a_log_probability_for_each_piece(processor, reference):
+    rollouts = rollouts_of(processor, "abc", [0, 1, 1])
+    rollouts.mask[0, 1, 2] = False
+    for record in rollouts.records:
+        record |= {"problem": record["id"], "pictures": []}
+    scores = rollouts.rollout_log_probs - 1 if reference else None
+    rows = shown(Learnt(rollouts, np.zeros((3, G)), scores), processor)
+    assert [row["id"] for row in rows] == ["a", "a", "b", "b"]  # the first two prompts
+    assert [row["reward"] for row in rows] == rollouts.rewards.total[:2].ravel().tolist()
+    for row, length in zip(rows, [3, 2, 3, 3]):
+        assert len(row["pieces"]) == len(row["rollout_log_probs"]) == length
+        assert ("reference_log_probs" in row) == reference
+        if reference:
+            pairs = zip(row["reference_log_probs"], row["rollout_log_probs"])
+            assert [round(theirs - own, 4) for theirs, own in pairs] == [-1] * length

@@ -91,7 +91,7 @@ def runs(batch: Batch, b: int, processor: Processor) -> list[Run]:
             rows, cols = (int(np.ptp(axis)) + 1 for axis in positions[1:, indices])
             text = f"{processor.control_tokens[some[0]]} x {len(some)} ({rows} x {cols})"
         else:
-            text = "|".join(map(visible, _pieces(some, processor)))
+            text = "|".join(map(visible, filter(None, processor.pieces(some))))
         if opening:  # the word after a turn's first token
             role = processor.decode(some).split("\n")[0]
         opening = _opens_turn(some, processor)
@@ -148,19 +148,6 @@ def _cut(
 
 def _opens_turn(tokens: np.ndarray, processor: Processor) -> bool:
     return processor.control_tokens.get(int(tokens[0])) == _TURN
-
-
-def _pieces(tokens: np.ndarray, processor: Processor) -> Iterator[str]:
-    """Yield the text of each token, or of several tokens that share a character's bytes."""
-    if int(tokens[0]) in processor.control_tokens:
-        yield processor.control_tokens[int(tokens[0])]
-        return
-    start = 0
-    for end in range(1, len(tokens) + 1):
-        piece = processor.decode(tokens[start:end])
-        if end == len(tokens) or not piece.endswith("\ufffd"):
-            yield piece
-            start = end
 
 
 def _place(position: np.ndarray) -> str:
