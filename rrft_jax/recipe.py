@@ -13,7 +13,6 @@ from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
 from rrft_jax.data.thumbnails import Thumbnails
 from rrft_jax.evaluation.evaluator import Evaluator
-from rrft_jax.evaluation.report import report
 from rrft_jax.evaluation.results import Results
 from rrft_jax.hf import save_pretrained
 from rrft_jax.models import VLM
@@ -21,6 +20,9 @@ from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say, waitin
 from rrft_jax.monitoring.summary import Summary
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
+from rrft_jax.report.page import NAME as PAGE
+from rrft_jax.report.page import Page
+from rrft_jax.report.printed import report
 from rrft_jax.settings import Config
 from rrft_jax.training.checkpoints import Checkpoints, Damaged
 from rrft_jax.training.grpo import GRPO
@@ -62,8 +64,10 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     rollouts = MetricsWriter(workdir / "rollouts.jsonl", writes=host0 and "grpo" in config.stages)
     thumbnails = Thumbnails(workdir, writes=host0)
     evaluator = Evaluator(config, model, processor, data.splits, results, skipped, thumbnails)
+    page = Page(workdir, config, results)
     with contextlib.closing(evaluator):
         evaluator.evaluate("start", params)
+        page.refresh()
         for stage in config.stages:
             sources, last = data.training[stage], steps[stage]
             say(f"{stage}: {last} steps on {num_samples(sources):,} samples")
@@ -102,17 +106,20 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                             raise interrupts.Interrupted(f"{stage}, after step {number} of {last}")
                         if due:
                             evaluator.evaluate(f"{stage}@{number}", step.state.params)
+                            page.refresh()
                 trainer.close()
                 results.note_skipped(stage, loader)
             params = trainer.state.params
             # Frees the memory of the optimizer and the reference for the next evaluation and stage.
             step = trainer = algorithm = None
             evaluator.evaluate(stage, params)
+            page.refresh()
     if config.stages:
         with waiting(f"writing {workdir / EXPORT}"):
             save_pretrained(workdir / EXPORT, model, params)
         say(f"export: {workdir / EXPORT}")
         export_best(results, model, params, workdir)
+    say(f"report: {workdir / PAGE}")
     if host0:
         report(config, results, metrics.values("grpo", "reward"), workdir)
 

@@ -132,8 +132,8 @@ def differing(first: Passes, other: Passes) -> tuple[list[str], list[str]]:
     A sample is solved if at least half of its completions are fully right. Of samples without an
     answer, those with the higher reward count as solved.
     """
-    worth = {name: (_worth(first[name]), _worth(other[name])) for name in first}
-    return [n for n, (a, b) in worth.items() if a > b], [n for n, (a, b) in worth.items() if a < b]
+    both = {name: (worth(first[name]), worth(other[name])) for name in first}
+    return [n for n, (a, b) in both.items() if a > b], [n for n, (a, b) in both.items() if a < b]
 
 
 def _report(paths: Sequence[pathlib.Path], show: int) -> list[str]:
@@ -218,7 +218,7 @@ def _score(passes: Sequence[Prediction]) -> float | None:
     return math.fsum(p.scores["default"] for p in passes) / len(passes)
 
 
-def _worth(passes: Sequence[Prediction]) -> float:
+def worth(passes: Sequence[Prediction]) -> float:
     """Return 1 for a solved sample and 0 for another one; without an answer, its mean reward."""
     if _score(passes) is not None:
         return float(_solves(passes))

@@ -167,9 +167,7 @@ class Evaluator:
                     row_ids = [batch.row_ids[b] for b in batch.rows]
                     limit = reward_functions.guard.limit(self.config.eval.reward_seconds)
                     with limit, waiting("scoring completions"):
-                        own = list(
-                            _rows(self.processor, batch, rollouts, terms, done < PICTURED)
-                        )
+                        own = list(_rows(self.processor, batch, rollouts, terms, done < PICTURED))
                     rows = list(
                         itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
                     )

@@ -94,7 +94,7 @@ WHOLE = {
     "rrft_jax.data.tfds_builder": (*FEW, "--out=built"),
     "rrft_jax.evaluation.rescore": (),
     "rrft_jax.evaluation.compare": (),
-    "rrft_jax.evaluation.report": (),
+    "rrft_jax.report": (),
 }
 # Modules whose arguments are read by their own parser, and that go no further.
 PARSED = ("rrft_jax.bench", "rrft_jax.export")

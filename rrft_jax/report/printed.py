@@ -1,49 +1,12 @@
-"""The report at the end of a run: its table, the gain of each stage, the trend of rewards.
+"""The printed report: the table of a run, the gain of each stage, the trend of its rewards."""
 
-    python -m rrft_jax.evaluation.report runs/demo
-
-prints the report of a run again. If the run has not ended, it reports the evaluations so far.
-"""
-
-import argparse
 import itertools
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 
-import jax
-
-from rrft_jax.errors import UserError
 from rrft_jax.evaluation import best, paper, scores, tables
 from rrft_jax.evaluation.results import Results, shown_name
-from rrft_jax.monitoring import MetricsWriter
-from rrft_jax.prog import prog
 from rrft_jax.settings import Config
-from rrft_jax.workdir import read_config
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerators
-    parser = argparse.ArgumentParser(
-        prog=prog("rrft_jax.evaluation.report"),
-        description="Prints the results of a run again, or those that it has so far.",
-    )
-    parser.add_argument("run", type=pathlib.Path, metavar="RUN", help="the folder of a run")
-    run = parser.parse_args(argv).run.expanduser()
-    try:
-        config = read_config(run)
-        metrics = MetricsWriter(run / "metrics.jsonl", writes=False)
-        steps = {stage: max(metrics.values(stage, "step"), default=0) for stage in config.stages}
-        results = Results(run, steps, config.best_split, config.best_metric)
-        if not any(results.rows.values()):
-            raise UserError(f"{run}: no results yet; they come with the run's first evaluation")
-        results.deciding = results.deciding or next(iter(next(filter(None, results.rows.values()))))
-        _print(config, results, metrics.values("grpo", "reward"))
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 def report(
@@ -62,7 +25,7 @@ def report(
     """
     text = table(config, results, results.better_steps())
     (workdir / "table.md").write_text(text + "\n", encoding="utf-8")
-    _print(config, results, rewards)
+    print_results(config, results, rewards)
 
 
 def table(config: Config, results: Results, better: Mapping[str, int]) -> str:
@@ -85,23 +48,23 @@ def gains(results: Results, stages: Sequence[str]) -> list[str]:
             if split not in results.rows.get(before, {}):
                 continue
             old, new = (results.scores(name, split) for name in (before, after))
-            if paired := _paired(old, new):
-                gain, error, on = paired
+            if found := paired(old, new):
+                gain, error, on = found
                 lines.append(
                     f"{before} -> {after}, {split}: {100 * gain:+.1f} ± {100 * error:.1f} "
                     f"points ({on})"
                 )
             theirs, ours = (results.rewards(name, split) for name in (before, after))
             for name in tables.reward_columns(results.rows[after][split]):
-                if paired := _paired(theirs.get(name, {}), ours.get(name, {})):
-                    gain, error, on = paired
+                if found := paired(theirs.get(name, {}), ours.get(name, {})):
+                    gain, error, on = found
                     lines.append(
                         f"{before} -> {after}, {split}, {name}: {gain:+.3f} ± {error:.3f} ({on})"
                     )
     return lines
 
 
-def _paired(old: Mapping[str, float], new: Mapping[str, float]) -> tuple[float, float, str] | None:
+def paired(old: Mapping[str, float], new: Mapping[str, float]) -> tuple[float, float, str] | None:
     """Return the gain on the samples of both, its standard error, and what it is on.
 
     The samples differ if the run went on with another `eval.samples`.
@@ -125,11 +88,9 @@ def trend(rewards: Sequence[float]) -> list[str]:
     ]
 
 
-def _print(config: Config, results: Results, rewards: Sequence[float]) -> None:
-    print(table(config, results, results.better_steps()), flush=True)
+def print_results(config: Config, results: Results, rewards: Sequence[float]) -> None:
+    """Print the table, the gains and the trend; see `report`."""
+    if any(row for name, row in results.rows.items() if name != "skipped"):
+        print(table(config, results, results.better_steps()), flush=True)
     for line in (*gains(results, config.stages), *trend(rewards)):
         print(line)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

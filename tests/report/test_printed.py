@@ -1,13 +1,15 @@
-"""The report of a run is printed again from its folder, whole or half-done."""
+"""The results of a run are printed again from its folder, whole or half-done."""
 
 import json
 
 import pytest
 
 from rrft_jax import command, workdir
-from rrft_jax.evaluation import report, scores
+from rrft_jax.evaluation import scores
 from rrft_jax.evaluation.results import Results
 from rrft_jax.monitoring import MetricsWriter
+from rrft_jax.report import __main__ as command_line
+from rrft_jax.report import printed
 from tests.evaluation.files import ours, tagged
 
 STEPS = {"sft": 4, "grpo": 3 * scores.TREND_VALUES}
@@ -30,18 +32,19 @@ def run(tmp_path, capsys):
     for stage, steps in STEPS.items():
         for step in range(1, steps + 1):
             metrics.write(stage, step, {"reward": step / steps} if stage == "grpo" else {})
-    report.report(config, results, metrics.values("grpo", "reward"), folder)
+    printed.report(config, results, metrics.values("grpo", "reward"), folder)
     return folder, capsys.readouterr().out
 
 
 def test_the_report_is_the_one_of_the_run_s_end(run, capsys):
     folder, said = run
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert report.main([str(folder)]) == 0
+    assert command_line.main([str(folder)]) == 0
     assert capsys.readouterr().out == said
     assert "| grpo, best (step 20)" in said and "sft -> grpo, id: +25.0" in said
     assert "grpo, mean reward of its own samples" in said
-    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    after = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert after.pop(folder / "report.html") and after == before
 
 
 def test_a_run_that_goes_on_reports_what_it_has(run, capsys):
@@ -49,7 +52,7 @@ def test_a_run_that_goes_on_reports_what_it_has(run, capsys):
     rows = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps({"start": rows["start"], "sft": rows["sft"]}))
     (folder / "metrics.jsonl").write_text('{"stage": "sft", "step": 4}\n')
-    assert report.main([str(folder)]) == 0
+    assert command_line.main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert "| sft" in said and "| grpo" not in said and "start -> sft, id: +25.0" in said
 
@@ -59,14 +62,14 @@ def test_a_run_of_the_release_before_is_reported(run, capsys):
     config = json.loads((folder / "config.json").read_text())
     config["grpo"]["num_samples"] = config["grpo"].pop("num_generations")
     (folder / "config.json").write_text(json.dumps(config))
-    assert report.main([str(folder)]) == 0
+    assert command_line.main([str(folder)]) == 0
     assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("results.json", "{}", "no results yet; they come with the run's first evaluation"),
+        ("metrics.jsonl", "", "no results yet; they come with the run's first evaluation"),
         ("config.json", '{"model_type": "qwen2_vl"}', "not the folder of a run; expected one with"),
         ("config.json", None, "not the folder of a run; expected one with"),
         ("config.json", "[", "config.json: not JSON"),
@@ -74,10 +77,11 @@ def test_a_run_of_the_release_before_is_reported(run, capsys):
 )
 def test_a_folder_without_results_is_named(run, capsys, name, content, message):
     folder, _ = run
+    (folder / "results.json").unlink()
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_text(content)
-    assert report.main([str(folder)]) == 1
+    assert command_line.main([str(folder)]) == 1
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
     assert str(folder) in said.err
@@ -88,7 +92,7 @@ def test_a_gain_on_other_samples_is_that_of_the_common_ones(run, capsys):
     folder, _ = run
     results = Results(folder, STEPS, "id")
     ours(results.predictions("start", "id"), [("a", tagged("9"), "1"), ("b", tagged("2"), "2")])
-    assert report.main([str(folder)]) == 0
+    assert command_line.main([str(folder)]) == 0
     said = capsys.readouterr().out
     assert "start -> sft, id: +50.0 ± 35.4 points (paired, on the 2 samples of both)" in said
     assert "sft -> grpo, id: +25.0 ± 21.7 points (paired)" in said
