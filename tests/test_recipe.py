@@ -98,6 +98,8 @@ def test_a_run_leaves_the_promised_files(finished):
         (name,) = row["pictures"]
         assert (finished / name).is_file()
     assert json.loads((finished / "config.json").read_text())["seed"] == 0
+    page = (finished / "report.html").read_text()  # written after the last evaluation
+    assert '"row":"grpo"' in page and page.count("data:image/jpeg") >= 16
 
 
 def test_predictions_hold_all_that_a_score_came_from(finished):

@@ -229,6 +229,7 @@ def _examples(run: Run, splits: dict[str, dict[str, Any]]) -> dict[str, Any]:
     ]
     solved = [n for n in both if after["worth"][n] > before["worth"][n]]
     failed = [n for n in both if after["worth"][n] < 1]
+    failed.sort(key=lambda n: before["worth"][n])
     chosen = dict.fromkeys([*solved[:2], *failed[:1], *both[:3]])
     return {
         "split": run.results.deciding,

@@ -67,6 +67,7 @@ def desk(tmp_path_factory):
             for other in (stage, folder / "ours"):
                 (other / file.name).write_bytes(file.read_bytes())
         rows = [json.loads(line) for line in open("ours/predictions-id.jsonl", encoding="utf-8")]
+        shutil.copytree(folder / "runs/demo", folder / "runs/branch")
         (folder / "theirs.json").write_text(json.dumps(rows))
         public = [{"pred": "<answer> B </answer>", "solution": "<answer> B </answer>"}]
         (folder / "results.json").write_text(json.dumps(public))

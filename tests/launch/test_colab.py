@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import html
 import io
 import json
 import os
@@ -114,6 +115,14 @@ def test_the_table_has_a_row_for_each_stage(executed):
     (table,) = data(notebook, "table", "text/markdown")
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
     assert rows[0] == "accuracy, %" and rows[2:] == ["start", "sft", "grpo"]
+
+
+@pytest.mark.slow
+def test_the_report_of_the_run_is_shown(executed):
+    notebook, run = executed
+    (frame,) = data(notebook, "report", "text/html")
+    page = (run / "report.html").read_text()
+    assert "What its own answers earn" in page and html.escape(page) in frame
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from configs import grpo as program
 from rrft_jax.assets import TINY
 from rrft_jax.data import Batching, Format, Processor, Source, make_loader
 from rrft_jax.data.drawn import TINY_SIZE
+from rrft_jax.data.thumbnails import Thumbnails
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models import VLM
@@ -85,7 +86,7 @@ def run(workdir, algorithm, loader, steps):
         log.truncate_after("grpo", trainer.done)
     for step in trainer.steps():
         for rollout in step.rollouts:
-            rollouts.write("grpo", step.number, rollout)
+            rollouts.write("grpo", step.number, Thumbnails(workdir).keep(rollout))
         metrics.write("grpo", step.number, step.metrics)
         trainer.check(step)
         trainer.save(step, best=None)

@@ -56,7 +56,7 @@ const COLOURINGS = [
     "surprise",
     "log-probability",
     (one) => one.rollout_log_probs?.map((value) => Math.min(1, -value / 3)),
-    "The darker a token, the less likely it was when it was drawn; darkest below a probability of 5 %. Hover to see numbers.",
+    "The stronger its colour, the less likely a token was when it was drawn; strongest below a probability of 5 %. Hover to see numbers.",
   ],
   [
     "ratio",
