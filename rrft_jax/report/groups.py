@@ -26,15 +26,12 @@ def groups(run: Run, pictures: Pictures) -> dict[str, Any]:
 
     If there are more than `MOST` completions, evenly spaced steps are taken.
     """
-    rows = [
-        row
-        for row in json_lines(run.folder / "rollouts.jsonl")
-        if {"step", "completion"} <= row.keys()
-    ]
+    rows = json_lines(run.folder / "rollouts.jsonl")
+    rows = [row for row in rows if "completion" in row and is_number(row.get("step"))]
     steps = {step: list(own) for step, own in itertools.groupby(rows, lambda row: row["step"])}
     stride = -(-len(rows) // MOST) or 1
     taken = {step: own for n, (step, own) in enumerate(steps.items()) if n % stride == 0}
-    tokens = sum(len(row.get("pieces", ())) for own in taken.values() for row in own)
+    tokens = sum(len(_pieces(row)) for own in taken.values() for row in own)
     coloured = -(-tokens // MOST_TOKENS) or 1  # every so many steps keep their tokens
     found = [
         _group(run, list(own), pictures, with_tokens=n % coloured == 0)
@@ -65,17 +62,21 @@ def _completion(row: dict[str, Any], with_tokens: bool) -> dict[str, Any]:
     found = {
         "text": cut(row["completion"]),
         "rewards": {cut(n, 200): value for n, value in rewards.items() if is_number(value)},
-        "advantage": row.get("advantage"),
+        "advantage": row["advantage"] if is_number(row.get("advantage")) else None,
         "finished": row.get("finished") is not False,
     }
-    pieces = row.get("pieces")
-    if with_tokens and isinstance(pieces, list):
+    if with_tokens and (pieces := _pieces(row)):
         of_tokens = {name: row.get(name) for name in _OF_TOKENS}
-        found |= {
-            "pieces": pieces,
-            **{n: of for n, of in of_tokens.items() if _fits(of, len(pieces))},
-        }
+        found["pieces"] = pieces
+        found |= {n: of for n, of in of_tokens.items() if _fits(of, len(pieces))}
     return found
+
+
+def _pieces(row: dict[str, Any]) -> list[str]:
+    """Return the texts of a completion's tokens; none if the row doesn't have them."""
+    pieces = row.get("pieces")
+    texts = isinstance(pieces, list) and all(isinstance(piece, str) for piece in pieces)
+    return pieces if texts else []
 
 
 def _fits(values: Any, length: int) -> bool:

@@ -39,8 +39,10 @@ class Pictures:
         return self._places[run, name]
 
     def _file(self, run: pathlib.Path, name: str) -> dict[str, str]:
+        if not name:
+            return {"missing": "the run could not make a small copy of the picture"}
         if not _NAME.fullmatch(name):
-            return {"missing": "the picture could not be read when the model saw it"}
+            return {"missing": f"{name:.80} is no name that a run gives to a picture"}
         if len(self.files) >= MOST or self._bytes >= MOST_BYTES:
             return {"missing": f"left out: a page holds {MOST} pictures, or {MOST_BYTES:,} bytes"}
         try:

@@ -33,6 +33,7 @@ SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (900, 20), (20, 900), (112, 112), (
 def write_run(
     folder: Path,
     right: Sequence[int] = (1, 2, 3),
+    *,
     texts: Sequence[str] = (),
     sizes: Sequence[tuple[int, int]] = SIZES,
     steps: Sequence[int] = (1, 6),
@@ -88,7 +89,7 @@ def completion(step: int, g: int, pictures: list[str], texts: Sequence[str]) -> 
         "pictures": pictures,
         "completion": text,
         "finished": g != 2,
-        "rewards": {"accuracy": right, "format": 1.0},
+        "rewards": {"accuracy": right, "format": 1.0} | ({"constructor": 1.0} if g == 1 else {}),
         "reward": 1 + right,
         "advantage": 0.0 if step % 2 else right - 0.25,
         "pieces": pieces,

@@ -1,13 +1,17 @@
 """The page in a real browser: it opens from a file, loads nothing, and every text stays a text."""
 
 import importlib.util
+import json
 import shutil
 
 import pytest
 
+from rrft_jax import command, workdir
+from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.results import Results
 from rrft_jax.report import page
 from rrft_jax.report.run import Run
+from tests.evaluation.files import ours, tagged
 from tests.report.files import HOSTILE, SIZES, STEPS, write_run
 
 FLAGS = (
@@ -159,6 +163,49 @@ def test_groups_are_filtered_and_their_tokens_coloured(opened):
     assert browser.execute_script(heat) == "0.25"
     choose(browser, "groups", "colour of tokens", "log-probability")
     assert browser.execute_script(heat) == "0.08"
+
+
+def test_a_reward_may_have_any_name(opened):
+    browser = opened()
+    head = texts(browser, "#groups article:first-child th")
+    assert head == ["answer", "advantage", "accuracy", "format", "constructor"]
+    cells = texts(browser, "#groups article:first-child td:last-child")
+    assert cells == ["–", "1", "–", "–"]
+
+
+@pytest.mark.parametrize("kind", ["without training", "without answers", "before its results"])
+def test_a_run_that_has_less_opens(browser, tmp_path, kind):
+    folder = write_run(tmp_path / "run")
+    if kind == "before its results":
+        (folder / "results.json").write_text("{}")
+    if kind == "without answers":
+        rewarded = {"rewards": {"boxes": 0.5, "reward": 0.5}, "answer": ""}
+        for file in folder.rglob("predictions-*.jsonl"):
+            rows = [json.loads(line) | rewarded for line in file.read_text().splitlines()]
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        results = json.loads((folder / "results.json").read_text())
+        for row in results.values():
+            row["id"] = predictions.entry(predictions.read(file)) | {"decoding": "greedy"}
+        (folder / "results.json").write_text(json.dumps(results))
+    if kind == "without training":
+        shutil.rmtree(folder)
+        config, _ = command.parse(["--config=configs/eval.py"])
+        workdir.claim(config, folder, "weights")
+        rows = [("a", tagged("1"), "1"), ("b", tagged("2"), "1")]
+        file = ours(folder / "predictions-id.jsonl", rows)
+        entry = predictions.entry(predictions.read(file))
+        Results(folder, {}, "id").add("start", "id", entry | {"decoding": "greedy"})
+    page.write([Run.read(folder)], folder / page.NAME)
+    browser.get((folder / page.NAME).as_uri())
+    assert (
+        texts(browser, ".verdict")
+        == {
+            "without training": ["Now 50.0 ± 35.4 % right on id."],
+            "without answers": ["Now 0.500 ± 0.000 reward on id."],
+            "before its results": ["Nothing has been evaluated yet."],
+        }[kind]
+    ), browser.get_log("browser")
+    assert browser.get_log("browser") == []
 
 
 def test_curves_have_axes_of_steps_and_minutes_and_all_metrics(opened):

@@ -56,11 +56,11 @@ function curves(state, draw) {
     .filter((name) => state.chosen.has(name))
     .map((name) => {
       const lines = runs
-        .filter((run) => run.curves[state.stage][name])
+        .filter((run) => own(run.curves[state.stage], name))
         .map((run) => {
-          const own = run.curves[state.stage];
-          const line = { name: run.name, x: own[state.axis], y: meanOfLast(own[name], state.window) };
-          if (own[`${name} low`]) [line.low, line.high] = [own[`${name} low`], own[`${name} high`]];
+          const stage = run.curves[state.stage];
+          const line = { name: run.name, x: stage[state.axis], y: meanOfLast(stage[name], state.window) };
+          if (own(stage, `${name} low`)) [line.low, line.high] = [stage[`${name} low`], stage[`${name} high`]];
           return line;
         });
       return make("figure", make("figcaption", name), plot(state.axis, lines));

@@ -24,6 +24,11 @@ function written(text) {
   return nodes;
 }
 
+/** Return an object's own value; names come from data, and every object inherits a "constructor". */
+function own(object, name) {
+  return object && Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 /** Return an element: `make("td.number", "0.5")`. Children are texts, numbers or elements. */
 function make(kind, ...children) {
   const [tag, ...classes] = kind.split(".");
@@ -50,9 +55,9 @@ function table(head, rows, left = 1) {
 /** Return a labelled choice; `options` are [value, text], `change` gets the chosen value. */
 function choice(label, options, value, change) {
   const select = make("select");
-  for (const [own, text] of options) {
+  for (const [key, text] of options) {
     const option = make("option", text);
-    option.value = own;
+    option.value = key;
     select.append(option);
   }
   select.value = value;

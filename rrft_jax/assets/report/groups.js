@@ -6,14 +6,14 @@ function groupsSection() {
   const state = { run: runs[0][0], filter: "all", step: "all", colour: "none" };
   const [choices, body] = [make("div.choices"), make("div")];
   const draw = () => {
-    const own = content.runs[state.run].groups;
-    const steps = [...new Set(own.groups.map((group) => group.step))];
+    const kept = content.runs[state.run].groups;
+    const steps = [...new Set(kept.groups.map((group) => group.step))];
     if (state.step !== "all" && !steps.includes(Number(state.step))) state.step = "all";
     const set = (key) => (value) => {
       state[key] = value;
       draw();
     };
-    const at = own.groups.filter((group) => state.step === "all" || group.step === Number(state.step));
+    const at = kept.groups.filter((group) => state.step === "all" || group.step === Number(state.step));
     const filters = FILTERS.map(([key, text, holds]) => [key, `${text} (${at.filter(holds).length})`]);
     choices.replaceChildren(
       runs.length > 1 ? choice("run", runs, state.run, set("run")) : "",
@@ -23,7 +23,9 @@ function groupsSection() {
     );
     const holds = FILTERS.find(([key]) => key === state.filter)[2];
     const parts = [];
-    if (own.shown < own.steps) parts.push(make("p.note", `The page has ${own.shown} of the ${own.steps} steps that were kept.`));
+    if (kept.shown < kept.steps) {
+      parts.push(make("p.note", `The page has ${kept.shown} of the ${kept.steps} steps that were kept.`));
+    }
     const colouring = COLOURINGS.find(([key]) => key === state.colour);
     if (colouring[3]) parts.push(make("p.note", colouring[3]));
     body.replaceChildren(...parts, list(at.filter(holds), (group) => groupCard(group, colouring), "No group is such a one.", 8));
@@ -40,7 +42,7 @@ function groupsSection() {
 
 /** Return the names of the rewards that say whether an answer is right. */
 const judging = (group) => Object.keys(group.said[0].rewards).filter((name) => name.includes("accuracy"));
-const isRight = (group, one) => judging(group).some((name) => one.rewards[name] === 1);
+const isRight = (group, one) => judging(group).some((name) => own(one.rewards, name) === 1);
 const FILTERS = [
   ["all", "all", () => true],
   ["flat", "flat", (group) => group.flat],
@@ -71,7 +73,7 @@ function groupCard(group, colouring) {
   const rows = group.said.map((one) => [
     coloured(one, colouring[2]),
     one.advantage === null || one.advantage === undefined ? "\u2013" : tinted(one.advantage),
-    ...names.map((name) => (name in one.rewards ? String(Number(one.rewards[name].toFixed(3))) : "\u2013")),
+    ...names.map((name) => (own(one.rewards, name) === undefined ? "\u2013" : short(one.rewards[name]))),
   ]);
   return make(
     "article.group",

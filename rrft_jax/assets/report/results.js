@@ -7,16 +7,14 @@ function resultsSection() {
   const several = content.runs.length > 1;
   const named = ({ run, row }) => (several ? `${run.name}: ${row.name}` : row.name);
   const section = make("section", make("h2", "Results"));
-  const cell = (entry) =>
-    entry?.accuracy === undefined ? "\u2013" : `${percent(entry.accuracy)} \u00b1 ${percent(entry.standard_error)}`;
   section.append(
     table(
       ["right answers, %", ...splits],
-      rows.map((one) => [named(one), ...splits.map((split) => cell(one.row.splits[split]))])
+      rows.map((one) => [named(one), ...splits.map((split) => accuracy(own(one.row.splits, split)))])
     )
   );
   const notes = splits.map((split) => {
-    const entries = rows.map(({ row }) => row.splits[split]).filter(Boolean);
+    const entries = rows.map(({ row }) => own(row.splits, split)).filter(Boolean);
     const words = entries.map((one) => `${one.samples.toLocaleString("en")} samples, ${one.decoding}`);
     return `${split}: ${[...new Set(words)].join(" / ")}`;
   });
@@ -31,9 +29,17 @@ function resultsSection() {
   return section;
 }
 
+/** Return the accuracy of an entry that may be missing. */
+function accuracy(entry) {
+  if (entry?.accuracy === undefined) return "\u2013";
+  return `${percent(entry.accuracy)} \u00b1 ${percent(entry.standard_error)}`;
+}
+
 function rewardRows(rows, splits, named) {
   const found = rows.flatMap((one) =>
-    splits.filter((split) => one.row.splits[split]?.rewards).map((split) => [one, split, one.row.splits[split].rewards])
+    splits
+      .filter((split) => own(one.row.splits, split)?.rewards)
+      .map((split) => [one, split, one.row.splits[split].rewards])
   );
   if (!found.length) return null;
   const names = [...new Set(found.flatMap(([, , rewards]) => Object.keys(rewards)))];
@@ -41,7 +47,10 @@ function rewardRows(rows, splits, named) {
     ["mean reward", ...names],
     found.map(([one, split, rewards]) => [
       `${named(one)}, ${split}`,
-      ...names.map((n) => (rewards[n] ? measured(rewards[n].mean, rewards[n].standard_error, false) : "\u2013")),
+      ...names.map((n) => {
+        const reward = own(rewards, n);
+        return reward ? measured(reward.mean, reward.standard_error, false) : "\u2013";
+      }),
     ])
   );
 }
@@ -58,15 +67,15 @@ function partRows(rows, named) {
     ["right answers of parts, %", ...names],
     found.map(([name, parts]) => [
       name,
-      ...names.map((n) => (parts[n] ? `${percent(parts[n].accuracy)} \u00b1 ${percent(parts[n].standard_error)}` : "\u2013")),
+      ...names.map((n) => accuracy(own(parts, n))),
     ])
   );
 }
 
 /** Return the table of right against given answers, of one evaluation at a time. */
 function answers() {
-  const options = Object.entries(content.splits).flatMap(([split, own]) =>
-    own.evaluations.map((one, n) => [JSON.stringify([split, n]), `${evaluationName(one)}, ${split}`])
+  const options = Object.entries(content.splits).flatMap(([split, { evaluations }]) =>
+    evaluations.map((one, n) => [JSON.stringify([split, n]), `${evaluationName(one)}, ${split}`])
   );
   const known = options.filter(([key]) => {
     const [split, n] = JSON.parse(key);
@@ -78,7 +87,7 @@ function answers() {
     const [split, n] = JSON.parse(key);
     body.replaceChildren(...confusion(content.splits[split].evaluations[n].answers));
   };
-  const first = content.splits[content.examples.split]?.evaluations[content.examples.after];
+  const first = own(content.splits, content.examples.split)?.evaluations[content.examples.after];
   const start = first?.answers.right.length
     ? JSON.stringify([content.examples.split, content.examples.after])
     : known[0][0];

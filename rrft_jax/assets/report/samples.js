@@ -12,14 +12,14 @@ function samplesSection() {
     if (firsts < number) state.a = firsts - 1; // the ends of two runs
   };
   const draw = () => {
-    const own = content.splits[state.split];
-    const names = own.evaluations.map((one, n) => [String(n), evaluationName(one)]);
+    const { evaluations, samples, number } = content.splits[state.split];
+    const names = evaluations.map((one, n) => [String(n), evaluationName(one)]);
     const set = (key) => (value) => {
       state[key] = key === "a" || key === "b" ? Number(value) : value;
       if (key === "split") reset();
       draw();
     };
-    const [a, b] = [own.evaluations[state.a], own.evaluations[state.b]];
+    const [a, b] = [evaluations[state.a], evaluations[state.b]];
     const outcomes = OUTCOMES.map(([key, text, holds]) => {
       const count = a.worth.filter((_, n) => holds(a, b, n)).length;
       return [key, `${text(evaluationName(a), evaluationName(b))} (${count.toLocaleString("en")})`];
@@ -31,13 +31,12 @@ function samplesSection() {
       choice("samples", outcomes, state.outcome, set("outcome"))
     );
     const holds = OUTCOMES.find(([key]) => key === state.outcome)[2];
-    const found = own.samples.map((_, n) => n).filter((n) => holds(a, b, n));
-    const all = own.number > own.samples.length;
+    const found = samples.map((_, n) => n).filter((n) => holds(a, b, n));
+    const counted = `Counts are of all ${number.toLocaleString("en")} samples. `;
+    const shown = `The page has the texts of ${samples.length}, and ${found.length} of them are such ones.`;
     body.replaceChildren(
-      all
-        ? make("p.note", `Counts are of all ${own.number.toLocaleString("en")} samples. The page has the texts of ${own.samples.length}, and ${found.length} of them are such ones.`)
-        : make("p.note", `${found.length} of ${own.number} samples`),
-      list(found, (n) => sampleCard(own.samples[n], a === b ? [a] : [a, b], n), "No sample is such a one.")
+      make("p.note", number > samples.length ? counted + shown : `${found.length} of ${number} samples`),
+      list(found, (n) => sampleCard(samples[n], a === b ? [a] : [a, b], n), "No sample is such a one.")
     );
   };
   reset();
@@ -45,8 +44,8 @@ function samplesSection() {
   return make("section", make("h2", "Held-out samples"), choices, body);
 }
 
-const known = (own, n) => own.worth[n] !== null;
-const truncated = (own, n) => Boolean(own.said[n]?.some((one) => one.truncated));
+const known = (evaluation, n) => evaluation.worth[n] !== null;
+const truncated = (evaluation, n) => Boolean(evaluation.said[n]?.some((one) => one.truncated));
 const OUTCOMES = [
   ["all", () => "all", () => true],
   ["wrong", (a, b) => `${b} is wrong`, (a, b, n) => known(b, n) && b.worth[n] < 1],

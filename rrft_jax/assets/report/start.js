@@ -60,7 +60,7 @@ function otherSplits(run, ends) {
   const lines = splits
     .filter((split) => split !== run.headline.split)
     .map((split) => {
-      const values = rows.map((row) => row.splits[split]?.accuracy).filter((value) => value !== undefined);
+      const values = rows.map((row) => own(row.splits, split)?.accuracy).filter((value) => value !== undefined);
       return values.length ? make("span.fact", make("code", split), ` ${values.map(percent).join(" \u2192 ")} %`) : null;
     });
   return make("p.note.facts", lines);
@@ -70,11 +70,11 @@ function otherSplits(run, ends) {
 function firstCurve(run) {
   const stage = run.curves.grpo ? "grpo" : run.curves.sft ? "sft" : null;
   if (!stage) return make("div");
-  const own = run.curves[stage];
-  const names = stage === "grpo" ? rewardNames(own) : ["loss"];
+  const curves = run.curves[stage];
+  const names = stage === "grpo" ? rewardNames(curves) : ["loss"];
   const lines = names
-    .filter((name) => own[name])
-    .map((name) => ({ name, x: own.step, y: meanOfLast(own[name], own.step.length > 30 ? 10 : 1) }));
+    .filter((name) => own(curves, name))
+    .map((name) => ({ name, x: curves.step, y: meanOfLast(curves[name], curves.step.length > 30 ? 10 : 1) }));
   const title =
     stage === "grpo" ? "What its own answers earn while it learns" : "Loss of the targets while it learns";
   return make("div.first-curve", make("h3", title), plot(`step of ${stage}`, lines, 250));
@@ -88,10 +88,10 @@ function rewardNames(curves) {
 function firstExamples() {
   const { split, before, after, samples } = content.examples;
   if (!samples?.length) return null;
-  const own = content.splits[split];
-  const [first, last] = [own.evaluations[before], own.evaluations[after]];
+  const { evaluations, samples: known } = content.splits[split];
+  const [first, last] = [evaluations[before], evaluations[after]];
   const cards = samples.map((n) => {
-    const sample = own.samples[n];
+    const sample = known[n];
     const rows = first === last ? [last] : [first, last];
     return make(
       "article.example",
