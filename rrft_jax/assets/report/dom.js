@@ -97,8 +97,9 @@ function list(items, draw, none, size = 20) {
   return make("div", shown, more);
 }
 
-/** Return the pictures of a row: images, or the reason why one is missing. */
+/** Return the pictures of a row, if it has any: images, or the reason why one is missing. */
 function figures(places) {
+  if (!places.length) return null;
   return make(
     "div.pictures",
     places.map((place) => {

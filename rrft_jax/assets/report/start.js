@@ -48,7 +48,7 @@ function headline(run) {
   return make(
     "div",
     make("div.cards", cards),
-    make("p.note", ends[0].percent ? "Right answers" : "Mean reward", ` on ${number} held-out samples of `, make("code", split), ", \u00b1 standard error. More than two of them are called a difference."),
+    make("p.note", ends[0].percent ? "Right answers" : "Mean reward", ` on ${number} held-out samples of `, make("code", split), ", \u00b1 standard error. ", ends.length > 1 ? "More than two of them are called a difference." : null),
     otherSplits(run, ends.map((one) => one.row))
   );
 }
