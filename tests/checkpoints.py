@@ -7,6 +7,8 @@ Presets differ in what could be got wrong:
   wide     as many key/value heads as heads, other M-RoPE sections, bfloat16
   windows  Qwen2.5-VL: windows of 4 x 4 patches, then whole pictures; everything divides
   halls    Qwen2.5-VL: whole pictures, then windows of 8 x 8 patches; odd sizes, bfloat16, shards
+  deep     Qwen3-VL: three features for four layers, heads wider than width/heads
+  shafts   Qwen3-VL: as many features as layers, heads narrower; odd sizes, bfloat16, shards
 Biases and norms are random too, so that a weight that is forgotten or swapped shows.
 """
 
@@ -47,9 +49,22 @@ PREPROCESSOR = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-# Sizes: decoder (width, layers, heads, kv_heads, mlp, vocabulary, sections), vision tower (width,
-# layers, heads; and of Qwen2.5-VL mlp, side of a window in pixels, blocks that see whole pictures),
-# then what the files are like.
+PREPROCESSORS = {
+    "qwen3_vl": {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "processor_class": "Qwen3VLProcessor",
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": 64 * 64, "longest_edge": 16 * 16 * 4 * 1280},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+}
+# Sizes: decoder (width, layers, heads, kv_heads, mlp, vocabulary, sections; and of Qwen3-VL size of
+# a head), vision tower (width, layers, heads; and of Qwen2.5-VL mlp, side of a window in pixels,
+# blocks that see whole pictures; of Qwen3-VL mlp, positions, blocks of deepstack), then what the
+# files are like.
 PRESETS = {
     "small": dict(
         text=(64, 2, 4, 2, 128, 768, (2, 3, 3)), vision=(32, 2, 2), tied=True, shard="5GB"
@@ -80,10 +95,24 @@ PRESETS = {
         shard="200KB",
         dtype=torch.bfloat16,
     ),
+    "deep": dict(
+        text=(64, 4, 4, 2, 128, 768, (6, 5, 5), 32),
+        vision=(32, 5, 2, 48, 36, [0, 2, 3]),
+        tied=True,
+        shard="5GB",
+    ),
+    "shafts": dict(
+        text=(84, 2, 6, 1, 150, 701, (2, 2, 2), 12),
+        vision=(60, 3, 5, 50, 49, [1, 2]),
+        tied=False,
+        shard="200KB",
+        dtype=torch.bfloat16,
+    ),
 }
 FAMILIES = {
     "qwen2_vl": ("small", "odd", "untied", "wide"),
     "qwen2_5_vl": ("windows", "halls"),
+    "qwen3_vl": ("deep", "shafts"),
 }
 # The names of the decoder's width and of the tower's sizes in `vision_config`.
 _VISION = {
@@ -97,6 +126,20 @@ _VISION = {
         "window_size",
         "fullatt_block_indexes",
     ),
+    "qwen3_vl": (
+        "out_hidden_size",
+        "hidden_size",
+        "depth",
+        "num_heads",
+        "intermediate_size",
+        "num_position_embeddings",
+        "deepstack_visual_indexes",
+    ),
+}
+_ROPE = {
+    "qwen2_vl": {"type": "mrope"},
+    "qwen2_5_vl": {"type": "mrope"},
+    "qwen3_vl": {"rope_type": "default", "mrope_interleaved": True},
 }
 
 
@@ -110,11 +153,12 @@ def make(path: str | os.PathLike, preset: str = "small", seed: int = 0) -> None:
     ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL))))
     model = _model(p, family, seed, ids)
     model.to(p.get("dtype", torch.float32)).save_pretrained(path, max_shard_size=p["shard"])
-    (path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
+    preprocessor = PREPROCESSORS.get(family, PREPROCESSOR)
+    (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
 
 
 def _model(p: dict, family: str, seed: int, ids: dict[str, int]) -> PreTrainedModel:
-    width, layers, heads, kv_heads, mlp, vocabulary, sections = p["text"]
+    width, layers, heads, kv_heads, mlp, vocabulary, sections, *head = p["text"]
     end, pad = ids["<|im_end|>"], ids["<|endoftext|>"]
     config = AutoConfig.for_model(
         family,
@@ -124,9 +168,10 @@ def _model(p: dict, family: str, seed: int, ids: dict[str, int]) -> PreTrainedMo
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             intermediate_size=mlp,
+            **({"head_dim": head[0]} if head else {}),
             vocab_size=vocabulary,
-            rope_theta=1e6,
-            rope_scaling={"type": "mrope", "mrope_section": list(sections)},
+            rope_theta=100.0,  # if it is large, a swapped axis changes next to nothing
+            rope_scaling={**_ROPE[family], "mrope_section": list(sections)},
             max_position_embeddings=4096,
             tie_word_embeddings=p["tied"],
             bos_token_id=pad,

@@ -9,7 +9,7 @@ import numpy as np
 
 from rrft_jax.data.positions import patch_rows_cols
 from rrft_jax.models import VLM, Prompt, VLMConfig
-from rrft_jax.models.families import qwen2_5_vl, qwen2_vl
+from rrft_jax.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
 
 _VISION = dict(depth=2, width=16, heads=4, mlp_width=32, out_width=32)
 _OTHERS = dict(
@@ -35,6 +35,12 @@ _OTHERS = dict(
 CONFIG = qwen2_vl.make_config(vision=_VISION, **_OTHERS)
 # A window is one visual token, and the second block sees whole pictures.
 WINDOWS = qwen2_5_vl.make_config(vision=dict(_VISION, window_side=2, whole_blocks=(1,)), **_OTHERS)
+# The first layer adds a feature to the visual tokens, the second has none.
+DEEP = qwen3_vl.make_config(
+    vision=dict(_VISION, position_side=3, deepstack=(0,)),
+    text=dict(_OTHERS["text"], head_size=16, mrope_sections=(3, 3, 2)),
+    tokens=_OTHERS["tokens"],
+)
 STOP, PAD = 1, 0
 
 

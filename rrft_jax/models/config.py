@@ -25,8 +25,13 @@ class VisionConfig:
       patch_size: pixels along the side of a patch.
       temporal_patch_size: frames in a patch; a still picture is repeated.
       merge_size: patches along the side of a visual token.
+      patch_bias: the embedding of patches has a bias.
+      position_side: rows and columns of the learned table of positions; 0 if there is none.
       window_side: patches along the side of a window; 0 if every block sees whole pictures.
       whole_blocks: the blocks that see whole pictures, where others see windows.
+      deepstack: the blocks, in ascending order, whose outputs become features of their own
+        (https://arxiv.org/abs/2406.04334). The decoder adds the i-th feature after its layer i.
+        A tower with windows has none.
     """
 
     depth: int
@@ -43,8 +48,11 @@ class VisionConfig:
     patch_size: int = 14
     temporal_patch_size: int = 2
     merge_size: int = 2
+    patch_bias: bool = False
+    position_side: int = 0
     window_side: int = 0
     whole_blocks: tuple[int, ...] = ()
+    deepstack: tuple[int, ...] = ()
 
     @property
     def head_size(self) -> int:
@@ -71,11 +79,15 @@ class TextConfig:
       depth: L, number of layers.
       heads: H.
       kv_heads: K; every H/K query heads share one.
+      head_size: C.
       mlp_width: F.
       norm: class of the norms, with `norm_eps`.
       mlp: class of the MLPs, with `activation` and `mlp_bias`.
+      qkv_bias: the maps to queries, keys and values have biases.
+      qk_norm: queries and keys have norms of their own, over a head.
       rope_theta: base of the rotary frequencies.
       mrope_sections: numbers of frequencies that turn with time, row and column.
+      mrope_interleaved: the axes take turns at the frequencies (`models/rotary.py`).
       tied: the output head is the embedding.
     """
 
@@ -84,19 +96,19 @@ class TextConfig:
     depth: int
     heads: int
     kv_heads: int
+    head_size: int
     mlp_width: int
     norm: type[nn.Module]
     norm_eps: float
     mlp: type[nn.Module]
     activation: str
     mlp_bias: bool
+    qkv_bias: bool
+    qk_norm: bool
     rope_theta: float
     mrope_sections: tuple[int, int, int]
+    mrope_interleaved: bool
     tied: bool
-
-    @property
-    def head_size(self) -> int:
-        return self.width // self.heads
 
 
 @dataclasses.dataclass(frozen=True)

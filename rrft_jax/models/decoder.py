@@ -16,6 +16,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Float32, Int
 
@@ -24,10 +25,28 @@ from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import KeyValues, decoding
 from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import TextConfig
-from rrft_jax.models.layers import Dense, Embedding, product
+from rrft_jax.models.layers import Dense, Embedding, product, widened
 from rrft_jax.models.remat import rematerialised
 
 Streams = tuple[Float[Array, "B P D"], Float[Array, "B G T D"] | None]  # prompts, completions
+
+
+@flax.struct.dataclass
+class Placeholders:
+    """The tokens of prompts that stand for visual tokens.
+
+    Attributes:
+      found: [B,P] bool, True at a placeholder.
+      index: [B,P] int, the visual token that a placeholder stands for; any elsewhere.
+    """
+
+    found: Array
+    index: Array
+
+    def taken(self, visual: Float[Array, "B N D"], others: Array | float) -> Float[Array, "B P D"]:
+        """Return the visual tokens at their placeholders, and `others` at all other places."""
+        placed = jnp.take_along_axis(widened(visual), self.index[..., None], axis=1)
+        return jnp.where(self.found[..., None], placed.astype(visual.dtype), others)
 
 
 @flax.struct.dataclass
@@ -38,11 +57,16 @@ class Step:
       prompt_mask: [B,P] bool, False on padding.
       prompt_angles: the rotary angles [B,P,C/2] of the prompts' tokens.
       group_angles: the rotary angles [B,1,T,C/2] of the completions' tokens.
+      deepstack: the features [n,B,N,D] of visual tokens, of which layer i adds the i-th to the
+        prompts; None if there are none.
+      placeholders: the places of the features.
     """
 
     prompt_mask: Array
     prompt_angles: Array | None = None
     group_angles: Array | None = None
+    deepstack: Array | None = None
+    placeholders: Placeholders | None = None
 
 
 @flax.struct.dataclass
@@ -71,15 +95,25 @@ class DecoderLayer(nn.Module):
         c = self.config
         self.input_norm = c.norm(c.norm_eps, self.dtype)
         self.post_norm = c.norm(c.norm_eps, self.dtype)
-        self.q = Dense(c.heads * c.head_size, self.dtype)
-        self.k = Dense(c.kv_heads * c.head_size, self.dtype)
-        self.v = Dense(c.kv_heads * c.head_size, self.dtype)
+        self.q = Dense(c.heads * c.head_size, self.dtype, bias=c.qkv_bias)
+        self.k = Dense(c.kv_heads * c.head_size, self.dtype, bias=c.qkv_bias)
+        self.v = Dense(c.kv_heads * c.head_size, self.dtype, bias=c.qkv_bias)
+        if c.qk_norm:
+            self.q_norm = c.norm(c.norm_eps, self.dtype)
+            self.k_norm = c.norm(c.norm_eps, self.dtype)
         self.o = Dense(c.width, self.dtype, bias=False)
         self.mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
         nn.share_scope(self, self.mlp)  # names its weights as the layer's own
 
-    def __call__(self, carry: Streams, step: Step) -> tuple[Streams, KeyValues]:
+    def __call__(
+        self, carry: Streams, step: Step, layer: Int[Array, ""] | None = None
+    ) -> tuple[Streams, KeyValues]:
         """Run one layer over both streams.
+
+        Args:
+          carry: the streams.
+          step: see `Step`.
+          layer: the layer's number; only `step.deepstack` needs it.
 
         Returns:
           (the streams, this layer's keys and values [B,P,K,C] of the prompts).
@@ -89,6 +123,8 @@ class DecoderLayer(nn.Module):
         prompt_kv = KeyValues(k, v)
         attended = attention.causal(q, k, v, step.prompt_mask, self.kernels)
         prompt = self._residual(prompt, attended)
+        if step.deepstack is not None:
+            prompt = _with_feature(prompt, layer, step)
         if group is not None:
             q, k, v = self._project(group, step.group_angles)
             attended = attention.group(
@@ -128,6 +164,8 @@ class DecoderLayer(nn.Module):
         q = self.q(x).reshape(*x.shape[:-1], c.heads, c.head_size)
         k = self.k(x).reshape(*x.shape[:-1], c.kv_heads, c.head_size)
         v = self.v(x).reshape(*x.shape[:-1], c.kv_heads, c.head_size)
+        if c.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         return rotary.rotate(q, angles), rotary.rotate(k, angles), v
 
     def _residual(
@@ -165,7 +203,7 @@ class Decoder(nn.Module):
             rematerialised(layer, self.remat),  # outermost, so that no dequantized layer is kept
             variable_axes={"params": 0, "adapter": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast, 0),
             length=c.depth,
         )(c, self.dtype, self.kernels)
         self.norm = c.norm(c.norm_eps, self.dtype)
@@ -183,7 +221,8 @@ class Decoder(nn.Module):
         Returns:
           (both streams before the final norm, keys and values [L,B,P,K,C] of the prompts).
         """
-        (prompt, group), prompt_kv = self.layers((prompt, group), step)
+        numbers = None if step.deepstack is None else np.arange(self.config.depth)
+        (prompt, group), prompt_kv = self.layers((prompt, group), step, numbers)
         return prompt, group, prompt_kv
 
     def embed_tokens(self, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
@@ -200,7 +239,20 @@ def text_angles(
     config: TextConfig, positions: Int[Array, "axes=3 *N"]
 ) -> Float[Array, "*N {config.head_size//2}"]:
     """Return the rotary angles of tokens at these positions."""
-    return rotary.text_angles(positions, config.head_size, config.rope_theta, config.mrope_sections)
+    sections, interleaved = config.mrope_sections, config.mrope_interleaved
+    return rotary.text_angles(positions, config.head_size, config.rope_theta, sections, interleaved)
+
+
+def _with_feature(
+    prompt: Float[Array, "B P D"], layer: Int[Array, ""], step: Step
+) -> Float[Array, "B P D"]:
+    """Add the layer's feature to the prompts, if it has one."""
+
+    def added(prompt: Array) -> Array:
+        feature = jax.lax.dynamic_index_in_dim(step.deepstack, layer, keepdims=False)
+        return prompt + step.placeholders.taken(feature, 0)
+
+    return jax.lax.cond(layer < len(step.deepstack), added, lambda prompt: prompt, prompt)
 
 
 def _write(

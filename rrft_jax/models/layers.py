@@ -61,6 +61,7 @@ def _dropped(x: Float[Array, "B *N I"], keys: Array, keep: Array) -> Float[Array
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 

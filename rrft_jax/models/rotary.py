@@ -1,7 +1,11 @@
 """Rotary positions: two axes (row, column) for patches, three (time, row, column) for text.
 
-M-RoPE gives each frequency of a head to one of the three axes, in runs of `sections` frequencies.
-A text token has the same position on all axes, and there M-RoPE is the usual rotary embedding.
+M-RoPE gives each frequency of a head to one of the three axes: `sections` frequencies to each, one
+axis behind the other, or interleaved. A text token has the same position on all axes, and there
+M-RoPE is the usual rotary embedding.
+
+    one behind the other, sections 3, 3, 2   time time time row row row column column
+    interleaved, sections 3, 3, 2            time row column time row column time row
 """
 
 import jax.numpy as jnp
@@ -27,13 +31,27 @@ def vision_angles(
 
 
 def text_angles(
-    positions: Int[Array, "axes=3 *N"], head_size: int, theta: float, sections: tuple[int, int, int]
+    positions: Int[Array, "axes=3 *N"],
+    head_size: int,
+    theta: float,
+    sections: tuple[int, int, int],
+    interleaved: bool,
 ) -> Float[Array, "*N {head_size//2}"]:
     """Return the angles of text tokens from their positions: time, row and column."""
     frequencies = theta ** -(np.arange(0, head_size, 2, dtype=np.float32) / head_size)
-    axis = np.repeat(np.arange(3), sections)  # the axis whose position turns each frequency
-    per_frequency = jnp.moveaxis(positions, 0, -1)[..., axis].astype(jnp.float32)
+    axes = _axes(sections, interleaved)
+    per_frequency = jnp.moveaxis(positions, 0, -1)[..., axes].astype(jnp.float32)
     return per_frequency * frequencies
+
+
+def _axes(sections: tuple[int, int, int], interleaved: bool) -> np.ndarray:
+    """Return for each frequency the axis whose position turns it."""
+    if not interleaved:
+        return np.repeat(np.arange(3), sections)
+    axes = np.zeros(sum(sections), np.int64)  # time has what the two others leave
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = axis
+    return axes
 
 
 def rotate(

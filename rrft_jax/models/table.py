@@ -10,16 +10,27 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from rrft_jax.models.config import Entry, TextConfig, VisionConfig, VLMConfig
+from rrft_jax.models.config import Entry, VLMConfig
 from rrft_jax.parallel import sharding
 
 EMBEDDING, HEAD = "language/embed/embedding", "language/head/kernel"
 
 
-def linear(path: str, name: str, sizes: str, axes: str, bias: bool = True) -> tuple[Entry, ...]:
-    """Return the entries of a linear map; sizes and axes are those of (in, out)."""
+def linear(
+    path: str, name: str, sizes: str, axes: str, bias: bool = True, kind: str = "transpose"
+) -> tuple[Entry, ...]:
+    """Return the entries of a linear map.
+
+    Args:
+      path: its path in the tree of parameters.
+      name: its Hugging Face name.
+      sizes: the names of the sizes of (in, out).
+      axes: the logical axes of (in, out).
+      bias: it has a bias.
+      kind: the transform of its kernel, see `Entry`.
+    """
     names = tuple(sizes.split())
-    kernel = Entry(f"{path}/kernel", f"{name}.weight", names, axes, "transpose")
+    kernel = Entry(f"{path}/kernel", f"{name}.weight", names, axes, kind)
     if not bias:
         return (kernel,)
     # A bias is split like the outputs that it is added to, but stays whole on the residual stream.
@@ -35,8 +46,12 @@ def norm(path: str, name: str, size: str, bias: bool = True) -> tuple[Entry, ...
 
 def entries(config: VLMConfig) -> tuple[Entry, ...]:
     """Return the table's entries that this model has: a tied head is no parameter of its own."""
-    found = config.table.entries
-    return tuple(e for e in found if not (config.text.tied and e.path == HEAD))
+
+    def exists(entry: Entry) -> bool:
+        tied = config.text.tied and entry.path == HEAD
+        return not tied and (not entry.stacked or _depth(entry, config) > 0)
+
+    return tuple(filter(exists, config.table.entries))
 
 
 def import_name(name: str, config: VLMConfig) -> str:
@@ -64,7 +79,7 @@ def names(entry: Entry, config: VLMConfig) -> list[str]:
     """Return the Hugging Face names of the entry's arrays, layer by layer."""
     if not entry.stacked:
         return [entry.name]
-    return [entry.name.format(layer=layer) for layer in range(_tower(entry, config).depth)]
+    return [entry.name.format(layer=layer) for layer in range(_depth(entry, config))]
 
 
 def axes(entry: Entry) -> str:
@@ -75,7 +90,7 @@ def axes(entry: Entry) -> str:
 def shape(entry: Entry, config: VLMConfig) -> tuple[int, ...]:
     """Return the shape of our array, layers included."""
     sizes = _sizes(entry, config)
-    layers = (_tower(entry, config).depth,) if entry.stacked else ()
+    layers = (_depth(entry, config),) if entry.stacked else ()
     return layers + tuple(sizes[size] for size in entry.sizes)
 
 
@@ -130,8 +145,11 @@ def flatten(params: dict) -> dict:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def _tower(entry: Entry, config: VLMConfig) -> VisionConfig | TextConfig:
-    return config.vision if entry.path.startswith("vision/") else config.text
+def _depth(entry: Entry, config: VLMConfig) -> int:
+    """Return the number of layers that an entry's array holds."""
+    if entry.path.startswith("vision/deepstack/"):
+        return len(config.vision.deepstack)
+    return config.vision.depth if entry.path.startswith("vision/") else config.text.depth
 
 
 def _sizes(entry: Entry, config: VLMConfig) -> dict[str, int]:
@@ -139,6 +157,7 @@ def _sizes(entry: Entry, config: VLMConfig) -> dict[str, int]:
     if entry.path.startswith("vision/"):
         return {
             "patch": v.patch_values,
+            "positions": v.position_side**2,
             "W": v.width,
             "3W": 3 * v.width,
             "F": v.mlp_width,
@@ -148,6 +167,7 @@ def _sizes(entry: Entry, config: VLMConfig) -> dict[str, int]:
     return {
         "V": t.vocab_size,
         "D": t.width,
+        "C": t.head_size,
         "HC": t.heads * t.head_size,
         "KC": t.kv_heads * t.head_size,
         "F": t.mlp_width,

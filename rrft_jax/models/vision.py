@@ -2,6 +2,10 @@
 
 A tower with windows puts the patches of each window side by side, and its visual tokens back in
 order at the end. So the cost of a block that sees windows grows with the number of patches.
+
+A tower with deepstack keeps the outputs of the chosen blocks while one loop runs over all blocks.
+They lie in slots of one array, and the other blocks write over a slot that nothing reads. So
+nothing is kept for each block.
 """
 
 from typing import Any
@@ -16,8 +20,12 @@ from jaxtyping import Bool, Float, Int
 from rrft_jax.models import attention, leaves, rotary, windows
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.config import VisionConfig
+from rrft_jax.models.interpolation import PositionTable
 from rrft_jax.models.layers import MLP, Dense, widened
 from rrft_jax.models.remat import rematerialised
+
+# How the parameters of a loop over layers lie: stacked on their first axis.
+STACKED = {"variable_axes": {"params": 0, "adapter": 0}, "split_rngs": {"params": True}}
 
 
 @flax.struct.dataclass
@@ -48,16 +56,13 @@ class VisionBlock(nn.Module):
         x: Float[Array, "B S W"],
         places: Places,
         whole: Bool[Array, ""] | None,
-    ) -> tuple[Float[Array, "B S W"], None]:
+    ) -> Float[Array, "B S W"]:
         """Run the block.
 
         Args:
           x: the stream.
           places: see `Places`.
           whole: patches see their whole picture, not their window; None in a tower without windows.
-
-        Returns:
-          (the stream, None, which `nn.scan` expects).
         """
         c, angles = self.config, places.angles
         heads = (*x.shape[:2], c.heads, c.head_size)
@@ -68,7 +73,7 @@ class VisionBlock(nn.Module):
         x = x + Dense(c.width, self.dtype, name="proj")(attended.reshape(x.shape))
         mlp = c.mlp(c.mlp_width, c.width, c.activation, c.mlp_bias, self.dtype)
         nn.share_scope(self, mlp)  # names its weights as the block's own
-        return x + mlp(c.norm(c.norm_eps, self.dtype, name="norm2")(x)), None
+        return x + mlp(c.norm(c.norm_eps, self.dtype, name="norm2")(x))
 
     def _attend(
         self,
@@ -92,24 +97,30 @@ class VisionBlock(nn.Module):
 
 
 class Merger(nn.Module):
-    """A layer that merges a square of neighbouring patches into one visual token."""
+    """A layer that merges a square of neighbouring patches into one visual token.
+
+    Attributes:
+      norm_after: the norm is over the merged patches, not over each patch.
+    """
 
     config: VisionConfig
     dtype: Any
+    norm_after: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S W"]) -> Float[Array, "B N D"]:
         """Return N = S / merge_size^2 visual tokens of the decoder's width."""
         c = self.config
-        x = c.norm(c.norm_eps, self.dtype, name="norm")(x)
-        x = x.reshape(x.shape[0], -1, c.merged_width)
+        norm = c.norm(c.norm_eps, self.dtype, name="norm")
+        merged = x.shape[0], x.shape[1] // c.merge_size**2, c.merged_width
+        x = norm(x.reshape(merged)) if self.norm_after else norm(x).reshape(merged)
         mlp = MLP(c.merged_width, c.out_width, "gelu", True, self.dtype)
         nn.share_scope(self, mlp)
         return mlp(x)
 
 
 class VisionTower(nn.Module):
-    """A vision transformer over patches, its blocks scanned, with a merger at the end."""
+    """A vision transformer over patches, its blocks scanned, with mergers at the end."""
 
     config: VisionConfig
     dtype: Any
@@ -123,8 +134,17 @@ class VisionTower(nn.Module):
         patches: Float[Array, "B S values"],
         rows_cols: Int[Array, "B S 2"],
         segments: Int[Array, "B S"],
-    ) -> Float[Array, "B N D"]:
-        """Return the visual tokens of flattened patches; segment -1 is padding."""
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "n B N D"] | None]:
+        """Run the tower.
+
+        Args:
+          patches: flattened patches.
+          rows_cols: the row and the column of each patch in its picture.
+          segments: the picture of each patch; -1 is padding.
+
+        Returns:
+          (visual tokens, the features of deepstack if it has any).
+        """
         c = self.config
         found = whole = None
         if c.window_side:
@@ -134,19 +154,71 @@ class VisionTower(nn.Module):
                 windows.arranged(x, found.order) for x in (patches, rows_cols, segments)
             )
             whole = np.isin(np.arange(c.depth), c.whole_blocks)
-        x = Dense(c.width, self.dtype, bias=False, name="patch_embed")(patches)
-        block = leaves.dequantized(VisionBlock) if self.stored else VisionBlock
-        blocks = nn.scan(
-            rematerialised(block, self.remat),
-            variable_axes={"params": 0, "adapter": 0},
-            split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
-            length=c.depth,
-        )
+        x = Dense(c.width, self.dtype, c.patch_bias, name="patch_embed")(patches)
+        if c.position_side:
+            x += PositionTable(c.position_side, c.width, self.dtype, name="positions")(
+                rows_cols, segments
+            )
         angles = rotary.vision_angles(rows_cols, c.head_size)
         places = Places(angles, segments, found and found.ids)
-        x, _ = blocks(c, self.dtype, self.kernels, name="blocks")(x, places, whole)
+        x, chosen = self._blocks(x, places, whole)
         visual = Merger(c, self.dtype, name="merger")(x)
         if found:
             visual = windows.arranged(widened(visual), found.places).astype(visual.dtype)
-        return visual
+        return visual, None if chosen is None else self._deepstack(chosen)
+
+    def _blocks(
+        self, x: Float[Array, "B S W"], places: Places, whole: np.ndarray | None
+    ) -> tuple[Float[Array, "B S W"], Float[Array, "n B S W"] | None]:
+        """Return the output of the last block, and those of the blocks of `deepstack`."""
+        c, kept, slots = self.config, None, None
+        if count := len(c.deepstack):
+            kept = jnp.zeros((count + 1, *x.shape), x.dtype)
+            slots = np.full(c.depth, count)
+            slots[list(c.deepstack)] = np.arange(count)
+
+        def run(block: VisionBlock, carry, places: Places, whole, slot):
+            x, kept = carry
+            x = block(x, places, whole)
+            if slot is not None:  # outside the block, or the backward pass would keep it for each
+                kept = _written(kept, x, slot)
+            return (x, kept), None
+
+        block = self._stacked(VisionBlock)(c, self.dtype, self.kernels, name="blocks")
+        (x, kept), _ = nn.scan(run, in_axes=(nn.broadcast, 0, 0), length=c.depth, **STACKED)(
+            block, (x, kept), places, whole, slots
+        )
+        return x, kept if kept is None else kept[:-1]
+
+    def _deepstack(self, chosen: Float[Array, "n B S W"]) -> Float[Array, "n B N D"]:
+        """Return the features of the chosen blocks' outputs, each from a merger of its own."""
+        merger = self._stacked(Merger)(self.config, self.dtype, norm_after=True, name="deepstack")
+        run = nn.scan(lambda merger, carry, x: (carry, merger(x)), length=len(chosen), **STACKED)
+        return run(merger, None, chosen)[1]
+
+    def _stacked(self, layer: type[nn.Module]) -> type[nn.Module]:
+        """Return the class of a layer for use in a loop over layers."""
+        return rematerialised(leaves.dequantized(layer) if self.stored else layer, self.remat)
+
+
+@jax.custom_vjp
+def _written(
+    kept: Float[Array, "slots B S W"], x: Float[Array, "B S W"], slot: Int[Array, ""]
+) -> Float[Array, "slots B S W"]:
+    """Write x into a slot that is written only once, or never read.
+
+    Then the slot's old content has no gradient that anything reads, and the backward pass need not
+    set it to zero, which would copy the slots for each block.
+    """
+    return jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
+
+
+def _written_forward(kept, x, slot):
+    return _written(kept, x, slot), slot
+
+
+def _written_backward(slot, gradient):
+    return gradient, jax.lax.dynamic_index_in_dim(gradient, slot, keepdims=False), None
+
+
+_written.defvjp(_written_forward, _written_backward)

@@ -20,7 +20,7 @@ from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import Kernels, KeyValues, choose
 from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.decoder import DecodeStep, Step, text_angles
+from rrft_jax.models.decoder import DecodeStep, Placeholders, Step, text_angles
 from rrft_jax.models.layers import broadcast, widened
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
@@ -114,14 +114,22 @@ class VLM:
 
     def encode_images(self, params: dict, prompt: Prompt) -> Float[Array, "B N D"]:
         """Return the visual tokens of each prompt's pictures, in order."""
-        weights = self._cast(params["vision"], "blocks")
-        visual = self._vision(leaves.any_stored(weights["blocks"])).apply(
+        return self.encode_features(params, prompt)[0]
+
+    def encode_features(
+        self, params: dict, prompt: Prompt
+    ) -> tuple[Float[Array, "B N D"], Float[Array, "n B N D"] | None]:
+        """Return `encode_images`, and the features that layers add to visual tokens, if any."""
+        weights = self._cast(params["vision"], "blocks", "deepstack")
+        visual, deepstack = self._vision(leaves.any_stored(weights["blocks"])).apply(
             {"params": weights, **self._adapter(params, "vision")},
             prompt.patches,
             prompt.patch_rows_cols,
             prompt.patch_image,
         )
-        return constrain(visual, "BND", self.mesh)
+        if deepstack is not None:
+            deepstack = constrain(deepstack, ".BND", self.mesh)
+        return constrain(visual, "BND", self.mesh), deepstack
 
     def prefill(self, params: dict, prompt: Prompt) -> tuple[Float[Array, "B D"], LayerCaches]:
         """Run the prompts through the decoder.
@@ -297,15 +305,18 @@ class VLM:
     def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[Float[Array, "B P D"], Step]:
         """Return embedded prompt tokens, with visual tokens in the place of their placeholders."""
         x = self._embed(params, prompt.tokens)
+        placeholders = deepstack = None
         if prompt.patches.shape[1]:
-            visual = self.encode_images(params, prompt)
+            visual, deepstack = self.encode_features(params, prompt)
             is_image = prompt.tokens == self.config.image_token
             index = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, visual.shape[1] - 1)
-            placed = jnp.take_along_axis(widened(visual), index[..., None], axis=1)
-            x = jnp.where(is_image[..., None], placed.astype(x.dtype), x)
+            placeholders = Placeholders(is_image, index)
+            x = placeholders.taken(visual, x)
         step = Step(
             prompt_mask=prompt.mask,
             prompt_angles=text_angles(self.config.text, prompt.positions),
+            deepstack=deepstack,
+            placeholders=placeholders,
         )
         return constrain(x, "BPD", self.mesh), step
 
@@ -326,11 +337,12 @@ class VLM:
         own = params.get("adapter", {}).get(tower)
         return {"adapter": adapter.scaled(own, self.lora.scale)} if own else {}
 
-    def _cast(self, weights: dict, layers: str) -> dict:
+    def _cast(self, weights: dict, *stacks: str) -> dict:
         """Return a tower's weights; cast its layers if that copies nothing (`param_dtype`)."""
         if jnp.dtype(self.param_dtype) != jnp.dtype(self.dtype):
             return weights
-        return {**weights, layers: leaves.cast(weights[layers], self.dtype)}
+        layers = {name: weights[name] for name in stacks if name in weights}
+        return {**weights, **leaves.cast(layers, self.dtype)}
 
 
 @functools.partial(jax.jit, static_argnames="model")

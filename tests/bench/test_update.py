@@ -27,7 +27,7 @@ def compiled_once():
 def test_operations_are_those_of_the_compiled_products():
     """Of a model whose scores and other small things hardly count beside its weights' products."""
     text = dataclasses.replace(
-        tiny.CONFIG.text, width=128, depth=1, mlp_width=1024, mrope_sections=(8, 4, 4)
+        tiny.CONFIG.text, width=128, depth=1, head_size=32, mlp_width=1024, mrope_sections=(8, 4, 4)
     )
     vision = dataclasses.replace(
         tiny.CONFIG.vision, width=128, depth=1, mlp_width=1024, out_width=128

@@ -3,7 +3,7 @@
 import pytest
 
 from rrft_jax.errors import UserError
-from rrft_jax.models import families
+from rrft_jax.models import families, table
 
 VISION = {"depth": 2, "embed_dim": 32, "num_heads": 2, "mlp_ratio": 4, "hidden_size": 64}
 TEXT = {
@@ -59,6 +59,103 @@ WINDOWED = {
         "temporal_patch_size": 2,
     },
 }
+# As released Qwen3-VL folders write it, with other sizes.
+DEEP = {
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": True,
+    **IDS,
+    "vision_end_token_id": 6,
+    "text_config": {
+        **TEXT,
+        "model_type": "qwen3_vl_text",
+        "attention_bias": False,
+        "head_dim": 32,
+        "hidden_act": "silu",
+        "rope_theta": 5000000,
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [6, 5, 5],
+            "rope_type": "default",
+        },
+        "tie_word_embeddings": True,
+    },
+    "vision_config": {
+        "deepstack_visual_indexes": [1, 3],
+        "depth": 4,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 32,
+        "in_channels": 3,
+        "intermediate_size": 84,
+        "model_type": "qwen3_vl",
+        "num_heads": 2,
+        "num_position_embeddings": 49,
+        "out_hidden_size": 64,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+}
+
+
+def deep(text=(), vision=()):
+    """`DEEP` with other values; None leaves a key out."""
+
+    def changed(old, new):
+        return {key: x for key, x in {**old, **dict(new)}.items() if x is not None}
+
+    return {
+        **DEEP,
+        "text_config": changed(DEEP["text_config"], text),
+        "vision_config": changed(DEEP["vision_config"], vision),
+    }
+
+
+def test_a_tower_with_deepstack_is_read_as_it_was_released_and_as_it_is_saved_today():
+    config = families.read(DEEP)
+    rope = {**DEEP["text_config"]["rope_scaling"], "rope_theta": 5e6}
+    saved = {"rope_theta": None, "rope_scaling": None, "rope_parameters": rope}
+    axial = {"rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}}
+    assert config == families.read(deep(saved, axial))
+    vision, text = config.vision, config.text
+    assert (vision.position_side, vision.deepstack, vision.patch_values) == (7, (1, 3), 1536)
+    assert (text.width, text.heads, text.head_size, text.rope_theta) == (64, 4, 32, 5e6)
+    assert (text.qkv_bias, text.qk_norm, text.mrope_sections) == (False, True, (6, 5, 5))
+    assert config.vision_pad_token is None
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "message"),
+    [
+        ({"attention_bias": True}, {}, "attention_bias=True is not a variant of Qwen3-VL"),
+        ({"hidden_act": "gelu"}, {}, "hidden_act='gelu'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, {}, "rope_type='yarn'"),
+        ({"rope_scaling": {"mrope_interleaved": False}}, {}, "mrope_interleaved=False"),
+        ({"rope_theta": None}, {}, "'rope_theta' is missing"),
+        ({"head_dim": None}, {}, "'head_dim' is missing"),
+        ({"head_dim": 16}, {}, "mrope_section doesn't add up to half a head"),
+        ({"num_key_value_heads": 3}, {}, "num_attention_heads is not a multiple of num_key_value"),
+        ({"num_hidden_layers": 1}, {}, "has more blocks than the decoder has layers"),
+        ({}, {"hidden_act": "quick_gelu"}, "vision_config.hidden_act='quick_gelu'"),
+        ({}, {"rope_parameters": {"rope_theta": 5.0}}, "vision_config.rope_theta=5.0"),
+        ({}, {"deepstack_visual_indexes": [1, 4]}, "names a block that is not there"),
+        ({}, {"deepstack_visual_indexes": [-1]}, "names a block that is not there"),
+        ({}, {"deepstack_visual_indexes": [3, 1]}, "deepstack_visual_indexes does not ascend"),
+        ({}, {"deepstack_visual_indexes": None}, "'deepstack_visual_indexes' is missing"),
+        ({}, {"num_position_embeddings": 50}, "is not the square of a number"),
+        ({}, {"num_heads": 3}, "vision_config.hidden_size is not a multiple of 4 x num_heads"),
+        ({}, {"out_hidden_size": 32}, "out_hidden_size is not the decoder's"),
+        ({}, {"patch_size": [16, 16]}, "a size is not a number"),
+    ],
+)
+def test_another_deepstack_model_is_refused_in_one_line(text, vision, message):
+    with pytest.raises(UserError, match=message) as error:
+        families.read(deep(text, vision))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tower_without_features_has_no_mergers_for_them():
+    config = families.read(deep(vision={"deepstack_visual_indexes": []}))
+    assert not [entry.path for entry in table.entries(config) if "deepstack" in entry.path]
 
 
 def test_a_tower_with_windows_is_read_from_both_layouts():
@@ -88,7 +185,7 @@ def test_a_tower_that_is_not_this_one_is_refused(change, message):
 def test_released_models_are_named_with_their_family():
     assert families.title("7b") == "Qwen2-VL 7B"
     assert families.title("qwen2_5_vl_3b") == "Qwen2.5-VL 3B"
-    assert families.title("tiny") == families.TITLES == "Qwen2-VL or Qwen2.5-VL"
+    assert families.title("tiny") == families.TITLES == "Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
 
 
 def test_both_layouts_give_the_same_sizes():

@@ -13,7 +13,7 @@ from rrft_jax.models.vlm import VLM
 from rrft_jax.parallel.mesh import make_mesh
 from tests import tiny
 
-PRESETS = ["small", "odd", "untied", "windows", "halls"]
+PRESETS = ["small", "odd", "untied", "windows", "halls", "deep", "shafts"]
 
 
 @pytest.fixture(scope="module", params=PRESETS)

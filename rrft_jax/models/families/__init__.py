@@ -11,7 +11,7 @@ from typing import Any
 
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.models.families import qwen2_5_vl, qwen2_vl
+from rrft_jax.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
 from rrft_jax.models.families.checks import check_doubled, check_sections, check_whole
 from rrft_jax.models.families.others import either, unsupported
 
@@ -39,6 +39,7 @@ FAMILIES = {  # by the model_type in config.json
     "qwen2_5_vl": Family(
         qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED, image_defaults=True
     ),
+    "qwen3_vl": Family(qwen3_vl.TITLE, qwen3_vl.read, qwen3_vl.RELEASED, image_defaults=False),
 }
 TITLES = either([family.title for family in FAMILIES.values()])
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}

@@ -15,25 +15,18 @@ from rrft_jax.models.families.checks import check_problems
 from rrft_jax.models.layers import GatedMLP, RMSNorm
 from rrft_jax.models.table import EMBEDDING, HEAD, linear, norm
 
-_PARTS = {"norm": RMSNorm, "mlp": GatedMLP, "activation": "silu", "mlp_bias": False}
+_PARTS = {
+    "norm": RMSNorm,
+    "mlp": GatedMLP,
+    "activation": "silu",
+    "mlp_bias": False,
+    "qkv_bias": True,
+    "qk_norm": False,
+    "mrope_interleaved": False,
+}
 
-_TOWER, BLOCK = "model.visual", "model.visual.blocks.{layer}"
-_DECODER, _LAYER = "model.language_model", "model.language_model.layers.{layer}"
-
-_ENTRIES = (
-    Entry(EMBEDDING, f"{_DECODER}.embed_tokens.weight", ("V", "D"), "VD"),
-    *norm("language/layers/input_norm", f"{_LAYER}.input_layernorm", "D", bias=False),
-    *linear("language/layers/q", f"{_LAYER}.self_attn.q_proj", "D HC", "DH"),
-    *linear("language/layers/k", f"{_LAYER}.self_attn.k_proj", "D KC", "DK"),
-    *linear("language/layers/v", f"{_LAYER}.self_attn.v_proj", "D KC", "DK"),
-    *linear("language/layers/o", f"{_LAYER}.self_attn.o_proj", "HC D", "HD", bias=False),
-    *norm("language/layers/post_norm", f"{_LAYER}.post_attention_layernorm", "D", bias=False),
-    *linear("language/layers/gate", f"{_LAYER}.mlp.gate_proj", "D F", "DF", bias=False),
-    *linear("language/layers/up", f"{_LAYER}.mlp.up_proj", "D F", "DF", bias=False),
-    *linear("language/layers/down", f"{_LAYER}.mlp.down_proj", "F D", "FD", bias=False),
-    *norm("language/norm", f"{_DECODER}.norm", "D", bias=False),
-    Entry(HEAD, "lm_head.weight", ("D", "V"), "DV", "transpose"),
-)
+TOWER, BLOCK = "model.visual", "model.visual.blocks.{layer}"
+DECODER, LAYER = "model.language_model", "model.language_model.layers.{layer}"
 
 # What the released models of both families have.
 RELEASED_TEXT = {"rope_theta": 1e6, "mrope_sections": (16, 24, 24), "norm_eps": 1e-6}
@@ -46,6 +39,24 @@ RELEASED_TOKENS = {
 }
 
 
+def decoder(qkv_bias: bool) -> tuple[Entry, ...]:
+    """Return the entries of the decoder."""
+    return (
+        Entry(EMBEDDING, f"{DECODER}.embed_tokens.weight", ("V", "D"), "VD"),
+        *norm("language/layers/input_norm", f"{LAYER}.input_layernorm", "D", bias=False),
+        *linear("language/layers/q", f"{LAYER}.self_attn.q_proj", "D HC", "DH", qkv_bias),
+        *linear("language/layers/k", f"{LAYER}.self_attn.k_proj", "D KC", "DK", qkv_bias),
+        *linear("language/layers/v", f"{LAYER}.self_attn.v_proj", "D KC", "DK", qkv_bias),
+        *linear("language/layers/o", f"{LAYER}.self_attn.o_proj", "HC D", "HD", bias=False),
+        *norm("language/layers/post_norm", f"{LAYER}.post_attention_layernorm", "D", bias=False),
+        *linear("language/layers/gate", f"{LAYER}.mlp.gate_proj", "D F", "DF", bias=False),
+        *linear("language/layers/up", f"{LAYER}.mlp.up_proj", "D F", "DF", bias=False),
+        *linear("language/layers/down", f"{LAYER}.mlp.down_proj", "F D", "FD", bias=False),
+        *norm("language/norm", f"{DECODER}.norm", "D", bias=False),
+        Entry(HEAD, "lm_head.weight", ("D", "V"), "DV", "transpose"),
+    )
+
+
 def table(mlp: tuple[Entry, ...], norm_bias: bool) -> Table:
     """Return the table of a family.
 
@@ -54,36 +65,32 @@ def table(mlp: tuple[Entry, ...], norm_bias: bool) -> Table:
       norm_bias: the norms of its tower have biases.
     """
     tower = (
-        Entry(
-            "vision/patch_embed/kernel",
-            f"{_TOWER}.patch_embed.proj.weight",
-            ("patch", "W"),
-            ".D",
-            "patches",
+        *linear(
+            "vision/patch_embed", f"{TOWER}.patch_embed.proj", "patch W", ".D", False, "patches"
         ),
         *norm("vision/blocks/norm1", f"{BLOCK}.norm1", "W", norm_bias),
         *linear("vision/blocks/qkv", f"{BLOCK}.attn.qkv", "W 3W", "DH"),
         *linear("vision/blocks/proj", f"{BLOCK}.attn.proj", "W W", "HD"),
         *norm("vision/blocks/norm2", f"{BLOCK}.norm2", "W", norm_bias),
         *mlp,
-        *norm("vision/merger/norm", f"{_TOWER}.merger.ln_q", "W", norm_bias),
-        *linear("vision/merger/fc1", f"{_TOWER}.merger.mlp.0", "merged merged", "DF"),
-        *linear("vision/merger/fc2", f"{_TOWER}.merger.mlp.2", "merged D", "FD"),
+        *norm("vision/merger/norm", f"{TOWER}.merger.ln_q", "W", norm_bias),
+        *linear("vision/merger/fc1", f"{TOWER}.merger.mlp.0", "merged merged", "DF"),
+        *linear("vision/merger/fc2", f"{TOWER}.merger.mlp.2", "merged D", "FD"),
     )
     return Table(
-        entries=(*tower, *_ENTRIES),
+        entries=(*tower, *decoder(qkv_bias=True)),
         released=(
-            (f"{_TOWER}.", "visual."),
-            (f"{_DECODER}.layers.", "model.layers."),
-            (f"{_DECODER}.embed_tokens.", "model.embed_tokens."),
-            (f"{_DECODER}.norm.", "model.norm."),
+            (f"{TOWER}.", "visual."),
+            (f"{DECODER}.layers.", "model.layers."),
+            (f"{DECODER}.embed_tokens.", "model.embed_tokens."),
+            (f"{DECODER}.norm.", "model.norm."),
         ),
     )
 
 
 def make_text(sizes: Mapping[str, Any]) -> TextConfig:
-    """Return the decoder of these sizes: the fields of `TextConfig` that are no parts."""
-    return TextConfig(**_PARTS, **sizes)
+    """Return the decoder of these sizes: the other fields of `TextConfig` without `head_size`."""
+    return TextConfig(**_PARTS, head_size=sizes["width"] // sizes["heads"], **sizes)
 
 
 def read(
@@ -106,9 +113,9 @@ def read(
     kind = rope.get("rope_type", rope.get("type", "default"))
     check_variants(
         {
-            "rope_type": kind not in ("default", "mrope") and kind,
-            "use_sliding_window": text.get("use_sliding_window"),
-            "hidden_act": text.get("hidden_act", "silu") != "silu" and text["hidden_act"],
+            "rope_type": (kind, "default", "mrope"),
+            "use_sliding_window": (text.get("use_sliding_window"), None, False),
+            "hidden_act": (text.get("hidden_act", "silu"), "silu"),
         },
         title,
         where,
@@ -128,40 +135,47 @@ def read(
             "tied": bool(raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
         }
     )
-    check_problems(_contradictions(decoder), where)
-    return VLMConfig(
-        vision=vision,
-        text=decoder,
-        table=table,
-        image_token=raw.get("image_token_id", 151655),
-        video_token=raw.get("video_token_id", 151656),
-        vision_start_token=raw.get("vision_start_token_id", 151652),
-        vision_end_token=raw.get("vision_end_token_id", 151653),
-        vision_pad_token=raw.get("vision_token_id"),
+    check_problems(
+        {
+            "hidden_size is not a multiple of num_attention_heads": decoder.width % heads,
+            **contradictions(decoder),
+        },
+        where,
     )
+    return VLMConfig(vision=vision, text=decoder, table=table, **tokens(raw))
+
+
+def tokens(raw: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the fields of `VLMConfig` that are tokens."""
+    return {
+        "image_token": raw.get("image_token_id", 151655),
+        "video_token": raw.get("video_token_id", 151656),
+        "vision_start_token": raw.get("vision_start_token_id", 151652),
+        "vision_end_token": raw.get("vision_end_token_id", 151653),
+        "vision_pad_token": raw.get("vision_token_id"),
+    }
 
 
 def patch_sizes(vision: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes of patches and visual tokens that `vision_config` states."""
     return {
-        "in_channels": vision.get("in_channels", vision.get("in_chans", 3)),
-        "patch_size": vision.get("patch_size", 14),
-        "temporal_patch_size": vision.get("temporal_patch_size", 2),
-        "merge_size": vision.get("spatial_merge_size", 2),
+        "in_channels": int(vision.get("in_channels", vision.get("in_chans", 3))),
+        "patch_size": int(vision.get("patch_size", 14)),
+        "temporal_patch_size": int(vision.get("temporal_patch_size", 2)),
+        "merge_size": int(vision.get("spatial_merge_size", 2)),
     }
 
 
-def check_variants(unsupported: Mapping[str, Any], title: str, where: str) -> None:
-    """Refuse a setting that no released model has: the first whose value is true."""
-    for name, value in unsupported.items():
-        if value:
+def check_variants(settings: Mapping[str, tuple], title: str, where: str) -> None:
+    """Refuse a setting, given as (value, known values ...), that no released model has."""
+    for name, (value, *known) in settings.items():
+        if value not in known:
             raise UserError(f"{where}: {name}={value!r} is not a variant of {title} known here")
 
 
-def _contradictions(text: TextConfig) -> dict[str, Any]:
+def contradictions(text: TextConfig) -> dict[str, Any]:
     """Return sentence -> whether it is true, for sentences about sizes that may contradict."""
     return {
-        "hidden_size is not a multiple of num_attention_heads": text.width % text.heads,
         "num_attention_heads is not a multiple of num_key_value_heads": text.heads % text.kv_heads,
         "mrope_section doesn't add up to half a head": sum(text.mrope_sections) * 2
         != text.head_size,

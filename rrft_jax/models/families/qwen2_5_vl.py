@@ -85,7 +85,7 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
     """Return the configuration for a config.json's content; `where` is its path in messages."""
     sizes = raw["vision_config"]
     act = sizes.get("hidden_act", "silu")
-    qwen2.check_variants({"vision_config.hidden_act": act != "silu" and act}, TITLE, where)
+    qwen2.check_variants({"vision_config.hidden_act": (act, "silu")}, TITLE, where)
     patches = qwen2.patch_sizes(sizes)
     merge = patches["merge_size"]
     vision = VisionConfig(

@@ -74,7 +74,7 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
     """Return the configuration for a config.json's content; `where` is its path in messages."""
     sizes = raw["vision_config"]
     act = sizes.get("hidden_act", "quick_gelu")
-    qwen2.check_variants({"vision_config.hidden_act": act != "quick_gelu" and act}, TITLE, where)
+    qwen2.check_variants({"vision_config.hidden_act": (act, "quick_gelu")}, TITLE, where)
     vision = VisionConfig(
         **_PARTS,
         **qwen2.patch_sizes(sizes),
