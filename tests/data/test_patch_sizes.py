@@ -1,4 +1,4 @@
-"""Patches of 16 x 16 pixels and other colours, as Qwen3-VL's folders state them, are theirs."""
+"""A folder of Qwen3-VL gives its own patches, colours and limits, and must state them all."""
 
 import json
 import pathlib
@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from rrft_jax.assets import TINY
 from rrft_jax.data import BadSample, Processor, show
 from rrft_jax.data.drawn import DrawnSource
 from rrft_jax.errors import UserError
+from rrft_jax.hf.pretrained import read_config
 from tests.loading import loader_of
 
 SETTINGS = {  # of a released folder
@@ -28,13 +28,10 @@ SETTINGS = {  # of a released folder
 SIZES = [(640, 480), (33, 70), (1, 1), (256, 256), (272, 240), (3000, 20), (40, 7900)]
 
 
-def make(folder: pathlib.Path, nested: bool = False, **changes) -> pathlib.Path:
-    """The packaged folder with these settings, and a tower that takes such patches."""
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+def make(source: str, folder: pathlib.Path, nested: bool = False, **changes) -> pathlib.Path:
+    """A copy of a checkpoint without weights, with these settings."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = {k: v for k, v in (SETTINGS | changes).items() if v is not None}
-    config = json.loads((folder / "config.json").read_text())
-    config["vision_config"] |= {"patch_size": 16, "spatial_patch_size": 16}
-    (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").unlink()
     name = "processor_config.json" if nested else "preprocessor_config.json"
     written = {"processor_class": "Qwen3VLProcessor", "image_processor": settings}
@@ -43,8 +40,8 @@ def make(folder: pathlib.Path, nested: bool = False, **changes) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["flat", "nested"])
-def folder(request, tmp_path_factory):
-    return make(tmp_path_factory.mktemp("models") / "a", request.param)
+def folder(request, checkpoint, tmp_path_factory):
+    return make(checkpoint("deep"), tmp_path_factory.mktemp("models") / "a", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +122,43 @@ def test_batches_and_what_is_shown_have_these_patches(processor):
         ({"min_pixels": "few"}, "the image settings have min_pixels 'few', expected a number"),
         ({"patch_size": 14}, "has patch_size 14, but config.json has vision_config.patch_size 16"),
         ({"patch_size": None}, "has no patch_size, so 14, but config.json"),
+        ({"size": None}, "has no shortest_edge, and this family has no default for it"),
+        ({"size": {"shortest_edge": 65_536}}, "has no longest_edge, and this family has no"),
+        ({"size": {"height": 64, "width": 64}}, "has no shortest_edge, and this family has no"),
+        ({"image_mean": None}, "has no image_mean, and this family has no default for it"),
+        ({"image_std": None}, "has no image_std, and this family has no default for it"),
         ({"merge_size": 4}, "has merge_size 4, but config.json has vision_config.spatial_merge"),
         ({"temporal_patch_size": 1}, "has temporal_patch_size 1, but config.json"),
         ({"image_std": [0.5]}, "has 1 numbers in image_std"),
     ],
 )
-def test_settings_that_are_wrong_are_one_line(tmp_path, changes, message):
+@pytest.mark.parametrize("nested", [False, True])
+def test_settings_that_are_wrong_or_missing_are_one_line(
+    checkpoint, tmp_path, nested, changes, message
+):
     with pytest.raises(UserError) as error:
-        Processor.from_pretrained(make(tmp_path / "model", **changes))
+        Processor.from_pretrained(make(checkpoint("deep"), tmp_path / "model", nested, **changes))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_settings_is_refused(checkpoint, tmp_path):
+    folder = make(checkpoint("deep"), tmp_path / "model")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="no image settings; expected preprocessor_config.json"):
+        Processor.from_pretrained(folder)
+
+
+def test_the_older_names_of_the_limits_count_too(checkpoint, tmp_path):
+    limits = {"size": None, "min_pixels": 65_536, "max_pixels": 480_000}
+    processor = Processor.from_pretrained(make(checkpoint("deep"), tmp_path / "model", **limits))
+    assert len(processor.encode(chat(1), [picture((32, 32))]).patches) * 16**2 == 65_536
+
+
+def test_no_visual_token_of_its_folder_is_sampled(folder):
+    """Its config.json does not state <|vision_pad|>, which the tokenizer has."""
+    config, raw = read_config(folder)
+    assert "vision_token_id" not in raw
+    tokens = Processor.from_pretrained(folder).control_tokens
+    banned = {text for index, text in tokens.items() if index in config.visual_tokens}
+    parts = ("image_pad", "video_pad", "vision_start", "vision_end", "vision_pad")
+    assert banned == {f"<|{part}|>" for part in parts}
