@@ -70,8 +70,8 @@ def _about(run: Run, name: str, pictures: Pictures) -> dict[str, Any]:
         "name": name,
         "facts": facts,
         "stages": [
-            {"name": stage, "steps": run.results.steps[stage], "does": _DOES[stage]}
-            for stage in config.stages
+            {"name": stage, "done": run.done(stage), "steps": steps, "does": _DOES[stage]}
+            for stage, steps in run.results.steps.items()
         ],
         "curves": _curves(run),
         "headline": _headline(run, rows),
@@ -126,9 +126,9 @@ def _curves(run: Run) -> dict[str, dict[str, list[float | None]]]:
 
 def _held_out(run: Run, clock: dict[str, tuple[int, float]]) -> dict[str, Any]:
     """Return the accuracies over the steps of all stages together, with their standard errors."""
-    at = sorted(
-        (clock[name], row) for name, row in run.results.rows.items() if name in clock and row
-    )
+    rows = run.results.rows.items()
+    at = [(clock[name], row) for name, row in rows if name in clock and row]
+    at.sort(key=lambda one: one[0])  # rows of one moment stay in their order
     if len(at) < 2:
         return {}
     found: dict[str, list[float | None]] = {

@@ -35,15 +35,17 @@ class Run:
           UserError: the folder holds no run, or a run that has neither a step nor a result yet.
         """
         config, metrics = read_config(folder), read_metrics(folder)
-        steps = {
-            stage: metrics[stage][-1]["step"] if stage in metrics else 0 for stage in config.stages
-        }
+        steps = {stage: _done(metrics, stage) for stage in config.stages}
         results = Results(folder, steps, config.best_split, config.best_metric)
         evaluated = [row for name, row in results.rows.items() if name != "skipped" and row]
         if not evaluated and not metrics:
             raise UserError(f"{folder}: no results yet; they come with the run's first evaluation")
         results.deciding = results.deciding or next(iter(next(iter(evaluated), {})), "")
         return cls(folder, config, metrics, results)
+
+    def done(self, stage: str) -> int:
+        """Return the number of a stage's steps that are done."""
+        return _done(self.metrics, stage)
 
     @property
     def rewards(self) -> list[float]:
@@ -56,9 +58,13 @@ def read_metrics(folder: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """Return stage -> the lines of `metrics.jsonl`, for the stages that have begun."""
     metrics: dict[str, list[dict[str, Any]]] = {}
     for line in json_lines(folder / "metrics.jsonl"):
-        if {"stage", "step"} <= line.keys():
+        if isinstance(line.get("stage"), str) and json_files.is_number(line.get("step")):
             metrics.setdefault(line["stage"], []).append(line)
     return metrics
+
+
+def _done(metrics: dict[str, list[dict[str, Any]]], stage: str) -> int:
+    return metrics[stage][-1]["step"] if stage in metrics else 0
 
 
 def json_lines(file: pathlib.Path) -> list[dict[str, Any]]:

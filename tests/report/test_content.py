@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 
+from rrft_jax.evaluation.results import Results
 from rrft_jax.report import content as contents
 from rrft_jax.report.content import content
-from rrft_jax.report.run import Run
+from rrft_jax.report.run import Run, read_metrics
 from tests.evaluation.files import tagged
 from tests.report.files import STEPS, write_run
 
@@ -34,6 +35,19 @@ def test_curves_have_every_metric_over_steps_and_summed_minutes(folder):
 
 
 EDGES = ("low", "high")
+
+
+def test_a_run_under_way_tells_how_many_steps_are_done(folder):
+    config, steps = Run.read(folder).config, {"sft": 4, "grpo": 40}
+    run = Run(folder, config, read_metrics(folder), Results(folder, steps, "id"))
+    stages = [(one["done"], one["steps"]) for one in content([run])["runs"][0]["stages"]]
+    assert stages == [(4, 4), (6, 40)]
+
+
+def test_evaluations_of_one_moment_are_both_in_the_curve(folder):
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"sft@4": results["sft"]}))
+    assert of(folder)["runs"][0]["curves"]["held out"]["step"] == [0, 4, 4, 10]
 
 
 def test_of_many_steps_evenly_spaced_ones_are_taken_and_the_last(folder, monkeypatch):

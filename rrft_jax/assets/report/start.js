@@ -26,9 +26,13 @@ function verdict(run) {
 }
 
 function story(run) {
-  const steps = run.stages.map((stage) => make("li", `${stage.does} `, make("span.note", `${stage.steps} steps.`)));
+  const steps = run.stages.map((stage) => make("li", `${stage.does} `, make("span.note", stepsOf(stage))));
   if (!steps.length) return make("p", "The model was evaluated as it is, without training.");
   return make("div", make("p", "A vision-language model learns to think about a picture before it answers a question."), make("ol.story", steps));
+}
+
+function stepsOf({ done, steps }) {
+  return done < steps ? `${done} of ${steps} steps so far.` : `${steps} steps.`;
 }
 
 /** Return the numbers of the split that decides, from stage to stage, and of the other splits. */
