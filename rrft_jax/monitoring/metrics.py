@@ -38,7 +38,7 @@ class MetricsWriter:
         line = json.dumps(
             {"stage": stage, "step": step, **_plain(values)}, ensure_ascii=False, allow_nan=False
         )
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8", errors="replace") as file:  # lone surrogates
             file.write(line + "\n")
 
     def values(self, stage: str, name: str) -> list[float]:
