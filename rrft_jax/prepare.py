@@ -17,7 +17,8 @@ from rrft_jax.hf.pretrained import read_config
 from rrft_jax.hf.weights import file_sizes
 from rrft_jax.models import VLM, layout
 from rrft_jax.models.config import VLMConfig
-from rrft_jax.monitoring import compilations, say, waiting
+from rrft_jax.monitoring import compilations, say, trackers, waiting
+from rrft_jax.monitoring.span import check_span, read_span
 from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 from rrft_jax.settings import Config, ModelSettings
@@ -71,6 +72,7 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
     Raises:
       UserError: the config, the model, the data and the devices don't fit together.
     """
+    trackers.check(config.trackers)
     mesh = make_mesh(**config.mesh.axes)
     _check_batches(config, mesh)
     folder = model_folder(config.model)
@@ -83,11 +85,12 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
     with waiting("reading the data"):
         data = Data.open(config)
     _check_best_split(config, data)
+    steps = {
+        name: num_steps(config.stage(name), num_samples(data.training[name]))
+        for name in config.stages
+    }
+    check_span(read_span(config.profile, config.stages), steps)
     if point:
-        steps = {
-            name: num_steps(config.stage(name), num_samples(data.training[name]))
-            for name in config.stages
-        }
         distributed.on_host0(lambda: branch.check_steps(point, steps))
     with waiting("reading the tokenizer"):
         processor = open_processor(config.model, config.data)

@@ -8,7 +8,7 @@ saved. A half-done evaluation or stage resumes from the state on disk.
 import contextlib
 import pathlib
 
-from rrft_jax import lock
+from rrft_jax import fields, lock
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
 from rrft_jax.data.thumbnails import Thumbnails
@@ -17,7 +17,10 @@ from rrft_jax.evaluation.results import Results
 from rrft_jax.hf import save_pretrained
 from rrft_jax.models import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say, waiting
+from rrft_jax.monitoring.profiling import Profile
+from rrft_jax.monitoring.span import read_span
 from rrft_jax.monitoring.summary import Summary
+from rrft_jax.monitoring.trackers.processes import Trackers
 from rrft_jax.parallel import distributed
 from rrft_jax.prepare import Prepared, prepare
 from rrft_jax.report.page import NAME as PAGE
@@ -65,7 +68,9 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
     thumbnails = Thumbnails(workdir, writes=host0)
     evaluator = Evaluator(config, model, processor, data.splits, results, skipped, thumbnails)
     page = Page(workdir, config, results)
-    with contextlib.closing(evaluator):
+    span = read_span(config.profile, config.stages) if host0 else None
+    trackers = Trackers(config.trackers if host0 else (), workdir, fields.plain(config), steps)
+    with contextlib.closing(evaluator), contextlib.closing(trackers):
         evaluator.evaluate("start", params)
         page.refresh()
         for stage in config.stages:
@@ -91,8 +96,12 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 if _is_evaluated(config, trainer.done, last):
                     evaluator.evaluate(f"{stage}@{trainer.done}", trainer.state.params)
                 summary = Summary()
-                with Progress(stage, total=last, start=trainer.done) as progress:
-                    for step in trainer.steps():
+                done = trainer.done
+                with (
+                    Progress(stage, total=last, start=done) as progress,
+                    Profile(workdir, span, stage, done) as profile,
+                ):
+                    for step in profile.steps(trainer.steps()):
                         number, due = step.number, _is_evaluated(config, step.number, last)
                         for rollout in step.rollouts:
                             rollouts.write(stage, number, thumbnails.keep(rollout))

@@ -27,6 +27,8 @@ from rrft_jax.fields import (
     field,
     one_of,
 )
+from rrft_jax.monitoring import trackers
+from rrft_jax.monitoring.span import read_span
 from rrft_jax.tasks import TASKS, answers, custom
 
 STAGES = ("sft", "grpo")
@@ -345,6 +347,18 @@ class Config:
     rollouts_every: int = field(
         10, "Steps between the completions that `rollouts.jsonl` keeps.", at_least(1), FREE
     )
+    trackers: tuple[str, ...] = field(
+        (),
+        "Trackers that show the run's numbers and completions: see [Outputs](outputs.md#trackers).",
+        fields.each_once(trackers.NAMES),
+        FREE,
+    )
+    profile: str = field(
+        "",
+        "Steps whose time is traced, such as `grpo@10:12`, or `10:12` of the last stage: see "
+        "[Outputs](outputs.md#profile).",
+        free=FREE,
+    )
     best_split: str = field(
         "",
         "Split by which the best of a stage's evaluated weights are found, to be kept beside the "
@@ -383,6 +397,7 @@ def make(values: Mapping[str, Any]) -> Config:
         if config.stage(name) is None:
             raise UserError(f"--config.stages={name}: this config has no section {name}")
         _check_batches(name, config.stage(name))
+    read_span(config.profile, config.stages)
     if "grpo" in config.stages:
         _check_grpo(config.grpo)
     return config

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.profiler import ProfileData
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rrft_jax import export, main
 from rrft_jax.assets import TINY
@@ -204,6 +206,7 @@ def test_a_finished_stage_with_a_half_copied_end_goes_on_from_the_one_before(
 def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
     command = [sys.executable, "-m", "rrft_jax.main", GRPO, f"--workdir={tmp_path}", *SHORT]
     command.append("--config.sft.steps=4")
+    command += ["--config.trackers=tensorboard", "--config.profile=grpo@1:2"]
     metrics = tmp_path / "metrics.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for stage, number in (("sft", signal.SIGTERM), ("grpo", signal.SIGINT)):
@@ -219,8 +222,24 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert "the same command resumes the run" in errors
-    run(tmp_path, "--config.sft.steps=4")
+    run(tmp_path, "--config.sft.steps=4", "--config.trackers=tensorboard")
     assert numbers(tmp_path) == numbers(finished)
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for tag, steps in (("sft/loss", [1, 2, 3, 4]), ("grpo/reward", [1, 2])):
+        assert [event.step for event in shown.Scalars(tag)] == steps
+    own = {line["step"]: line["loss"] for line in numbers(finished) if line["stage"] == "sft"}
+    told = {event.step: event.value for event in shown.Scalars("sft/loss")}
+    assert told == pytest.approx(own)
+    assert [event.step for event in shown.Scalars("evaluation/id/accuracy")] == [0, 4, 6]
+    assert [event.step for event in shown.Tensors("grpo/rollouts/group_0")] == [1, 2]
+    # The profile was written at Ctrl-C, with the parts of a step and the names of programs.
+    profiles = list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
+    planes = [plane for file in profiles for plane in ProfileData.from_file(str(file)).planes]
+    parts = {event.name for plane in planes for line in plane.lines for event in line.events}
+    assert parts >= {"sample", "rewards", "reference", "update", "grpo"}
+    content = b"".join(file.read_bytes() for file in profiles)
+    for program in (b"jit(advance)/sample/", b"jit(score)/score/", b"jit(grpo_step)/update/"):
+        assert program in content
 
 
 @pytest.mark.slow
@@ -365,6 +384,7 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         (lambda path: ["--config.mesh.data=64"], "64 devices"),
         (lambda path: ["--config.best_split=x"], "expected one of id, id-sampled, ood"),
         (lambda path: [f"--branch_from={path}"], "not the folder of a run"),
+        (lambda path: ["--config.profile=grpo@1:9", "--config.grpo.steps=2"], "grpo has 2 steps"),
     ],
     ids=[
         "no checkpoint",
@@ -374,6 +394,7 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         "too few devices",
         "no split",
         "no branch",
+        "no step to profile",
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_no_folder(make, message, tmp_path, capsys):

@@ -220,6 +220,7 @@ def _sizes(rows: int, max_new_tokens: int) -> list[int]:
 
 
 @functools.partial(jax.jit, static_argnames=("fixed", "length"))
+@jax.named_scope("sample")
 def begin(
     fixed: Fixed, params: dict, prompt: Prompt, draws: Draws, length: int
 ) -> tuple[PromptCache, Sequences]:
@@ -260,6 +261,7 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnames="fixed", donate_argnames="sequences")
+@jax.named_scope("sample")
 def advance(
     fixed: Fixed,
     weights: dict,

@@ -173,9 +173,11 @@ class GRPO:
             inputs = sampled.shard(self.mesh, prompt)
             old = reference = None
             if self.updates > 1 or self._penalized:
-                old = self.scorer(params, prompt, inputs.tokens)
+                with jax.profiler.TraceAnnotation("old"):
+                    old = self.scorer(params, prompt, inputs.tokens)
             if self.reference is not None:
-                reference = self.scorer(self.reference, prompt, inputs.tokens)
+                with jax.profiler.TraceAnnotation("reference"):
+                    reference = self.scorer(self.reference, prompt, inputs.tokens)
             return inputs, Scores(old, reference)
 
     def advantages(
@@ -239,6 +241,7 @@ def make_scorer(model: VLM, micro_batches: int) -> Callable[[dict, Prompt, jax.A
     one prompt at a time.
     """
 
+    @jax.named_scope("score")
     def score(params: dict, prompt: Prompt, completions: jax.Array) -> jax.Array:
         number = micro_batches or sharding.one_row_each(model.mesh, len(completions))
         parts = sharding.micro_batches((prompt, completions), (prompts.AXES, "BGT"), number)
@@ -262,6 +265,7 @@ def make_update(
     the weights of the reference.
     """
 
+    @jax.named_scope("update")
     def grpo_step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
         parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)

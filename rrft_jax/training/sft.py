@@ -100,6 +100,7 @@ def make_step(
     tree of shardings like the state (`state.layout`); the new state has the same layout.
     """
 
+    @jax.named_scope("update")
     def sft_step(state: TrainState, batch: SFTBatch):
         tokens = jnp.maximum(jnp.sum(batch.mask), 1)
         number = micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))

@@ -73,8 +73,7 @@ def _start(told: str) -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
         start_new_session=True,  # Ctrl-C must reach only the run
     )
     with contextlib.suppress(BrokenPipeError):  # the process could not even start

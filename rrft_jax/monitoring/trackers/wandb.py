@@ -100,7 +100,7 @@ class Run:
         rows = self._run.step
         newest = {}
         for file in opening.folder.glob(f"wandb/*run-*-{opening.id}/run-{opening.id}.wandb"):
-            for number, values in _history(file):
+            for number, values in history(file):
                 if self._run.offline:
                     rows = max(rows, number + 1)
                 elif number >= rows:
@@ -112,7 +112,7 @@ class Run:
         return newest, rows
 
 
-def _history(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def history(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number, values) of each row in a local file of W&B."""
     for content in _records(file.read_bytes()):
         row = Record.FromString(content).history
