@@ -349,14 +349,13 @@ class Config:
     )
     trackers: tuple[str, ...] = field(
         (),
-        "Trackers that show the run's numbers and completions: see [Outputs](outputs.md#trackers).",
+        "Trackers that show the run's numbers and completions. Each is an extra of the package.",
         fields.each_once(trackers.NAMES),
         FREE,
     )
     profile: str = field(
         "",
-        "Steps whose time is traced, such as `grpo@10:12`, or `10:12` of the last stage: see "
-        "[Outputs](outputs.md#profile).",
+        "Steps whose time is traced, such as `grpo@10:12`, or `10:12` of the last stage.",
         free=FREE,
     )
     best_split: str = field(

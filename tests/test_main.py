@@ -26,6 +26,7 @@ def test_overrides_have_the_config_s_types():
             "--config.eval.sampled=true",
             "--config.eval.tasks=visual_counting,structure_perception",
             "--config.eval.passes=2",
+            "--config.trackers=wandb,tensorboard",
             "--config.sampling.top_k",
             "7",
             "--workdir=somewhere/else",
@@ -36,6 +37,7 @@ def test_overrides_have_the_config_s_types():
     assert config.grpo.learning_rate == 1.0 and isinstance(config.grpo.learning_rate, float)
     assert config.eval.sampled is True and config.eval.passes == 2
     assert config.eval.tasks == ("visual_counting", "structure_perception")
+    assert config.trackers == ("wandb", "tensorboard")
     assert config.sampling.top_k == 7
     assert config.stages == ("grpo",)
     assert workdir == Path("somewhere/else")
@@ -154,6 +156,8 @@ def test_a_config_that_can_t_import_says_what_it_finds(tmp_path, capsys):
         (["--config.model.remat=half"], "--config.model.remat=half: expected one of none, full"),
         (["--config.stages=eval"], "expected of sft, grpo"),
         (["--config.stages=('grpo','sft')"], "in this order"),
+        (["--config.trackers=wandb,mlflow"], "expected of tensorboard, wandb, trackio, each once"),
+        (["--config.profile=12"], "--config.profile=12: expected FROM:TO or STAGE@FROM:TO"),
         (["--config.sampling.top_p=0"], "--config.sampling.top_p=0.0: expected more than 0"),
         (["--config.grpo.learning_rate=nan"], "expected 0 or more"),
         (["--config.grpo.num_generations=1"], "expected 2 or more"),

@@ -23,6 +23,15 @@ def test_writes_what_json_can_say(tmp_path):
     ]
 
 
+def test_a_lone_surrogate_is_replaced(tmp_path):
+    """JSON can hold one, and so can a question; UTF-8 cannot."""
+    path = tmp_path / "rollouts.jsonl"
+    MetricsWriter(path).write("grpo", 1, {"prompt": "a \ud800 b", "answer": {"\udfff": "ö"}})
+    assert read(path) == [
+        {"stage": "grpo", "step": 1, "prompt": "a ? b", "answer": {"?": "ö"}},
+    ]
+
+
 def test_truncates_one_stage_and_appends(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = MetricsWriter(path)

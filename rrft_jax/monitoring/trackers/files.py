@@ -60,7 +60,7 @@ class RunFiles:
         pictures = [self._workdir / name for name in lines[0].get("pictures", ()) if name]
         return Group(
             lines[0]["prompt"],
-            lines[0]["answer"],
+            lines[0].get("answer", ""),
             [file for file in pictures if file.is_file()],
             [
                 Completion(line["completion"], _numbers(line["rewards"]), line["advantage"])

@@ -45,6 +45,17 @@ def write(workdir: Path, step: int) -> None:
     (workdir / "results.json").write_text(json.dumps(results))
 
 
+def wait_for_content(folder: Path) -> None:
+    """Wait until a tracker has written some steps: its process may start slowly."""
+    deadline = time.monotonic() + 60
+    kinds = ("events.*", "offline-run-*/*.wandb", "*.db")
+    while time.monotonic() < deadline:
+        files = [file for kind in kinds for file in folder.glob(kind)]
+        if any(file.stat().st_size > 1000 for file in files):
+            return
+        time.sleep(0.05)
+
+
 def main(workdir: Path, names: str, first: int, last: int, killed: bool) -> None:
     (workdir / "pictures").mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 10), "red").save(workdir / "pictures" / "red.png")
@@ -55,6 +66,8 @@ def main(workdir: Path, names: str, first: int, last: int, killed: bool) -> None
         write(workdir, step)
         time.sleep(0.05)
     if killed:  # all at once, as if the machine had stopped
+        for name in names.split(","):
+            wait_for_content(workdir / name)
         for process in (*trackers._processes.values(), None):
             os.kill(process.pid if process else os.getpid(), signal.SIGKILL)
     trackers.close()
