@@ -224,14 +224,18 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(finished, tmp_path):
         assert "the same command resumes the run" in errors
     run(tmp_path, "--config.sft.steps=4", "--config.trackers=tensorboard")
     assert numbers(tmp_path) == numbers(finished)
-    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
     for tag, steps in (("sft/loss", [1, 2, 3, 4]), ("grpo/reward", [1, 2])):
         assert [event.step for event in shown.Scalars(tag)] == steps
     own = {line["step"]: line["loss"] for line in numbers(finished) if line["stage"] == "sft"}
     told = {event.step: event.value for event in shown.Scalars("sft/loss")}
     assert told == pytest.approx(own)
     assert [event.step for event in shown.Scalars("evaluation/id/accuracy")] == [0, 4, 6]
-    assert [event.step for event in shown.Tensors("grpo/rollouts/group_0")] == [1, 2]
+    for events in (
+        shown.Tensors("grpo/rollouts/group_0"),
+        shown.Images("grpo/rollouts/group_0_picture_0"),
+    ):
+        assert [event.step for event in events] == [1, 2]
     # The profile was written at Ctrl-C, with the parts of a step and the names of programs.
     profiles = list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))
     planes = [plane for file in profiles for plane in ProfileData.from_file(str(file)).planes]
