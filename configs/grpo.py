@@ -5,7 +5,7 @@
         --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
 
 `objective=dapo`, `dr_grpo`, `gspo`, `cispo` or `rloo` has the settings of that method's paper: see
-`configs/objectives.py`.
+`configs/objectives.py`. `tuning=lora` trains a low-rank adapter in place of all weights.
 
 Experiments with the `tiny` model are tuned, and each has a file with its result. The
 other models have the settings of Reason-RFT: the defaults of `rrft_jax/settings.py`, with the mesh
@@ -22,7 +22,7 @@ from configs import (
     tiny_visual_counting,
     tiny_visual_counting_zero,
 )
-from configs.base import base, choose
+from configs.base import TUNINGS, base, choose
 from configs.objectives import OBJECTIVES
 from rrft_jax.settings import Config, GRPOSettings, SFTSettings
 
@@ -39,7 +39,7 @@ STAGES = {"reason_rft": ("sft", "grpo"), "reason_rft_zero": ("grpo",)}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Return the config that the argument chooses; see `configs.base.choose`."""
-    choice = choose(arg, tuple(STAGES), tuple(OBJECTIVES))
+    choice = choose(arg, tuple(STAGES), tuple(OBJECTIVES), tuple(TUNINGS))
     return base(
         choice,
         EXPERIMENTS,

@@ -5,11 +5,12 @@
         --config.model.path=Qwen2-VL-2B-Instruct --config.data.path=Reason-RFT-CoT-Dataset
 
 The stage is the first stage of `configs/grpo.py`, but trains on all samples.
+`tuning=lora` trains a low-rank adapter in place of all weights.
 """
 
 import ml_collections
 
-from configs.base import base, choose
+from configs.base import TUNINGS, base, choose
 from configs.eval import EXPERIMENTS  # SFT has the fields of its evaluation
 from rrft_jax.settings import Config, DataSettings, SFTSettings
 
@@ -18,6 +19,6 @@ PARADIGMS = ("cot_sft", "ans_sft")
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Return the config that the argument chooses; see `configs.base.choose`."""
-    choice = choose(arg, PARADIGMS)
+    choice = choose(arg, PARADIGMS, tunings=tuple(TUNINGS))
     data = DataSettings(max_pixels=512 * 512)
     return base(choice, EXPERIMENTS, Config(stages=("sft",), data=data, sft=SFTSettings()))

@@ -171,6 +171,8 @@ def _check(point: Point, config: Config, weights: str, theirs: Mapping[str, Any]
     for change in differences(theirs, plain(config)):
         stage = change.key.partition(".")[0]
         what = f"{where}: {change.key} is {change.old!r} there and {change.new!r} here, but"
+        if stage == "lora":
+            raise UserError(f"{what} the checkpoint is that run's adapter; leave it")
         if change.key == f"{point.stage}.freeze":
             raise UserError(f"{what} the optimizer has a state for each trained weight; leave it")
         if stage == point.stage and change.free is None:

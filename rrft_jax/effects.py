@@ -39,7 +39,7 @@ _OF_STAGES = (
         for stage in STAGES
     ),
     _Idle(
-        ("checkpoint_every", "eval_every", "best_split", "best_metric", "model.remat"),
+        ("checkpoint_every", "eval_every", "best_split", "best_metric", "model.remat", "lora"),
         "this config trains nothing; choose a config with a stage",
         lambda config: not config.stages,
     ),
@@ -60,6 +60,22 @@ _OF_STAGES = (
     ),
 )
 _OF_FIELDS = (
+    _Idle(
+        ("lora.alpha", "lora.targets", "lora.dropout", "lora.base_dtype"),
+        "--config.lora.rank=0 trains all weights and no adapter; choose --config=FILE:tuning=lora, "
+        "or give a rank",
+        lambda config: not config.lora.rank,
+    ),
+    _Idle(
+        ("sft.freeze", "grpo.freeze"),
+        "the adapter alone is trained; choose its weights by --config.lora.targets",
+        lambda config: config.lora.rank > 0,
+    ),
+    _Idle(
+        ("grpo.reference_dtype",),
+        "the reference is the frozen weights themselves; --config.lora.base_dtype is their dtype",
+        lambda config: config.lora.rank > 0,
+    ),
     _Idle(
         ("data.image_root", "data.columns", "data.file"),
         "no file of rows is read; set --config.data.path or --config.data.mixture",

@@ -21,10 +21,11 @@ from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
 from rrft_jax.hf import kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
-from rrft_jax.models import VLM, table
+from rrft_jax.models import VLM
 from rrft_jax.prepare import weights_of
 from rrft_jax.prog import prog
-from rrft_jax.settings import ModelSettings
+from rrft_jax.settings import LoRASettings, ModelSettings
+from rrft_jax.training import tuning
 from rrft_jax.training.checkpoints import Checkpoints, Damaged
 from rrft_jax.workdir import EXPORT, read, saved_steps, stage_folder
 
@@ -82,6 +83,7 @@ def export(
     step = saved[chosen][-1] if step is None else step
 
     settings = fields.build(ModelSettings, begun["model"], "model.")
+    adapted = fields.build(LoRASettings, begun.get("lora", {}), "lora.")
     try:
         source = model_folder(settings)
         sizes, _ = read_config(source)
@@ -103,9 +105,15 @@ def export(
             f"--out={out}: this is the folder of a run, and its config.json would be lost; give "
             "another folder"
         )
+    model = VLM(
+        sizes,
+        dtype=jnp.dtype(settings.compute_dtype),
+        lora=tuning.lora(adapted, sizes),
+        source=str(source),
+    )
     like = jax.tree.map(
         lambda shape: jnp.zeros(shape, settings.dtype),
-        table.parameter_shapes(sizes),
+        tuning.trained_shapes(model),
         is_leaf=lambda x: isinstance(x, tuple),
     )
     checkpoints = Checkpoints(stage_folder(run, chosen))
@@ -118,7 +126,6 @@ def export(
         ) from None
     finally:
         checkpoints.close()
-    model = VLM(sizes, source=str(source))
     save_pretrained(out, model, params)
     return out, chosen, step
 

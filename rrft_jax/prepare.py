@@ -23,6 +23,7 @@ from rrft_jax.parallel import distributed
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 from rrft_jax.settings import Config, ModelSettings
 from rrft_jax.training import state as states
+from rrft_jax.training import tuning
 from rrft_jax.workdir import claim, fingerprint, other_words
 
 
@@ -78,10 +79,8 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
     folder = model_folder(config.model)
     sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
-    if config.model.adapter:
-        lora, _ = adapters.read(kinds.adapter(config.model.adapter), sizes)
-        maps = len(lora.targets)
-        say(f"adapter: rank {lora.rank}, in {maps} linear maps; merged into the weights")
+    if line := tuning.check(config, sizes):
+        say(line)
     with waiting("reading the data"):
         data = Data.open(config)
     _check_best_split(config, data)
@@ -149,10 +148,10 @@ def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = Non
     with waiting(f"reading the weights of {folder}"):
         model, params = load_pretrained(
             folder,
-            config.model.dtype,
+            tuning.dtype(config),
             compute_dtype=config.model.compute_dtype,
             mesh=mesh,
-            adapter=config.model.adapter,
+            adapter="" if config.lora.rank else config.model.adapter,
         )
     model = dataclasses.replace(
         model,
@@ -160,7 +159,10 @@ def prepare(config: Config, workdir: pathlib.Path, branch_from: str | None = Non
         remat=config.model.remat,
         logit_chunk=config.model.logit_chunk,
     )
+    model, params = tuning.begin(config, model, params)
     say(f"attention: {model.kernels.form}")
+    if line := tuning.summary(params):
+        say(line)
     for stage in config.stages:
         states.split(params, config.stage(stage).freeze)
     _warn_about_size(config, params)

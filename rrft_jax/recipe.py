@@ -27,6 +27,7 @@ from rrft_jax.report.page import NAME as PAGE
 from rrft_jax.report.page import Page
 from rrft_jax.report.printed import report
 from rrft_jax.settings import Config
+from rrft_jax.training import tuning
 from rrft_jax.training.checkpoints import Checkpoints, Damaged
 from rrft_jax.training.grpo import GRPO
 from rrft_jax.training.sft import SFT
@@ -85,7 +86,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 for line in shapes:
                     say(f"{stage}: {line}")
                 if stage == "sft":
-                    algorithm = SFT(config.sft, model, params, last)
+                    algorithm = SFT(config, model, params, last)
                 else:
                     algorithm = GRPO(config, model, processor, params, last)
                 trainer = Trainer(algorithm, loader, stage_folder(workdir, stage), last)
@@ -94,7 +95,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                 results.forget_after(stage, trainer.done)
                 # A stopped run may not have finished the evaluation of its last step.
                 if _is_evaluated(config, trainer.done, last):
-                    evaluator.evaluate(f"{stage}@{trainer.done}", trainer.state.params)
+                    evaluator.evaluate(f"{stage}@{trainer.done}", trainer.params)
                 summary = Summary()
                 done = trainer.done
                 with (
@@ -114,11 +115,11 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
                         if stop and number < last:
                             raise interrupts.Interrupted(f"{stage}, after step {number} of {last}")
                         if due:
-                            evaluator.evaluate(f"{stage}@{number}", step.state.params)
+                            evaluator.evaluate(f"{stage}@{number}", trainer.params)
                             page.refresh()
                 trainer.close()
                 results.note_skipped(stage, loader)
-            params = trainer.state.params
+            params = trainer.params
             # Frees the memory of the optimizer and the reference for the next evaluation and stage.
             step = trainer = algorithm = None
             evaluator.evaluate(stage, params)
@@ -144,7 +145,8 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
         if stage == list(results.steps)[-1]:
             try:
                 with contextlib.closing(Checkpoints(folder)) as checkpoints:
-                    params = checkpoints.restore_params(step, params)
+                    base, trained = tuning.split(params)
+                    params = {**base, **checkpoints.restore_params(step, trained)}
                 save_pretrained(workdir / EXPORT_BEST, model, params)
                 where = f"{where}, exported to {workdir / EXPORT_BEST}"
             except Damaged as error:

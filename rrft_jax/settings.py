@@ -55,7 +55,8 @@ class ModelSettings:
     )
     dtype: str = field(
         "float32",
-        "Dtype of the weights that the optimizer updates. In bfloat16 they are rounded at random "
+        "Dtype of the weights that the optimizer updates: with `lora.rank` those of the adapter. "
+        "In bfloat16 they are rounded at random "
         "and take half the memory. Their gradients are float32 sums.",
         DTYPE,
     )
@@ -76,6 +77,33 @@ class ModelSettings:
     logit_chunk: int = field(
         128, "Completion tokens whose logits exist at one time.", at_least(1), FREE
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRASettings:
+    """A low-rank adapter that is trained in place of the weights. `docs/lora.md` explains it."""
+
+    rank: int = field(0, "Rank of the adapter. 0 has none: all weights are trained.", at_least(0))
+    alpha: float = field(64.0, "The adapter is scaled by alpha / rank.", POSITIVE)
+    targets: str = field(
+        "decoder",
+        "The linear maps that have an adapter. `decoder` is all of the decoder's layers. Otherwise "
+        "it is a regular expression of their whole paths, such as `.*/[qv]`.",
+    )
+    dropout: float = field(0.0, "Share of the adapter's inputs that training sets to 0.", DECAY)
+    base_dtype: str = field(
+        "",
+        'Dtype of the frozen weights. `""` is `model.compute_dtype`. `int8` halves bfloat16.',
+        Rule(
+            '"" for model.compute_dtype, float32, bfloat16 or int8',
+            lambda value: value in ("", "float32", "bfloat16", "int8"),
+        ),
+    )
+
+    @property
+    def scale(self) -> float:
+        """The factor of the adapter's product."""
+        return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -370,6 +398,7 @@ class Config:
         '`""` is accuracy, or reward for a split without answers.',
     )
     model: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    lora: LoRASettings = dataclasses.field(default_factory=LoRASettings)
     data: DataSettings = dataclasses.field(default_factory=DataSettings)
     custom: CustomSettings = dataclasses.field(default_factory=CustomSettings)
     sampling: SamplingSettings = dataclasses.field(default_factory=SamplingSettings)

@@ -34,8 +34,9 @@ The other choices are `model` ([the list](models-and-tasks.md#models)) and `task
 ({tasks}), or a
 [module with a `TASK`](own-task.md).
 The first one is the default. `configs/grpo.py` also takes an `objective`, which names the
-[method of a paper](algorithms.md#methods). A choice that does not exist is an error that lists the
-others.
+[method of a paper](algorithms.md#methods). A config that trains also takes a `tuning`: `full`
+trains all weights, `lora` a [low-rank adapter](lora.md). A choice that does not exist is an error
+that lists the others.
 
 ## Where a value comes from
 
@@ -138,6 +139,7 @@ _PLACES = (
         "all fields of an experiment with the packaged model, and its result",
     ),
     ("`configs/objectives.py`", "the settings of a method, by the name of its objective"),
+    ("`TUNINGS` in `configs/base.py`", "the rank of an adapter, and its learning rates"),
     ("a config file of your own", "the fields that it assigns"),
     ("`--config.KEY=VALUE`", "the fields that this run changes"),
 )

@@ -34,6 +34,12 @@ IN_VAIN = [
     ("eval", ["best_metric=accuracy"], "this config trains nothing"),
     ("eval", ["eval.reward_seconds=9"], "no reward is evaluated"),
     ("grpo", ["custom.answers=json"], "only the task custom has it"),
+    ("grpo", ["lora.alpha=16"], "--config.lora.rank=0 trains all weights and no adapter"),
+    ("sft", ["lora.dropout=0.1"], "choose --config=FILE:tuning=lora, or give a rank"),
+    ("grpo:tuning=lora", ["grpo.freeze=vision/.*"], "the adapter alone is trained"),
+    ("sft:tuning=lora", ["sft.freeze="], "choose its weights by --config.lora.targets"),
+    ("grpo:tuning=lora", ["grpo.reference_dtype=int8"], "the reference is the frozen weights"),
+    ("eval", ["lora.rank=8"], "this config trains nothing"),
 ]
 EFFECTIVE = [
     ("grpo", ["stages=sft", "grpo.batch_size=8", "sampling.top_k=7"]),  # of a stage left out
@@ -48,6 +54,8 @@ EFFECTIVE = [
     ("grpo", ["eval.temperature=0.5", "eval.top_p=0.5"]),
     ("sft:paradigm=ans_sft", ["data.activation_samples=100"]),
     ("grpo:task=custom", ["custom.answers=json"]),
+    ("sft", ["lora.rank=8", "lora.alpha=16", "lora.targets=vision/.*", "lora.base_dtype=int8"]),
+    ("grpo:tuning=lora", ["lora.dropout=0.1", "grpo.beta=0.1"]),
     ("grpo", ["data.path=x", "data.columns.problem=q", "data.file=a", "data.image_root=y"]),
     ("eval", ["eval.rewards.format=1", "eval.reward_seconds=9"]),
 ]

@@ -3,6 +3,7 @@
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
+    python -m rrft_jax.bench lora --preset=hf_baseline [--rank=16] [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=256]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
     python -m rrft_jax.bench tower [--repeats=5]
@@ -21,6 +22,9 @@ reports the share of the peak that the model's own operations reach (model FLOPs
 
 `repeated` times the update in turns with a second form of it, in which every prompt and picture is
 repeated for each of its completions. The difference is the gain of sharing them.
+
+`lora` times the update of an adapter in turns with that of all weights. It also compares two ways
+to sample: the adapter is added to the sampler's weights once, or stays beside them.
 
 `sampler` times sampling with forced lengths: 14 prompts times 8 samples, first all of 128 tokens,
 then with a long tail of lengths (mean 128, maximum 512). It compares the time of a decoding step
@@ -52,6 +56,7 @@ from collections.abc import Sequence
 from rrft_jax.bench.asking import bench_asking
 from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
+from rrft_jax.bench.lora import bench_lora
 from rrft_jax.bench.rewards import bench_rewards
 from rrft_jax.bench.sampler import bench_sampler
 from rrft_jax.bench.tower import bench_tower
@@ -81,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
         command.add_argument("--checkpoint", help="a folder instead of random weights")
         command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("lora", help="the update of an adapter, and of all weights")
+    command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
+    command.add_argument("--checkpoint", help="a folder instead of random weights")
+    command.add_argument("--rank", type=int, default=16, help="the rank of the adapter")
+    command.add_argument("--repeats", type=int, default=5)
     command = commands.add_parser("sampler", help="sampling, and what a long tail of lengths costs")
     command.add_argument("--preset", choices=PRESETS, default="long_tail")
     command.add_argument("--checkpoint", help="a folder instead of random weights")
@@ -105,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "asking":
             result = bench_asking(args.checkpoint, args.repeats)
+        elif args.command == "lora":
+            result = bench_lora(PRESETS[args.preset], args.checkpoint, args.repeats, args.rank)
         elif args.command == "rewards":
             result = bench_rewards(args.repeats)
         elif args.command == "tower":

@@ -13,10 +13,12 @@ from rrft_jax.bench import workload as workloads
 from rrft_jax.bench.flops import score_flops
 from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
+from rrft_jax.models import VLM
 from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import GenerationConfig, generate
-from rrft_jax.training import grpo, loss
+from rrft_jax.settings import Config, LoRASettings
+from rrft_jax.training import grpo, loss, tuning
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.loss import Minibatch, Scores
@@ -58,7 +60,7 @@ def bench_repeated(workload: Workload, checkpoint: str | None, repeats: int) -> 
 
 
 def start(
-    workload: Workload, checkpoint: str | None, repeat: bool = False
+    workload: Workload, checkpoint: str | None, repeat: bool = False, rank: int = 0
 ) -> tuple[Callable[[], dict], Workload, np.dtype]:
     """Make a function that runs one update and returns its metrics.
 
@@ -66,12 +68,15 @@ def start(
       workload: the shapes of the update.
       checkpoint: a Hugging Face folder; None takes random weights.
       repeat: repeats every prompt and picture for each of its completions.
+      rank: the rank of an adapter that is trained; 0 trains all weights.
 
     Returns:
       (the function, the workload with the model's sizes, the model's compute dtype).
     """
     mesh = make_mesh()
     model, params, prompt = workloads.start(workload, checkpoint, mesh)
+    if rank:
+        model, params = with_adapter(model, params, mesh, rank)
     workload = dataclasses.replace(workload, model=model.config)
     generation = GenerationConfig(
         num_generations=workload.samples, max_new_tokens=workload.new_tokens, stop_tokens=()
@@ -87,15 +92,22 @@ def start(
         batch = _one_completion_each(batch)
     batch = jax.device_put(batch, mesh.devices.flat[0])
     optimizer = optimizers.make_optimizer(STEP, 1000)
-    state = states.create(params, optimizer, STEP.freeze, mesh)
+    base, trained = tuning.split(params)
+    state = states.create(trained, optimizer, STEP.freeze, mesh)
     step = grpo.make_update(model, optimizer, STEP, states.layout(state))
 
     def run() -> dict:
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, base=base)
         return jax.block_until_ready((state, metrics))[1]
 
     return run, workload, np.dtype(model.dtype)
+
+
+def with_adapter(model: VLM, params: dict, mesh: jax.sharding.Mesh, rank: int) -> tuple[VLM, dict]:
+    """Return the model and its parameters with a fresh adapter of the decoder."""
+    config = Config(lora=LoRASettings(rank=rank))
+    return tuning.begin(config, dataclasses.replace(model, mesh=mesh), params)
 
 
 def _one_completion_each(batch: Minibatch) -> Minibatch:

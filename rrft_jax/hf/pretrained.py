@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from rrft_jax.errors import UserError
 from rrft_jax.hf import adapters, kinds, saving, storage, weights
+from rrft_jax.hf.merged import Merged
 from rrft_jax.hf.storage import Path
 from rrft_jax.models import families, table
 from rrft_jax.models.config import VLMConfig
@@ -86,6 +87,9 @@ def save_pretrained(
 ) -> None:
     """Write a Hugging Face folder: the weights in their dtype, and all other files.
 
+    With an adapter the weights are those of `source`, with the adapter's product added to them
+    (`merged.py`). The frozen weights of `params` are not read: they may have been rounded.
+
     All processes must call this, and the first one writes. A new folder appears whole or not at
     all. In an existing folder, files of the same names and the weights of an earlier save are
     replaced.
@@ -112,20 +116,25 @@ def save_pretrained(
         raise UserError(
             f"{path}: a model is saved to a local folder only; save it there, then copy it"
         )
+    tensors = (
+        Merged.open(kinds.checkpoint(source), model, params)
+        if "adapter" in params
+        else saving.Parameters(table.flatten(params))
+    )
     source, path = on_disk(source), pathlib.Path(path).expanduser().absolute()
     _, raw = read_config(source)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, expected a folder to save the model in")
     if not distributed.is_host0():
-        saving.save(None, model.config, table.flatten(params), max_shard_bytes)
+        saving.save(None, model.config, tensors, max_shard_bytes)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         shutil.rmtree(partial, ignore_errors=True)  # a killed process may have left it
         partial.mkdir()
-        saving.save(partial, model.config, table.flatten(params), max_shard_bytes)
-        raw = _with_dtype(raw, {str(p.dtype) for p in jax.tree.leaves(params)})
+        dtypes = saving.save(partial, model.config, tensors, max_shard_bytes)
+        raw = _with_dtype(raw, dtypes)
         (partial / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
         for name in COPIED:
             if (source / name).exists():

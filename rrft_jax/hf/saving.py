@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,19 @@ _NAMES = {name: code for code, name in DTYPES.items()}
 _Named = tuple[str, jnp.dtype, tuple[int, ...]]
 
 
+class Tensors(Protocol):
+    """The tensors to write."""
+
+    def dtype(self, entry: table.Entry, layer: int) -> jnp.dtype:
+        """Return the dtype of a layer's tensor."""
+
+    def gather(self, entry: table.Entry, layer: int) -> np.ndarray | None:
+        """Return a layer's tensor on the first process's host; all processes must call this."""
+
+
 def save(
-    folder: pathlib.Path | None, config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
-) -> None:
+    folder: pathlib.Path | None, config: VLMConfig, source: Tensors, max_bytes: int
+) -> set[str]:
     """Write the files of weights, and an index if there are several.
 
     The host holds one tensor at a time, or a small stack of layers.
@@ -32,11 +42,13 @@ def save(
     Args:
       folder: an empty folder; None writes nothing, and only helps the first process to gather.
       config: the sizes of the model.
-      params: the parameters by their path.
+      source: the tensors.
       max_bytes: the largest size of a file.
+
+    Returns:
+      the dtypes of the tensors.
     """
-    plan = _plan_files(config, params, max_bytes)
-    gather = _Gatherer(params)
+    plan = _plan_files(config, source, max_bytes)
     weight_map = {}
     for i, tensors in enumerate(plan):
         name = WEIGHTS if len(plan) == 1 else f"model-{i + 1:05}-of-{len(plan):05}.safetensors"
@@ -45,14 +57,15 @@ def save(
             if out:
                 _write_header(out, [(one.name, one.dtype, one.shape) for one in tensors])
             for tensor in tensors:
-                array = gather(tensor.entry, tensor.layer)
+                array = source.gather(tensor.entry, tensor.layer)
                 if out:
                     array = table.to_hf(tensor.entry, array, config)
                     out.write(array.reshape(-1).view(np.uint8))
     if folder and len(plan) > 1:
-        total = sum(p.nbytes for p in params.values())
+        total = sum(tensor.nbytes for tensors in plan for tensor in tensors)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return {str(tensor.dtype) for tensors in plan for tensor in tensors}
 
 
 def write_file(file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -85,15 +98,14 @@ class _Written:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def _plan_files(
-    config: VLMConfig, params: dict[str, jax.Array], max_bytes: int
-) -> list[list[_Written]]:
+def _plan_files(config: VLMConfig, source: Tensors, max_bytes: int) -> list[list[_Written]]:
     """Assign the tensors to files: in the order of the table, as many in a file as fit."""
     files: list[list[_Written]] = [[]]
     size = 0
     for entry in table.entries(config):
-        shape, dtype = table.hf_shape(entry, config), params[entry.path].dtype
+        shape = table.hf_shape(entry, config)
         for layer, name in enumerate(table.names(entry, config)):
+            dtype = source.dtype(entry, layer)
             one = _Written(table.export_name(name, config), entry, layer, shape, dtype)
             if files[-1] and size + one.nbytes > max_bytes:
                 files.append([])
@@ -120,14 +132,19 @@ def _write_header(out: BinaryIO, tensors: Iterable[_Named]) -> None:
     out.write(len(text).to_bytes(8, "little") + text)
 
 
-class _Gatherer:
+class Parameters:
     """Layers of parameters, brought to the first process's host; a small stack as a whole."""
 
     def __init__(self, params: dict[str, jax.Array]):
         self._params = params
         self._path, self._stack = "", None
 
-    def __call__(self, entry: table.Entry, layer: int) -> np.ndarray | None:
+    def dtype(self, entry: table.Entry, layer: int) -> jnp.dtype:
+        """Return the dtype of a parameter."""
+        return self._params[entry.path].dtype
+
+    def gather(self, entry: table.Entry, layer: int) -> np.ndarray | None:
+        """Return one layer; all processes must call this."""
         array = self._params[entry.path]
         if not entry.stacked:
             return sharding.to_host0(array)

@@ -96,6 +96,19 @@ class Weights:
             params[entry.path] = _place(layers, entry, self.config, one, wanted[entry.path], mesh)
         return params
 
+    def tensor(self, entry: table.Entry, layer: int) -> Tensor:
+        """Return the place of a layer's tensor."""
+        return self.found[table.names(entry, self.config)[layer]]
+
+    def stored(self, entry: table.Entry, layer: int) -> np.ndarray:
+        """Read a layer's tensor as it is stored, in the table's shape.
+
+        Raises:
+          UserError: a file ends too early, or the weight holds NaN or infinity.
+        """
+        tensor = self.tensor(entry, layer)
+        return table.from_hf(entry, read(tensor, ((0, tensor.shape[0]),), None))
+
     def _check(self, folder: storage.Path) -> None:
         expected = {
             name: table.hf_shape(entry, self.config)

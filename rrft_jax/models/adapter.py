@@ -53,7 +53,7 @@ def targets(config: VLMConfig, pattern: str) -> tuple[str, ...]:
     Args:
       config: the sizes of the model.
       pattern: "decoder" for all linear maps of the decoder's layers; or a regular expression, which
-        chooses the linear maps whose whole path it matches, such as ".*/(q|v)".
+        chooses the linear maps whose whole path it matches, such as ".*/[qv]".
 
     Raises:
       UserError: the expression is broken, or chooses nothing.
@@ -112,10 +112,12 @@ def init(key: Key[Array, ""], config: VLMConfig, lora: LoRA) -> dict:
 
 def scaled(adapter: dict, scale: float) -> dict:
     """Return an adapter whose product (x a) b has the factor `scale`: b is multiplied by it."""
+    # JAX confuses the gradients of a loop's parameters if only some of them are unchanged, and
+    # gradients are added up in place (`training/state.py`). So a is multiplied too.
     flat = table.flatten(adapter)
-    return table.unflatten(
-        {path: widened(x) * scale if path.endswith("/b") else x for path, x in flat.items()}
-    )
+    for path, (a, b) in pairs(adapter).items():
+        flat |= {f"{path}/a": 1.0 * widened(a), f"{path}/b": scale * widened(b)}
+    return table.unflatten(flat)
 
 
 def dropped(params: dict, keys: Key[Array, " B"] | None, dropout: float) -> dict:

@@ -159,7 +159,11 @@ def widened(x: Array) -> Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(_wide(x))
+
+
+def _wide(x: Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def broadcast(x: Array, shape: tuple[int, ...]) -> Array:
@@ -202,8 +206,7 @@ def product(
 
     The kernel's gradient is a float32 sum over the tokens of all devices, never rounded.
     """
-    kernel = widened(kernel)
-    if x.dtype == kernel.dtype:
+    if x.dtype == kernel.dtype == _wide(kernel):
         return _dot(x, kernel, (x.ndim - 1,), (0,), dtype)
     return _product(x, kernel, (x.dtype, jnp.dtype(dtype)))
 
@@ -215,7 +218,8 @@ def _product(x: Array, kernel: Array, dtypes: tuple[jnp.dtype, jnp.dtype]) -> Ar
 
 
 def _forward(x, kernel, dtypes):
-    # A frozen kernel has no gradient, so x is not kept for it.
+    # A frozen kernel has no gradient, so x is not kept for it. The kernel is kept as it came, which
+    # copies nothing in a loop over layers.
     kept = x.value if kernel.perturbed else None, kernel.value
     return _product(x.value, kernel.value, dtypes), kept
 
@@ -228,7 +232,7 @@ def _backward(dtypes, kept, gradient):
     if x is None:
         return of_x, None
     tokens = tuple(range(x.ndim - 1))
-    return of_x, _dot(x, gradient, tokens, tokens, kernel.dtype)
+    return of_x, _dot(x, gradient, tokens, tokens, _wide(kernel)).astype(kernel.dtype)
 
 
 _product.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -153,7 +153,7 @@ class VLM:
         """
         ends = dict(params["language"])
         layers = ends.pop("layers")
-        own = self._adapter(params, "language").get("adapter", {}).get("layers", {})
+        own = params.get("adapter", {}).get("language", {}).get("layers", {})
         layers = [decoding_layer(self, layers, own, i) for i in range(self.config.text.depth)]
         return {"language": {**decoding_ends(self, ends), "layers": layers}}
 
@@ -291,8 +291,10 @@ class VLM:
         module, name, axes = (
             ("embed", "embedding", "v.") if config.tied else ("head", "kernel", ".v")
         )
-        # Widened before the loop over chunks, because its gradients add up in its inputs' dtype.
-        head, scale = widened(language[module][name]), widened(language["norm"]["scale"])
+        head, scale = language[module][name], widened(language["norm"]["scale"])
+        if "adapter" not in params:  # otherwise the head is frozen
+            # Before the loop over chunks, because gradients add up there in their inputs' dtype.
+            head = widened(head)
         rows, vocabulary = "B", "V"
         if mesh and sharding.num_shards(mesh, "v", config.vocab_size) >= mesh.shape["fsdp"]:
             head, rows, vocabulary = constrain(head, axes, mesh), "b", "v"
@@ -359,7 +361,7 @@ def decoding_layer(model: VLM, layers: dict, adapters: dict, index: Array) -> di
     one, own = jax.tree.map(
         lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), (layers, adapters)
     )
-    one = adapter.merge({**one, "adapter": own}, scale=1.0)
+    one = adapter.merge({**one, "adapter": own}, model.lora.scale if own else 1.0)
     return _gathered(model, one, jax.tree.map(lambda own: own.removeprefix("L"), axes))
 
 

@@ -22,7 +22,7 @@ from rrft_jax.parallel import sharding
 from rrft_jax.rollout import SamplingParams, rollouts, sampler
 from rrft_jax.rollout.sampling import threshold
 from rrft_jax.settings import Config
-from rrft_jax.training import grpo, sft
+from rrft_jax.training import grpo, sft, tuning
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.loss import Minibatch, Scores
@@ -79,10 +79,11 @@ def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM
     return VLM(
         sizes,
         dtype=jnp.dtype(config.model.compute_dtype),
-        param_dtype=jnp.dtype(config.model.dtype),
+        param_dtype=jnp.dtype(tuning.dtype(config)),
         attention=config.model.attention,
         remat=config.model.remat,
         logit_chunk=config.model.logit_chunk,
+        lora=tuning.lora(config.lora, sizes),
         mesh=mesh,
     )
 
@@ -90,7 +91,7 @@ def make_model(config: Config, sizes: VLMConfig, mesh: jax.sharding.Mesh) -> VLM
 def _sft(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     stage = config.sft
     optimizer = optimizers.make_optimizer(stage, 1)
-    state = abstract_state(config, model, "sft")
+    base, state = abstract_state(config, model, "sft")
     array = functools.partial(
         _array, model.mesh, sizes={"B": stage.batch_size, "G": 1, "T": shape.target}
     )
@@ -99,8 +100,8 @@ def _sft(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     step = sft.make_step(model, optimizer, stage.freeze, stage.micro_batches, states.layout(state))
     yield Program(
         "sft",
-        lambda: step.lower(state, batch),
-        {"parameters": state.params, "optimizer": state.opt_state, "batch": batch},
+        lambda: step.lower(state, batch, base),
+        {"parameters": {**base, **state.params}, "optimizer": state.opt_state, "batch": batch},
         {"next batch": batch},
     )
 
@@ -108,15 +109,17 @@ def _sft(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
 def _grpo(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     stage = config.grpo
     optimizer = optimizers.make_optimizer(stage, 1)
-    state = abstract_state(config, model, "grpo")
+    base, state = abstract_state(config, model, "grpo")
+    params = {**base, **state.params}
     reference = abstract_reference(config, model)
     prompt = abstract_prompt(model, stage.batch_size, shape)
     group, length = stage.num_generations, config.sampling.max_new_tokens
     inputs = rollouts.abstract(prompt, model.mesh, group, length)
-    frozen = {"reference": reference, "next batch": prompt}
+    copied = {name: part for name, part in (reference or {}).items() if name not in base}
+    frozen = {"reference": copied, "next batch": prompt}
 
     held = {"optimizer": state.opt_state, **frozen}
-    yield from sampling(config, model, state.params, prompt, held)
+    yield from sampling(config, model, params, prompt, held)
     if reference:
         score = grpo.make_scorer(model, stage.mini_batches * stage.micro_batches)
         yield Program(
@@ -135,8 +138,8 @@ def _grpo(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
     update = grpo.make_update(model, optimizer, stage, states.layout(state))
     yield Program(
         "update",
-        lambda: update.lower(state, batch),
-        {"parameters": state.params, "optimizer": state.opt_state, "batch": batch},
+        lambda: update.lower(state, batch, base=base),
+        {"parameters": params, "optimizer": state.opt_state, "batch": batch},
         frozen,
     )
 
@@ -209,11 +212,12 @@ def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterato
     """Yield the programs that gather the sampler's weights: the layers, then all others."""
     ends, weights = dict(params["language"]), sampler_weights(model)["language"]
     layers, gathered = ends.pop("layers"), weights.pop("layers")
+    adapters = params.get("adapter", {}).get("language", {}).get("layers", {})
     index = jax.ShapeDtypeStruct((), np.int32)
     yield Program(
         "layer",
-        lambda: vlm.decoding_layer.lower(model, layers, {}, index),
-        {"parameters": layers},
+        lambda: vlm.decoding_layer.lower(model, layers, adapters, index),
+        {"parameters": (layers, adapters)},
         {"sampler's weights": gathered[1:], "other parameters": (ends, params["vision"]), **held},
         times=len(gathered),
     )
@@ -225,28 +229,21 @@ def _decoding_weights(model: VLM, params: dict, held: dict[str, Any]) -> Iterato
     )
 
 
-def abstract_params(model: VLM, dtype: Any) -> dict:
-    """Return the parameters as shapes with shardings."""
-    return jax.tree.map(
-        lambda where, shape: jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=where),
-        table.parameter_shardings(model.config, model.mesh),
-        table.parameter_shapes(model.config),
-    )
-
-
-def abstract_state(config: Config, model: VLM, stage: str) -> states.TrainState:
-    """Return a stage's parameters and optimizer state as shapes with shardings."""
+def abstract_state(config: Config, model: VLM, stage: str) -> tuple[dict, states.TrainState]:
+    """Return the frozen base of a stage, and its state, as shapes with shardings."""
     optimizer = optimizers.make_optimizer(config.stage(stage), 1)
-    params = abstract_params(model, config.model.dtype)
-    return states.abstract(params, optimizer, config.stage(stage).freeze, model.mesh)
+    base, trained = tuning.abstract(config, model)
+    return base, states.abstract(trained, optimizer, config.stage(stage).freeze, model.mesh)
 
 
 def abstract_reference(config: Config, model: VLM) -> dict | None:
     """Return the frozen policy of GRPO's penalty as shapes; None if there is no penalty."""
     if not config.grpo.beta:
         return None
-    params = abstract_params(model, config.model.dtype)
-    return states.abstract_copy(model, params, config.grpo.reference_dtype)
+    base, trained = tuning.abstract(config, model)
+    if not base:
+        return states.abstract_copy(model, trained, config.grpo.reference_dtype)
+    return {**base, **trained} if "sft" in config.stages else base  # a fresh adapter is left out
 
 
 def abstract_prompt(model: VLM, batch: int, shape: Shape) -> Prompt:
@@ -312,11 +309,12 @@ def least_bytes(config: Config, model: VLM, stage: str, shape: Shape) -> dict[st
       stage: a stage of the config.
       shape: the shape of its batches.
     """
-    state = abstract_state(config, model, stage)
+    base, state = abstract_state(config, model, stage)
     trained, _ = states.split(state.params, config.stage(stage).freeze)
-    held = {"parameters": state.params, "optimizer": state.opt_state}
+    held = {"parameters": {**base, **state.params}, "optimizer": state.opt_state}
     if stage == "grpo":
-        held["reference"] = abstract_reference(config, model) or {}
+        reference = abstract_reference(config, model) or {}
+        held["reference"] = {name: part for name, part in reference.items() if name not in base}
     held = {role: bytes_a_device(tree) for role, tree in held.items()}
     parts = {}
     if stage == "grpo":

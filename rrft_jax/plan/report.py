@@ -47,8 +47,14 @@ def advice(plan: Plan) -> str:
     )
     more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
     moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
-    weights = "" if config.model.dtype == "bfloat16" else "model.dtype=bfloat16"
-    smaller = prefix == "grpo" and stage.beta and stage.reference_dtype != "int8"
+    weights, narrow = (
+        ("lora.base_dtype=int8", config.lora.base_dtype == "int8")
+        if config.lora.rank
+        else ("model.dtype=bfloat16", config.model.dtype == "bfloat16")
+    )
+    weights = "" if narrow else weights
+    penalty = prefix == "grpo" and stage.beta and not config.lora.rank
+    smaller = penalty and stage.reference_dtype != "int8"
     reference = "grpo.reference_dtype=int8" if smaller else ""
     micro = f"{prefix}.micro_batches=0" if 0 < stage.micro_batches < rows else ""
     remat = "" if config.model.remat == "full" else "model.remat=full"

@@ -76,19 +76,21 @@ def search(
         )
     say(f"{len(possible)} of {len(bounds)} candidates may fit by their weights and caches")
     found: Found = []
-    beyond: dict[str, float] = {}  # dtype of the weights -> bytes needed beyond the lower bound
+    beyond: dict[
+        tuple[str, str], float
+    ] = {}  # dtypes of the weights -> bytes needed beyond the lower bound
     for changes, changed, mesh, least in possible:
         if len(found) == tries:
             say(f"there are more than were tried: --tries={tries}")
             break
-        dtype = changed.model.dtype
-        if least + beyond.get(dtype, 0) > limits.memory:
+        dtypes = changed.model.dtype, changed.lora.base_dtype
+        if least + beyond.get(dtypes, 0) > limits.memory:
             say(f"left out, as likely as not too large: {describe(changes)}")
             continue
         say(f"trying {describe(changes)}")
         plan = measure.make_plan(changed, sizes, mesh, shape, limits, say=say)
         if math.isfinite(extra := plan.peak.needed - least):
-            beyond[dtype] = min(extra, beyond.get(dtype, extra))
+            beyond[dtypes] = min(extra, beyond.get(dtypes, extra))
         found.append((changes, plan))
         say(report.verdict(plan).splitlines()[0])
     return sorted(found, key=_rank)
@@ -105,11 +107,16 @@ def candidates(config: Config, sizes: VLMConfig, number: int) -> Iterator[dict[s
     A key/value head is never split, and the mesh must divide the batch.
     """
     stages = [config.stage(stage) for stage in config.stages]
-    references = [{}]  # without a reference
-    if "grpo" in config.stages and config.grpo.beta:
-        kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
-        references = [{"grpo.reference_dtype": kind} for kind in kinds]
-    weights = dict.fromkeys([config.model.dtype, "bfloat16"])
+    references = [{}]  # without a reference of its own
+    if config.lora.rank:
+        kinds = dict.fromkeys([config.lora.base_dtype, "int8"])
+        weights = [{"lora.base_dtype": kind} for kind in kinds]
+    else:
+        kinds = dict.fromkeys([config.model.dtype, "bfloat16"])
+        weights = [{"model.dtype": kind} for kind in kinds]
+        if "grpo" in config.stages and config.grpo.beta:
+            kinds = dict.fromkeys([config.grpo.reference_dtype, "int8"])
+            references = [{"grpo.reference_dtype": kind} for kind in kinds]
     moments = dict.fromkeys([stages[-1].moment_dtype, "bfloat16"])
     tensors = [n for n in range(1, number + 1) if number % n == 0 and sizes.text.kv_heads % n == 0]
     for weight, moment, reference, tensor in itertools.product(
@@ -120,8 +127,8 @@ def candidates(config: Config, sizes: VLMConfig, number: int) -> Iterator[dict[s
             continue
         mesh = {"mesh.data": 1, "mesh.fsdp": fsdp, "mesh.tensor": tensor}
         rows = {f"{stage}.micro_batches": 0 for stage in config.stages}
-        dtypes = {"model.dtype": weight, **{f"{s}.moment_dtype": moment for s in config.stages}}
-        yield mesh | rows | dtypes | reference
+        dtypes = {f"{stage}.moment_dtype": moment for stage in config.stages}
+        yield mesh | rows | weight | dtypes | reference
 
 
 def lower_bound(

@@ -22,7 +22,7 @@ from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import distributed, sharding
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
 from rrft_jax.settings import Config, GRPOSettings
-from rrft_jax.training import objectives, rewarding
+from rrft_jax.training import objectives, rewarding, tuning
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.failing import FailingRewards
@@ -46,8 +46,8 @@ class GRPO:
           config: the run's config.
           model: the policy.
           processor: the processor of the policy's checkpoint.
-          params: the parameters to start from, which the first step consumes. A copy of them is
-            the frozen reference of the penalty, if `config.grpo.beta` isn't 0.
+          params: the parameters to start from; the first step consumes those that are trained. A
+            copy of these is in the frozen reference of the penalty, if `config.grpo.beta` isn't 0.
           steps: the number of steps of the stage. Each step samples a batch, or more if groups are
             to be replaced, and makes `config.grpo.num_iterations` x `config.grpo.mini_batches`
             updates.
@@ -58,11 +58,13 @@ class GRPO:
         self.updates = section.num_iterations * section.mini_batches
         self.reference = None
         if section.beta:
-            self.reference = states.frozen_copy(model, params, section.reference_dtype)
+            self.reference = tuning.reference(model, params, section.reference_dtype)
         optimizer = optimizers.make_optimizer(section, steps * self.updates)
         self.learning_rate = optimizers.learning_rate(section, steps * self.updates)
-        self.state = states.create(params, optimizer, section.freeze, self.mesh)
-        self.update = make_update(model, optimizer, section, states.layout(self.state))
+        self.base, trained = tuning.split(params)
+        self.state = states.create(trained, optimizer, section.freeze, self.mesh)
+        layout = states.layout(self.state)
+        self.update = make_update(model, optimizer, section, layout, config.seed)
         self.scorer = make_scorer(model, section.mini_batches * section.micro_batches)
         self.key = jax.random.fold_in(jax.random.key(config.seed), SAMPLING_STREAM)
         self.generation = GenerationConfig(
@@ -96,12 +98,13 @@ class GRPO:
           none: see `config.rollouts_every`.
         """
         config, clock = self.config, Stopwatch()
+        params = {**self.base, **state.params}
         batch, prompt = next(batches)
-        sampled = self.sample(state.params, prompt, number, 0, clock)
+        sampled = self.sample(params, prompt, number, 0, clock)
         if not config.dynamic_sampling:  # the devices score while the host decodes and rewards
-            inputs, scores = self.score(state.params, sampled, prompt, clock)
+            inputs, scores = self.score(params, sampled, prompt, clock)
         first = rollouts = self.reward(batch, sampled, number, clock)
-        more = self._more(state.params, batches, number, clock)
+        more = self._more(params, batches, number, clock)
         rollouts, replaced, rounds = rewarding.refill(
             rollouts, more, self.processor, config.dynamic_sampling
         )
@@ -109,14 +112,14 @@ class GRPO:
             local = rollouts.local()
             if replaced:
                 prompt = sharding.shard(self.mesh, local.prompt, prompts.AXES)
-            inputs, scores = self.score(state.params, local, prompt, clock)
+            inputs, scores = self.score(params, local, prompt, clock)
         with clock("update"):
             advantages = self.advantages(state, rollouts, inputs, scores)
             local_advantages = advantages[list(rollouts.row_ids)]
             learnt = Minibatch(inputs, scores, sharding.shard(self.mesh, local_advantages, "BG"))
             metrics = []
             for part in config.num_iterations * list(range(config.mini_batches)):
-                state, values = self.update(state, learnt, part)
+                state, values = self.update(state, learnt, part, self.base)
                 metrics.append(values)
             metrics = jax.device_get(metrics)
         # Metrics describe the first rollouts only: replacements were selected, so they are biased.
@@ -256,29 +259,37 @@ def make_update(
     optimizer: optax.GradientTransformation,
     config: GRPOSettings,
     layout: TrainState,
-) -> Callable[[TrainState, Minibatch], tuple[TrainState, dict]]:
-    """Return the jitted update: (state, batch, part) -> (state, metrics). It consumes the state.
+    seed: int = 0,
+) -> Callable[..., tuple[TrainState, dict]]:
+    """Return the jitted update: (state, batch, part, base) -> (state, metrics).
+
+    It consumes the state.
 
     It updates on one of the batch's `config.mini_batches` parts, as if that part were the whole
     batch. Row i belongs to part i % mini_batches. `layout` is a tree of shardings like the state
     (`state.layout`); the new state has the same layout. A state that has not moved yet must hold
-    the weights of the reference.
+    the weights of the reference. `base` are the frozen weights beside an adapter (`tuning.py`). The
+    dropout of an adapter depends on `seed`.
     """
 
     @jax.named_scope("update")
-    def grpo_step(state: TrainState, batch: Minibatch, part: jax.Array | int = 0):
+    def grpo_step(
+        state: TrainState, batch: Minibatch, part: jax.Array | int = 0, base: dict | None = None
+    ):
         parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)
         # Computed before the split into micro-batches, because they depend on the whole batch.
         batch = batch.replace(weights=weigh(config, batch.rollouts))
         rows = len(batch.advantages)
         number = config.micro_batches or sharding.one_row_each(model.mesh, rows)
-        return states.update(
-            state,
-            optimizer,
-            config.freeze,
-            lambda params, micro: loss(model, config, params, micro, state.moved),
-            sharding.micro_batches(batch, axes(batch), number),
-        )
+        keys = tuning.row_keys(model, seed, state.step, rows)
+
+        def of_part(params: dict, part: tuple[Minibatch, jax.Array | None]):
+            batch, keys = part
+            params = tuning.whole(model, base, params, keys)
+            return loss(model, config, params, batch, state.moved)
+
+        parts = sharding.micro_batches((batch, keys), (axes(batch), tuning.axes(keys)), number)
+        return states.update(state, optimizer, config.freeze, of_part, parts)
 
     return jax.jit(grpo_step, donate_argnums=0, out_shardings=(layout, None))

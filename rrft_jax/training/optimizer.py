@@ -8,7 +8,8 @@ import optax
 
 from rrft_jax.settings import StageSettings
 
-DECAYED = ("kernel", "embedding")  # weight decay never applies to biases and norms
+# Weight decay never applies to biases and norms.
+DECAYED = ("/kernel", "/embedding", "/a", "/b")
 
 
 def learning_rate(config: StageSettings, steps: int) -> optax.Schedule:

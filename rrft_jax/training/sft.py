@@ -13,9 +13,10 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring.stopwatch import Stopwatch
 from rrft_jax.parallel import sharding
-from rrft_jax.settings import SFTSettings
+from rrft_jax.settings import Config
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
+from rrft_jax.training import tuning
 from rrft_jax.training.state import TrainState
 
 
@@ -40,14 +41,21 @@ class SFT:
 
     stage = "sft"
 
-    def __init__(self, settings: SFTSettings, model: VLM, params: dict, steps: int):
-        """Prepare the stage, which starts from `params`; the first step consumes them."""
-        self.mesh = model.mesh
+    def __init__(self, config: Config, model: VLM, params: dict, steps: int):
+        """Prepare the stage, which starts from `params`; the first step consumes what it trains."""
+        settings, self.mesh = config.sft, model.mesh
         optimizer = optimizers.make_optimizer(settings, steps)
         self.learning_rate = optimizers.learning_rate(settings, steps)
-        self.state = states.create(params, optimizer, settings.freeze, self.mesh)
-        layout = states.layout(self.state)
-        self.update = make_step(model, optimizer, settings.freeze, settings.micro_batches, layout)
+        self.base, trained = tuning.split(params)
+        self.state = states.create(trained, optimizer, settings.freeze, self.mesh)
+        self.update = make_step(
+            model,
+            optimizer,
+            settings.freeze,
+            settings.micro_batches,
+            states.layout(self.state),
+            config.seed,
+        )
 
     def place(self, batch: Batch) -> SFTBatch:
         """Return the arrays of a batch, sharded over the mesh."""
@@ -61,7 +69,7 @@ class SFT:
         batch, placed = next(batches)
         clock = Stopwatch()
         with clock("update"):
-            state, metrics = self.update(state, placed)
+            state, metrics = self.update(state, placed, self.base)
             metrics = jax.device_get(metrics)
         return (
             state,
@@ -93,24 +101,27 @@ def make_step(
     freeze: str,
     micro_batches: int,
     layout: TrainState,
-) -> Callable[[TrainState, SFTBatch], tuple[TrainState, dict]]:
-    """Return the jitted step: (state, batch) -> (state, metrics). It consumes the state.
+    seed: int = 0,
+) -> Callable[..., tuple[TrainState, dict]]:
+    """Return the jitted step: (state, batch, base) -> (state, metrics). It consumes the state.
 
     With `micro_batches` 0 there are as many as leave each device one row at a time. `layout` is a
-    tree of shardings like the state (`state.layout`); the new state has the same layout.
+    tree of shardings like the state (`state.layout`); the new state has the same layout. `base` are
+    the frozen weights beside an adapter (`tuning.py`). The dropout of an adapter depends on `seed`.
     """
 
     @jax.named_scope("update")
-    def sft_step(state: TrainState, batch: SFTBatch):
+    def sft_step(state: TrainState, batch: SFTBatch, base: dict | None = None):
         tokens = jnp.maximum(jnp.sum(batch.mask), 1)
         number = micro_batches or sharding.one_row_each(model.mesh, len(batch.mask))
-        new, metrics = states.update(
-            state,
-            optimizer,
-            freeze,
-            lambda params, micro: loss(model, params, micro, tokens),
-            sharding.micro_batches(batch, AXES, number),
-        )
+        keys = tuning.row_keys(model, seed, state.step, len(batch.mask))
+
+        def of_part(params: dict, part: tuple[SFTBatch, jax.Array | None]):
+            batch, keys = part
+            return loss(model, tuning.whole(model, base, params, keys), batch, tokens)
+
+        parts = sharding.micro_batches((batch, keys), (AXES, tuning.axes(keys)), number)
+        new, metrics = states.update(state, optimizer, freeze, of_part, parts)
         return new, {**metrics, "target_tokens": tokens}
 
     return jax.jit(sft_step, donate_argnums=0, out_shardings=(layout, None))

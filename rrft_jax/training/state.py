@@ -24,8 +24,8 @@ from rrft_jax.training import optimizer as optimizers
 class TrainState:
     """The arrays that an update changes.
 
-    `params` is the whole model. `opt_state` covers only the trained parameters, so a frozen weight
-    has no moments.
+    `params` is the whole model, or the adapter alone (`tuning.py`). `opt_state` covers only the
+    trained parameters, so a frozen weight has no moments.
     """
 
     step: jax.Array
@@ -37,7 +37,8 @@ class TrainState:
 def split(params: dict, freeze: str) -> tuple[dict, dict]:
     """Split the parameters into flat dicts {path: array}: (trained, frozen).
 
-    `freeze` is a regular expression. It freezes the parameters whose whole path it matches.
+    `freeze` is a regular expression. It freezes the parameters whose whole path it matches. An
+    adapter is always trained.
 
     Raises:
       UserError: the expression is broken, or freezes everything.
@@ -47,7 +48,11 @@ def split(params: dict, freeze: str) -> tuple[dict, dict]:
     except re.error as error:
         raise UserError(f"freeze: {freeze!r} is not a regular expression: {error}") from None
     flat = flatten_dict(params, sep="/")
-    frozen = {path: x for path, x in flat.items() if freeze and pattern.fullmatch(path)}
+    frozen = {
+        path: x
+        for path, x in flat.items()
+        if freeze and pattern.fullmatch(path) and not path.startswith("adapter/")
+    }
     trained = {path: x for path, x in flat.items() if path not in frozen}
     if not trained:
         raise UserError(f"freeze: {freeze!r} matches every parameter: nothing is left to train")

@@ -21,10 +21,12 @@ class Algorithm(Protocol):
     Attributes:
       stage: the name of its stage.
       state: the state to start from.
+      base: the frozen parameters beside those of the state (`tuning.py`).
     """
 
     stage: str
     state: TrainState
+    base: dict[str, Any]
 
     def place(self, batch: Batch) -> Any:
         """Return the arrays of a batch that a step needs, on the mesh."""
@@ -87,6 +89,11 @@ class Trainer:
             self.done = self._checkpoints.latest
             loader.set_state(position)
             say(f"{algorithm.stage}: resumes after step {self.done} of {steps}")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The newest parameters, the frozen ones too."""
+        return {**self._algorithm.base, **self.state.params}
 
     def steps(self) -> Iterator[Step]:
         """Run the steps that are left; yield the result of each one."""

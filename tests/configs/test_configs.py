@@ -41,6 +41,8 @@ def test_every_choice_makes_a_valid_config():
         (grpo, "size=2b", "'size=2b': expected name=choice with name one of model, task, paradigm"),
         (grpo, "objective=ppo", "objective is one of grpo, dapo, dr_grpo, gspo, cispo, rloo"),
         (sft, "objective=dapo", "with name one of model, task, paradigm"),
+        (grpo, "tuning=qlora", "tuning is one of full, lora"),
+        (eval, "tuning=lora", "with name one of model, task, paradigm"),
         (grpo, "2b", "'2b': expected name=choice"),
     ],
 )
@@ -68,6 +70,18 @@ def test_a_field_that_does_not_exist_is_named():
     for key in ("sed", "grpo.betta", "gpro.beta"):
         with pytest.raises(UserError, match=f"unknown config key {key}"):
             base.base(choice, {choice.experiment: {key: 1}}, Config(grpo=GRPOSettings()))
+
+
+@pytest.mark.parametrize("model, faster", [("tiny", 3), ("2b", 10)])
+def test_an_adapter_has_higher_learning_rates(model, faster):
+    for file in (sft, grpo):
+        full, lora = (file.get_config(f"model={model},tuning={name}") for name in ("full", "lora"))
+        assert (full.lora.rank, lora.lora.rank, lora.lora.alpha) == (0, 64, 64)
+        for stage in full.stages:
+            assert lora[stage].learning_rate == pytest.approx(faster * full[stage].learning_rate)
+            lora[stage].learning_rate = full[stage].learning_rate
+        lora.lora.rank = 0
+        assert lora == full
 
 
 def test_argument_takes_any_order_and_spaces():

@@ -30,7 +30,7 @@ HYPER |= {"micro_batches": 1, "learning_rate": 1e-2, "eps": 1e-3}
 class Bigrams:
     """A policy in which a token's distribution depends on the token before."""
 
-    mesh = None
+    mesh = lora = None
 
     def score_with_entropy(self, params, prompt, completions):
         first = jnp.broadcast_to(prompt.tokens[:, -1:, None], (*completions.shape[:2], 1))
