@@ -27,13 +27,17 @@ from rrft_jax.origins import OBJECTIVE, Layered
 from rrft_jax.tasks import CUSTOM, TASKS, find
 
 # `fsdp` splits weights and optimizer over all devices, but the sampler's weights only `tensor`
-# splits. So 7B needs `tensor`: its 15 GB of weights are too much for a device of 16 GB.
+# splits. So 7B needs `tensor`: its 15 GB of weights are too much for a device of 16 GB. 4B needs
+# some too: 9 GB beside everything else are too much for it.
 MODELS = {
     "tiny": tiny_visual_counting.MODEL,
     "2b": {"mesh.data": 1, "mesh.fsdp": -1},
     "7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
     "qwen2_5_vl_3b": {"mesh.data": 1, "mesh.fsdp": -1},
     "qwen2_5_vl_7b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
+    "qwen3_vl_2b": {"mesh.data": 1, "mesh.fsdp": -1},
+    "qwen3_vl_4b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 2},
+    "qwen3_vl_8b": {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 4},
 }
 
 # Fields that change what is learnt. The values of `tiny` for them suit its drawn samples. Other
