@@ -1,6 +1,10 @@
 """The number of floating-point operations of a forward pass."""
 
+import math
+
 from rrft_jax.bench.workload import Workload
+from rrft_jax.models import table
+from rrft_jax.models.config import VisionConfig, VLMConfig
 
 
 def score_flops(workload: Workload) -> float:
@@ -10,17 +14,35 @@ def score_flops(workload: Workload) -> float:
     Recomputation does not count: model FLOPs utilisation (https://arxiv.org/abs/2204.02311) is
     defined by the operations that the result needs.
     """
-    text, vision = workload.model.text, workload.model.vision
+    config, text = workload.model, workload.model.text
     batch, group, length = workload.prompts, workload.samples, workload.new_tokens
     prompt, patches = workload.prompt_tokens, workload.rows * workload.cols
-    heads, kv_heads = text.heads * text.head_size, text.kv_heads * text.head_size
-    layer = 2 * text.width * (heads + kv_heads) + 3 * text.width * text.mlp_width
     pairs = prompt * (prompt + 1) / 2 + group * length * (prompt + (length + 1) / 2)
-    decoder = layer * (prompt + group * length) + 2 * heads * pairs
+    decoder = _weights(config, "language/layers/") * (prompt + group * length)
+    decoder += text.depth * 2 * text.heads * text.head_size * pairs
     head = text.width * text.vocab_size * group * length
-    block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
-    tower = vision.depth * (block + 2 * vision.width * patches) + vision.patch_values * vision.width
-    merged = vision.width * vision.merge_size**2
-    merger = merged * (merged + vision.out_width)
-    pictures = tower * patches + merger * workload.visual_tokens
-    return 2 * batch * (text.depth * decoder + head + pictures)
+    tower = _weights(config, "vision/patch_embed/", "vision/blocks/") * patches
+    tower += 2 * config.vision.width * attended_pairs(config.vision, workload.rows, workload.cols)
+    mergers = _weights(config, "vision/merger/", "vision/deepstack/") * workload.visual_tokens
+    return 2 * batch * (decoder + head + tower + mergers)
+
+
+def attended_pairs(tower: VisionConfig, rows: int, cols: int) -> int:
+    """Return the pairs of patches of a picture that see each other, summed over the blocks."""
+    whole = len(tower.whole_blocks) if tower.window_side else tower.depth
+    in_windows = _squares(rows, tower.window_side) * _squares(cols, tower.window_side)
+    return whole * (rows * cols) ** 2 + (tower.depth - whole) * in_windows
+
+
+def _squares(length: int, side: int) -> int:
+    """Return the sum of the squared lengths of the parts that windows cut a side into."""
+    return length // side * side**2 + (length % side) ** 2 if side else length**2
+
+
+def _weights(config: VLMConfig, *prefixes: str) -> int:
+    """Return the number of weights of linear maps: each is one multiplication for each token."""
+    return sum(
+        math.prod(table.shape(entry, config))
+        for entry in table.entries(config)
+        if entry.path.startswith(prefixes) and entry.path.endswith("/kernel")
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rrft_jax.bench import update, workload
-from rrft_jax.bench.flops import score_flops
+from rrft_jax.bench.flops import attended_pairs, score_flops
 from rrft_jax.models import VLM
 from tests import tiny
 
@@ -24,15 +24,24 @@ def compiled_once():
         yield
 
 
-def test_operations_are_those_of_the_compiled_products():
+@pytest.mark.parametrize(
+    "config",
+    [
+        tiny.CONFIG,
+        dataclasses.replace(
+            tiny.WINDOWS, vision=dataclasses.replace(tiny.WINDOWS.vision, window_side=0)
+        ),
+        tiny.DEEP,
+    ],
+    ids=["plain MLPs", "gated MLPs in the tower", "deepstack"],
+)
+def test_operations_are_those_of_the_compiled_products(config):
     """Of a model whose scores and other small things hardly count beside its weights' products."""
     text = dataclasses.replace(
-        tiny.CONFIG.text, width=128, depth=1, head_size=32, mlp_width=1024, mrope_sections=(8, 4, 4)
+        config.text, width=128, depth=1, head_size=32, mlp_width=1024, mrope_sections=(8, 4, 4)
     )
-    vision = dataclasses.replace(
-        tiny.CONFIG.vision, width=128, depth=1, mlp_width=1024, out_width=128
-    )
-    sizes = dataclasses.replace(tiny.CONFIG, text=text, vision=vision)
+    vision = dataclasses.replace(config.vision, width=128, depth=1, mlp_width=1024, out_width=128)
+    sizes = dataclasses.replace(config, text=text, vision=vision)
     work = dataclasses.replace(SMALL, model=sizes)
     model = VLM(sizes)
     shape = (work.prompts, work.samples, work.new_tokens)
@@ -43,6 +52,17 @@ def test_operations_are_those_of_the_compiled_products():
     )
     counted = lowered.cost_analysis()["flops"]
     assert counted == pytest.approx(score_flops(work), rel=0.05)
+
+
+def test_pairs_of_patches_are_those_inside_windows():
+    def count(rows, cols, side):
+        pictures = [(r // side, c // side) for r in range(rows) for c in range(cols)]
+        return sum(one == other for one in pictures for other in pictures)
+
+    tower = dataclasses.replace(tiny.WINDOWS.vision, depth=5, window_side=4, whole_blocks=(1, 3))
+    expected = 2 * (6 * 10) ** 2 + 3 * count(6, 10, 4)
+    assert attended_pairs(tower, 6, 10) == expected
+    assert attended_pairs(dataclasses.replace(tower, window_side=0), 6, 10) == 5 * (6 * 10) ** 2
 
 
 def test_repeated_prompts_give_the_same_update():
