@@ -46,13 +46,13 @@ PROMPT = tiny.with_grids(tiny.prompts(BATCH))
 
 
 @functools.cache
-def sampled(**axes):
+def sampled(config=tiny.CONFIG, **axes):
     """The completions that a mesh draws for eight prompts, on the host."""
-    mesh, shardings = _mesh(axes)
+    mesh, shardings = _mesh(axes, config)
     return jax.device_get(
         generate(
-            tiny.model(mesh=mesh),
-            jax.tree.map(jax.device_put, tiny.params(), shardings),
+            tiny.model(config=config, mesh=mesh),
+            jax.tree.map(jax.device_put, tiny.params(config), shardings),
             sharding.shard(mesh, PROMPT, prompts.AXES),
             jax.random.key(0),
             GenerationConfig(
@@ -102,7 +102,10 @@ def _mesh(axes, config=tiny.CONFIG):
 
 @pytest.mark.parametrize("axes", MESHES.values(), ids=MESHES)
 def test_samples_are_those_of_one_device(axes):
-    got, want = sampled(**axes), sampled()
+    assert_same_samples(sampled(**axes), sampled())
+
+
+def assert_same_samples(got, want):
     assert 0 < want.finished.mean() < 1
     for name in ("tokens", "mask", "finished"):
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
@@ -116,9 +119,15 @@ def test_a_step_is_that_of_one_device(axes, stage):
     assert_same(trained(stage, **axes), trained(stage))
 
 
-def test_a_step_of_a_tower_with_windows_is_that_of_one_device():
+@pytest.mark.parametrize("config", [tiny.WINDOWS, tiny.DEEP], ids=["windows", "deepstack"])
+def test_a_step_of_another_family_is_that_of_one_device(config):
     axes = MESHES["data 2 x fsdp 2 x tensor 2"]
-    assert_same(trained("grpo", tiny.WINDOWS, **axes), trained("grpo", tiny.WINDOWS))
+    assert_same(trained("grpo", config, **axes), trained("grpo", config))
+
+
+def test_samples_of_a_model_with_deepstack_are_those_of_one_device():
+    axes = MESHES["data 2 x fsdp 2 x tensor 2"]
+    assert_same_samples(sampled(tiny.DEEP, **axes), sampled(tiny.DEEP))
 
 
 def assert_same(of_mesh, of_one):
