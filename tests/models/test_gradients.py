@@ -119,10 +119,12 @@ def batch_of(rows: int, stage: str):
     return batch
 
 
-def update_of(stage: str, dtype, rows: int, micro_batches: int, remat: str = "none"):
+def update_of(
+    stage: str, dtype, rows: int, micro_batches: int, remat: str = "none", config=tiny.CONFIG
+):
     """(a function to the gradients of a stage's loss as an update adds them up, the parameters)."""
-    model = tiny.model(dtype=BF16, param_dtype=dtype, remat=remat)
-    params = jax.tree.map(lambda x: x.astype(BF16).astype(dtype), tiny.params())
+    model = tiny.model(config=config, dtype=BF16, param_dtype=dtype, remat=remat)
+    params = jax.tree.map(lambda x: x.astype(BF16).astype(dtype), tiny.params(config))
     batch = batch_of(rows, stage)
     config = ml_collections.ConfigDict(program.get_config().grpo.to_dict())
     if stage == "grpo":
@@ -190,10 +192,14 @@ def equations(jaxpr) -> Iterator:
                 yield from equations(part.jaxpr)
 
 
+FAMILIES = pytest.mark.parametrize("config", [tiny.CONFIG, tiny.DEEP], ids=["plain", "deepstack"])
+
+
+@FAMILIES
 @DTYPES
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_no_program_of_an_update_makes_a_sum_in_bfloat16(micro_batches, dtype):
-    function, params = update_of("grpo", dtype, 2, micro_batches)
+def test_no_program_of_an_update_makes_a_sum_in_bfloat16(micro_batches, dtype, config):
+    function, params = update_of("grpo", dtype, 2, micro_batches, config=config)
     found = list(equations(jax.make_jaxpr(function)(params).jaxpr))
     sums = [x for x in found if x.primitive.name in ("scatter-add", "reduce_sum", "cumsum")]
     assert len(sums) > 20
@@ -203,9 +209,10 @@ def test_no_program_of_an_update_makes_a_sum_in_bfloat16(micro_batches, dtype):
         assert array.dtype != BF16 or one, x
 
 
-def test_no_loop_keeps_a_float32_copy_of_bfloat16_weights():
+@FAMILIES
+def test_no_loop_keeps_a_float32_copy_of_bfloat16_weights(config):
     """What its layers make of theirs they make again in the backward pass."""
-    function, params = update_of("grpo", BF16, 2, 2, remat="full")
+    function, params = update_of("grpo", BF16, 2, 2, remat="full", config=config)
     matrices = {x.shape for x in jax.tree.leaves(params) if x.ndim == 3}
     loops = [
         x for x in equations(jax.make_jaxpr(function)(params).jaxpr) if x.primitive.name == "scan"

@@ -29,12 +29,20 @@ def test_a_weight_is_off_by_half_a_step_of_its_output_at_most():
     assert (np.abs(whole).max(axis=1) == 127)[:, :4].all()  # every output has all the steps
 
 
-@pytest.mark.parametrize("axes", [{}, {"fsdp": 4, "tensor": 2}], ids=["one device", "a mesh"])
-def test_scores_are_those_of_the_weights_made_whole(axes):
+@pytest.mark.parametrize(
+    ("axes", "config"),
+    [
+        ({}, tiny.CONFIG),
+        ({"fsdp": 4, "tensor": 2}, tiny.CONFIG),
+        ({"fsdp": 4, "tensor": 2}, tiny.DEEP),
+    ],
+    ids=["one device", "a mesh", "deepstack on a mesh"],
+)
+def test_scores_are_those_of_the_weights_made_whole(axes, config):
     mesh = make_mesh(**axes)
-    model = tiny.model(mesh=mesh)
-    shardings = table.parameter_shardings(tiny.CONFIG, mesh)
-    params = jax.tree.map(jax.device_put, tiny.params(), shardings)
+    model = tiny.model(config=config, mesh=mesh)
+    shardings = table.parameter_shardings(config, mesh)
+    params = jax.tree.map(jax.device_put, tiny.params(config), shardings)
     copy = states.frozen_copy(model, params, "int8")
     expected = states.abstract_copy(model, params, "int8")
     for got, want in zip(jax.tree.leaves(copy), jax.tree.leaves(expected)):
@@ -47,11 +55,12 @@ def test_scores_are_those_of_the_weights_made_whole(axes):
         copy,
         is_leaf=lambda x: isinstance(x, dict) and "int8" in x,
     )
-    want = jax.jit(tiny.model().score)(jax.device_get(by_hand), prompt, tokens)
+    score = jax.jit(tiny.model(config=config).score)
+    want = score(jax.device_get(by_hand), prompt, tokens)
     place = sharding.shard(mesh, (prompt, tokens), (grpo.prompts.AXES, "BGT"))
     got = grpo.make_scorer(model, 0)(copy, *place)
     np.testing.assert_allclose(got, want, atol=2e-5)
-    original = jax.jit(tiny.model().score)(tiny.params(), prompt, tokens)
+    original = score(tiny.params(config), prompt, tokens)
     assert 1e-4 < np.abs(got - original).mean() < 0.05
 
 

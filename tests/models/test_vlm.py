@@ -1,5 +1,6 @@
 """The shared-prompt form against the plain one, in which every prompt and picture is repeated."""
 
+import dataclasses
 import functools
 from unittest import mock
 
@@ -40,11 +41,18 @@ def doubled(x):
 
 
 @pytest.fixture(scope="module")
-def case():
+def case(request):
+    config = getattr(request, "param", tiny.CONFIG)
     tokens, mask = tiny.completions(3, 4, 6)
-    return tiny.model(), tiny.params(), tiny.prompts(3), tokens, mask
+    return tiny.model(config=config), tiny.params(config), tiny.prompts(3), tokens, mask
 
 
+FAMILIES = pytest.mark.parametrize(
+    "case", [tiny.CONFIG, tiny.DEEP], ids=["plain", "deepstack"], indirect=True
+)
+
+
+@FAMILIES
 def test_score_equals_the_repeated_form(case, monkeypatch):
     """The same function in float64; in float32 both are a few roundings away from it."""
     model, arguments, forms = case[0], case[1:4], (VLM.score, repeated_log_probs)
@@ -52,7 +60,7 @@ def test_score_equals_the_repeated_form(case, monkeypatch):
     # The model widens to float32 by this name whatever its dtype is, and says so in its types.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
-        model = tiny.model(dtype=jnp.float64, param_dtype=jnp.float64)
+        model = dataclasses.replace(model, dtype=jnp.float64, param_dtype=jnp.float64)
         arguments = jax.tree.map(doubled, arguments)
         shared, repeated = (jax.jit(functools.partial(form, model))(*arguments) for form in forms)
     np.testing.assert_allclose(shared, repeated, atol=1e-13)
@@ -63,6 +71,7 @@ def test_score_equals_the_repeated_form(case, monkeypatch):
         np.testing.assert_allclose(got, repeated, atol=16 * 2**-24 * largest)
 
 
+@FAMILIES
 def test_gradient_equals_that_of_the_repeated_form(case):
     model, params, prompt, tokens, mask = case
     weights = mask * np.random.default_rng(1).normal(size=mask.shape)
@@ -122,6 +131,7 @@ def test_entropy_is_that_of_the_distribution(case):
     np.testing.assert_allclose(entropy[:, 0, 0], -(p * jnp.log(p)).sum(-1), rtol=1e-4)
 
 
+@FAMILIES
 def test_padding_of_prompt_and_pictures_changes_nothing(case):
     model, params, prompt, tokens, _ = case
     more = prompt.replace(
@@ -138,6 +148,7 @@ def test_padding_of_prompt_and_pictures_changes_nothing(case):
     )
 
 
+@FAMILIES
 def test_a_batch_without_pictures_needs_no_patches(case):
     model, params, _, tokens, _ = case
     prompt = tiny.prompts(3)
