@@ -88,7 +88,7 @@ def test_tokens_equal_the_expanded_template(folder, processor, name):
     assert rows[name].tokens.tolist() == tokenizer("".join(pieces))["input_ids"]
 
 
-@pytest.mark.parametrize("preset", ["small", "windows"])
+@pytest.mark.parametrize("preset", ["small", "windows", "deep"])
 def test_positions_of_a_mixed_batch_equal_torch(checkpoint, preset):
     processor = Processor.from_pretrained(checkpoint(preset))
     pictures, rows = _rows(processor)
