@@ -10,6 +10,8 @@
     python -m rrft_jax.bench data [--path=DATASET] [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
     python -m rrft_jax.bench asking [--checkpoint=DIR] [--repeats=3]
+    python -m rrft_jax.bench checkpoint --family=qwen2_5_vl --out=DIR [--preset=tiny]
+        [--dtype=bfloat16] [--seed=0] [--max_shard_bytes=5000000000]
 
 All results are medians over `--repeats` runs after a warming one; times are in seconds.
 
@@ -46,6 +48,10 @@ measurement.
 
 `asking` asks about 20 pictures of five sizes, with nothing compiled (`first`) and once more
 (`compiled`): each picture in a shape of its own, by `ask`, and by `ask_all`.
+
+`checkpoint` measures nothing. It writes a checkpoint folder of any family with random weights, to
+start runs and measurements from. `--preset` is `tiny`, or a released model such as `qwen2_5_vl_3b`,
+whose sizes the model gets. The tokenizer is that of the packaged model, whatever the sizes.
 """
 
 import argparse
@@ -53,6 +59,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rrft_jax.bench import checkpoint
 from rrft_jax.bench.asking import bench_asking
 from rrft_jax.bench.data import bench_data
 from rrft_jax.bench.grpo import bench_grpo
@@ -63,6 +70,7 @@ from rrft_jax.bench.tower import bench_tower
 from rrft_jax.bench.update import bench_repeated, bench_update
 from rrft_jax.bench.workload import PRESETS
 from rrft_jax.errors import UserError
+from rrft_jax.models.families import FAMILIES
 from rrft_jax.prog import prog
 from rrft_jax.rollout import SamplingParams
 
@@ -111,12 +119,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("asking", help="questions about pictures of many sizes")
     command.add_argument("--checkpoint", help="a run or a folder; default: the packaged model")
     command.add_argument("--repeats", type=int, default=3)
+    command = commands.add_parser("checkpoint", help="write a folder with random weights")
+    command.add_argument("--family", choices=FAMILIES, required=True)
+    command.add_argument("--preset", default=checkpoint.TINY_PRESET, help="default: %(default)s")
+    command.add_argument("--out", required=True, help="the folder to write")
+    command.add_argument("--dtype", choices=checkpoint.DTYPES, default="bfloat16")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--max_shard_bytes", type=int, default=5_000_000_000)
     args = parser.parse_args(argv)
     try:
         if args.command == "asking":
             result = bench_asking(args.checkpoint, args.repeats)
         elif args.command == "lora":
             result = bench_lora(PRESETS[args.preset], args.checkpoint, args.repeats, args.rank)
+        elif args.command == "checkpoint":
+            result = checkpoint.write_checkpoint(
+                args.out, args.family, args.preset, args.dtype, args.seed, args.max_shard_bytes
+            )
         elif args.command == "rewards":
             result = bench_rewards(args.repeats)
         elif args.command == "tower":

@@ -23,6 +23,7 @@ class Family:
     Attributes:
       title: its name in messages.
       read: the content of config.json, and its path for messages -> the configuration.
+      write: a configuration -> the content of config.json, as the released files lay it out.
       released: the configurations of its released models, by their short names.
       image_defaults: whether a folder may leave out settings of the image processor, because the
         defaults of its class, which are Qwen2-VL's, are the family's.
@@ -30,14 +31,21 @@ class Family:
 
     title: str
     read: Callable[[Mapping[str, Any], str], VLMConfig]
+    write: Callable[[VLMConfig], dict[str, Any]]
     released: Mapping[str, VLMConfig]
     image_defaults: bool
 
 
 FAMILIES = {  # by the model_type in config.json
-    "qwen2_vl": Family(qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.RELEASED, image_defaults=True),
+    "qwen2_vl": Family(
+        qwen2_vl.TITLE, qwen2_vl.read, qwen2_vl.write, qwen2_vl.RELEASED, image_defaults=True
+    ),
     "qwen2_5_vl": Family(
-        qwen2_5_vl.TITLE, qwen2_5_vl.read, qwen2_5_vl.RELEASED, image_defaults=True
+        qwen2_5_vl.TITLE,
+        qwen2_5_vl.read,
+        qwen2_5_vl.write,
+        qwen2_5_vl.RELEASED,
+        image_defaults=True,
     ),
     "qwen3_vl": Family(qwen3_vl.TITLE, qwen3_vl.read, qwen3_vl.RELEASED, image_defaults=False),
 }

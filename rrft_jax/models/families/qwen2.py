@@ -156,6 +156,47 @@ def tokens(raw: Mapping[str, Any]) -> dict[str, int | None]:
     }
 
 
+def write(config: VLMConfig) -> dict[str, Any]:
+    """Return the content of config.json outside its `vision_config`, as the released files have it.
+
+    They state the decoder's sizes at the top level.
+    """
+    text = config.text
+    ids = {
+        "image_token_id": config.image_token,
+        "video_token_id": config.video_token,
+        "vision_start_token_id": config.vision_start_token,
+        "vision_end_token_id": config.vision_end_token,
+        "vision_token_id": config.vision_pad_token,
+    }
+    return {
+        "hidden_act": "silu",
+        "hidden_size": text.width,
+        "intermediate_size": text.mlp_width,
+        "max_position_embeddings": 32_768,
+        "num_attention_heads": text.heads,
+        "num_hidden_layers": text.depth,
+        "num_key_value_heads": text.kv_heads,
+        "rms_norm_eps": text.norm_eps,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_sections)},
+        "rope_theta": text.rope_theta,
+        "tie_word_embeddings": text.tied,
+        "use_sliding_window": False,
+        "vocab_size": text.vocab_size,
+        **{key: token for key, token in ids.items() if token is not None},
+    }
+
+
+def write_patch_sizes(vision: VisionConfig) -> dict[str, int]:
+    """Return what `patch_sizes` reads."""
+    return {
+        "in_chans": vision.in_channels,
+        "patch_size": vision.patch_size,
+        "spatial_merge_size": vision.merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+
+
 def patch_sizes(vision: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes of patches and visual tokens that `vision_config` states."""
     return {

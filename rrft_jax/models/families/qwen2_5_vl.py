@@ -112,3 +112,24 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
         where,
     )
     return config
+
+
+def write(config: VLMConfig) -> dict[str, Any]:
+    """Return the content of config.json for a configuration, as the released files lay it out."""
+    vision = config.vision
+    return {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        **qwen2.write(config),
+        "vision_config": {
+            "depth": vision.depth,
+            "fullatt_block_indexes": list(vision.whole_blocks),
+            "hidden_act": vision.activation,
+            "hidden_size": vision.width,
+            "intermediate_size": vision.mlp_width,
+            "num_heads": vision.heads,
+            "out_hidden_size": vision.out_width,
+            "window_size": vision.window_side * vision.patch_size,
+            **qwen2.write_patch_sizes(vision),
+        },
+    }

@@ -94,3 +94,21 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
         where,
     )
     return config
+
+
+def write(config: VLMConfig) -> dict[str, Any]:
+    """Return the content of config.json for a configuration, as the released files lay it out."""
+    vision = config.vision
+    return {
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "model_type": "qwen2_vl",
+        **qwen2.write(config),
+        "vision_config": {
+            "depth": vision.depth,
+            "embed_dim": vision.width,
+            "hidden_size": vision.out_width,
+            "mlp_ratio": vision.mlp_width / vision.width,
+            "num_heads": vision.heads,
+            **qwen2.write_patch_sizes(vision),
+        },
+    }
