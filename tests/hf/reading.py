@@ -13,9 +13,16 @@ import sys
 import torch
 import transformers
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 NEW_TOKENS = 24
+VISUAL = [  # what a random model might say, and ours never does
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+]
 
 
 def image_processor():
@@ -33,7 +40,7 @@ def image_processor():
 def read(folder: str, chat: list, picture: str, reply: str) -> dict:
     """What the folder's files are read as."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, loading = Qwen2VLForConditionalGeneration.from_pretrained(
+    model, loading = AutoModelForImageTextToText.from_pretrained(
         folder, output_loading_info=True, torch_dtype=torch.float32
     )
     pixels = image_processor().from_pretrained(folder)(
@@ -54,7 +61,12 @@ def read(folder: str, chat: list, picture: str, reply: str) -> dict:
 
     with torch.no_grad():
         logits = model.eval()(**inputs(prompt + reply_ids)).logits[0, -len(reply_ids) - 1 : -1]
-        greedy = model.generate(**inputs(prompt), do_sample=False, max_new_tokens=NEW_TOKENS)
+        greedy = model.generate(
+            **inputs(prompt),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            suppress_tokens=tokenizer.convert_tokens_to_ids(VISUAL),
+        )
     chosen = logits.log_softmax(-1).gather(-1, torch.tensor(reply_ids)[:, None])[:, 0]
     return {
         "version": transformers.__version__,
