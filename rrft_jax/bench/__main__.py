@@ -33,8 +33,9 @@ then with a long tail of lengths (mean 128, maximum 512). It compares the time o
 with the bytes that the step must read (weights, keys and values, once each). If the device's
 bandwidth is known, it reports the share of it that the step reaches.
 
-`tower` times a small vision tower of Qwen2.5-VL, in which seven blocks in eight see windows, in
-turns with the same tower whose blocks all see whole pictures, for pictures of four sizes.
+`tower` times a small vision tower of Qwen2.5-VL in three forms, in turns, for pictures of four
+sizes: all blocks see windows, seven in eight do as in the released models (`mixed`), or all see the
+whole picture.
 
 `data` reads picture files of two sizes through the loader and, in turns with it, the same pictures
 in a parquet file, and the files through a bare pool of as many threads. The pool only opens the

@@ -24,6 +24,7 @@ def with_text(**sizes):
         (tiny.CONFIG, {"fsdp": 3}, "fsdp=3: the decoder's width 32 .* works .*: 2"),
         (RELEASED["2b"], {"tensor": 8}, "the decoder's heads 12 .*: 4"),
         (RELEASED["7b"], {"tensor": 8}, "the decoder's heads 28 .*: 4"),
+        (RELEASED["qwen2_5_vl_3b"], {"tensor": 8}, "the vision tower's MLP 3420 .*: 4"),
     ],
 )
 def test_sizes_that_do_not_divide_are_named(config, axes, message):

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import grpo as grpo_config
 from rrft_jax import settings
 from rrft_jax.data.shapes import Shape
 from rrft_jax.fields import replaced
+from rrft_jax.models import attention
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel.devices import limits, slice_devices
 from rrft_jax.parallel.mesh import make_mesh
@@ -161,6 +163,24 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
         size = math.prod(map(int, re.search(r"\[([\d,]+)\]", x.shape)[1].split(",")))
         assert size < smallest / 4, x
     assert dearest.sent / length < 1e-2 * weights
+
+
+def test_windows_cost_in_proportion_to_the_patches_and_pictures_to_their_square():
+    """By the blocks that the kernels of a v5e visit; with heads of Qwen2.5-VL."""
+    mesh = make_mesh(data=4, devices=slice_devices("v5e:2x2"))
+    kernels = attention.choose("auto", mesh, jnp.bfloat16)
+
+    def flops(patches, longest):
+        q = jax.ShapeDtypeStruct((4, patches, 16, 80), jnp.bfloat16)
+        ids = jax.ShapeDtypeStruct((4, patches), jnp.int32)
+        rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        attend = jax.jit(
+            lambda q, ids: attention.segment(q, q, q, ids, kernels, longest), in_shardings=rows
+        )
+        return hlo.cost(attend.lower(q, ids).compile().as_text()).flops
+
+    assert flops(8192, 64) / flops(4096, 64) == pytest.approx(2)
+    assert flops(8192, None) / flops(4096, None) == pytest.approx(4)
 
 
 def test_a_row_of_the_documented_table():
