@@ -70,13 +70,7 @@ def write_checkpoint(
         shutil.copyfile(TINY / name, folder / name)
     preprocessor = _preprocessor(chosen, config)
     (folder / PREPROCESSOR).write_text(json.dumps(preprocessor, indent=2) + "\n")
-    saving.write(
-        folder,
-        config,
-        dict.fromkeys(table.flatten(table.parameter_shapes(config)), jnp.dtype(dtype)),
-        lambda entry, layer: _random(entry, layer, config, seed).astype(jnp.dtype(dtype)),
-        max_shard_bytes,
-    )
+    saving.save(folder, config, _Random(config, seed, jnp.dtype(dtype)), max_shard_bytes)
     # Last, because a folder without it is no checkpoint.
     raw = {**chosen.write(config), **_ends(), "torch_dtype": dtype}
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
@@ -120,6 +114,7 @@ def _tiny(config: VLMConfig) -> VLMConfig:
         mlp_width=192,
         out_width=128,
         whole_blocks=config.vision.whole_blocks and (3,),
+        deepstack=config.vision.deepstack and (0, 2),
     )
     text = dataclasses.replace(
         config.text,
@@ -128,6 +123,7 @@ def _tiny(config: VLMConfig) -> VLMConfig:
         depth=4,
         heads=4,
         kv_heads=2,
+        head_size=32,
         mlp_width=384,
         mrope_sections=(6, 5, 5),
         tied=True,
@@ -135,17 +131,31 @@ def _tiny(config: VLMConfig) -> VLMConfig:
     return dataclasses.replace(config, vision=vision, text=text)
 
 
-def _random(entry: Entry, layer: int, config: VLMConfig, seed: int) -> np.ndarray:
-    """Return one layer of a parameter; its scale keeps activations and logits near 1."""
-    name = zlib.crc32(f"{entry.path}/{layer}".encode())
-    shape = table.shape(entry, config)[entry.stacked :]
-    values = np.random.default_rng((seed, name)).standard_normal(shape, np.float32)
-    kind = entry.path.rpartition("/")[2]
-    if kind == "kernel":
-        return values / np.float32(shape[0] ** 0.5)
-    if kind == "embedding":
-        return values / np.float32(shape[1] ** 0.5)
-    return np.float32(0.1) * values + np.float32(kind == "scale")
+@dataclasses.dataclass(frozen=True)
+class _Random:
+    """Random tensors, each made when it is written; see `hf.saving.Tensors`."""
+
+    config: VLMConfig
+    seed: int
+    one_dtype: jnp.dtype
+
+    def dtype(self, entry: Entry, layer: int) -> jnp.dtype:
+        """Return the dtype of all tensors."""
+        return self.one_dtype
+
+    def gather(self, entry: Entry, layer: int) -> np.ndarray:
+        """Return one layer of a parameter; its scale keeps activations and logits near 1."""
+        name = zlib.crc32(f"{entry.path}/{layer}".encode())
+        shape = table.shape(entry, self.config)[entry.stacked :]
+        values = np.random.default_rng((self.seed, name)).standard_normal(shape, np.float32)
+        kind = entry.path.rpartition("/")[2]
+        if kind == "kernel":
+            values /= shape[0] ** 0.5
+        elif kind == "embedding":
+            values /= shape[1] ** 0.5
+        else:
+            values = 0.1 * values + (kind == "scale")
+        return values.astype(self.one_dtype)
 
 
 def _preprocessor(family: Family, config: VLMConfig) -> dict[str, Any]:

@@ -47,7 +47,9 @@ FAMILIES = {  # by the model_type in config.json
         qwen2_5_vl.RELEASED,
         image_defaults=True,
     ),
-    "qwen3_vl": Family(qwen3_vl.TITLE, qwen3_vl.read, qwen3_vl.RELEASED, image_defaults=False),
+    "qwen3_vl": Family(
+        qwen3_vl.TITLE, qwen3_vl.read, qwen3_vl.write, qwen3_vl.RELEASED, image_defaults=False
+    ),
 }
 TITLES = either([family.title for family in FAMILIES.values()])
 RELEASED = {name: c for family in FAMILIES.values() for name, c in family.released.items()}

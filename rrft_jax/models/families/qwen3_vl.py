@@ -190,3 +190,53 @@ def _contradictions(config: VLMConfig, positions: int) -> dict[str, Any]:
         )
         > config.text.depth,
     }
+
+
+def write(config: VLMConfig) -> dict[str, Any]:
+    """Return the content of config.json for a configuration, as the released files lay it out."""
+    text, vision = config.text, config.vision
+    return {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "model_type": "qwen3_vl",
+        "image_token_id": config.image_token,
+        "video_token_id": config.video_token,
+        "vision_start_token_id": config.vision_start_token,
+        "vision_end_token_id": config.vision_end_token,
+        "tie_word_embeddings": text.tied,
+        "text_config": {
+            "attention_bias": False,
+            "head_dim": text.head_size,
+            "hidden_act": "silu",
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp_width,
+            "max_position_embeddings": 262_144,
+            "model_type": "qwen3_vl_text",
+            "num_attention_heads": text.heads,
+            "num_hidden_layers": text.depth,
+            "num_key_value_heads": text.kv_heads,
+            "rms_norm_eps": text.norm_eps,
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": list(text.mrope_sections),
+                "rope_type": "default",
+            },
+            "rope_theta": text.rope_theta,
+            "tie_word_embeddings": text.tied,
+            "vocab_size": text.vocab_size,
+        },
+        "vision_config": {
+            "deepstack_visual_indexes": list(vision.deepstack),
+            "depth": vision.depth,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": vision.width,
+            "in_channels": vision.in_channels,
+            "intermediate_size": vision.mlp_width,
+            "model_type": "qwen3_vl",
+            "num_heads": vision.heads,
+            "num_position_embeddings": vision.position_side**2,
+            "out_hidden_size": vision.out_width,
+            "patch_size": vision.patch_size,
+            "spatial_merge_size": vision.merge_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+        },
+    }
