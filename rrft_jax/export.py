@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from rrft_jax import command, fields
 from rrft_jax.data.stages import model_folder
 from rrft_jax.errors import UserError
-from rrft_jax.hf import kinds, save_pretrained, storage
+from rrft_jax.hf import adapters, kinds, save_pretrained, storage
 from rrft_jax.hf.pretrained import read_config
-from rrft_jax.models import VLM
+from rrft_jax.models import VLM, table
 from rrft_jax.prepare import weights_of
 from rrft_jax.prog import prog
 from rrft_jax.settings import LoRASettings, ModelSettings
@@ -126,8 +126,24 @@ def export(
         ) from None
     finally:
         checkpoints.close()
-    save_pretrained(out, model, params)
+    write(out, model, params)
     return out, chosen, step
+
+
+def write(out: pathlib.Path, model: VLM, params: dict) -> None:
+    """Write weights of a run: a Hugging Face folder, and beside it a PEFT folder of their adapter.
+
+    All processes must call this, and the first one writes.
+
+    Args:
+      out: the folder; that of an adapter has the same name with "-adapter" behind it.
+      model: the model.
+      params: its parameters; without an adapter there is no second folder.
+    """
+    save_pretrained(out, model, params)
+    if own := params.get("adapter"):
+        beside = out.with_name(f"{out.name}-adapter")
+        adapters.write(beside, model.config, model.lora, table.flatten(own), model.source)
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

@@ -8,13 +8,12 @@ saved. A half-done evaluation or stage resumes from the state on disk.
 import contextlib
 import pathlib
 
-from rrft_jax import fields, lock
+from rrft_jax import export, fields, lock
 from rrft_jax.data.skipped import SkippedLog
 from rrft_jax.data.stages import num_samples, num_steps, stage_loader
 from rrft_jax.data.thumbnails import Thumbnails
 from rrft_jax.evaluation.evaluator import Evaluator
 from rrft_jax.evaluation.results import Results
-from rrft_jax.hf import save_pretrained
 from rrft_jax.models import VLM
 from rrft_jax.monitoring import MetricsWriter, Progress, interrupts, say, waiting
 from rrft_jax.monitoring.profiling import Profile
@@ -126,7 +125,7 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
             page.refresh()
     if config.stages:
         with waiting(f"writing {workdir / EXPORT}"):
-            save_pretrained(workdir / EXPORT, model, params)
+            export.write(workdir / EXPORT, model, params)
         say(f"export: {workdir / EXPORT}")
         export_best(results, model, params, workdir)
     say(f"report: {workdir / PAGE}")
@@ -147,7 +146,7 @@ def export_best(results: Results, model: VLM, params: dict, workdir: pathlib.Pat
                 with contextlib.closing(Checkpoints(folder)) as checkpoints:
                     base, trained = tuning.split(params)
                     params = {**base, **checkpoints.restore_params(step, trained)}
-                save_pretrained(workdir / EXPORT_BEST, model, params)
+                export.write(workdir / EXPORT_BEST, model, params)
                 where = f"{where}, exported to {workdir / EXPORT_BEST}"
             except Damaged as error:
                 where = f"{where}, which is incomplete and is not exported: {error}"

@@ -51,7 +51,7 @@ class ModelSettings:
     adapter: str = field(
         "",
         "PEFT folder of a low-rank adapter of this model, or the folder of a run that trained one. "
-        "It is merged into the weights.",
+        "With `lora.rank` training goes on in it; otherwise it is merged into the weights.",
     )
     dtype: str = field(
         "float32",

@@ -11,10 +11,13 @@ alone, so one copy of the base serves both stages, the sampler, and GRPO's refer
 """
 
 import dataclasses
+import math
+import shlex
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Key
 
 from rrft_jax.errors import UserError
@@ -49,17 +52,28 @@ def check(config: Config, sizes: VLMConfig) -> str:
 
     Raises:
       UserError: no linear map of the model has a path of the targets, the folder holds no adapter
-        of this model, or training can't go on in it.
+        of this model, or training can't go on in it: its form is not that of `config.lora`.
     """
     own = lora(config.lora, sizes)
     if not config.model.adapter:
         return ""
     folder = kinds.adapter(config.model.adapter)
     given, _ = adapters.read(folder, sizes)
+    alpha = given.rank * given.scale
+    line = f"adapter: rank {given.rank}, in {len(given.targets)} linear maps"
     if own is None:
-        maps = len(given.targets)
-        return f"adapter: rank {given.rank}, in {maps} linear maps; merged into the weights"
-    raise UserError(f"{folder}: only --config.lora.rank=0 merges an adapter")
+        return f"{line}; merged into the weights"
+    same = (own.rank, own.targets) == (given.rank, given.targets)
+    if same and math.isclose(own.scale, given.scale):
+        return f"{line}; training goes on in it"
+    pattern = "|".join(given.targets)
+    if given.targets == adapter.targets(sizes, adapter.DECODER):
+        pattern = adapter.DECODER
+    raise UserError(
+        f"{folder}: an adapter of another form than --config.lora; to train it further, give "
+        f"--config.lora.rank={given.rank} --config.lora.alpha={alpha:.17g} "
+        f"--config.lora.targets={shlex.quote(pattern)}; to merge it, --config.lora.rank=0"
+    )
 
 
 def dtype(config: Config) -> str:
@@ -73,8 +87,8 @@ def dtype(config: Config) -> str:
 def begin(config: Config, model: VLM, params: dict) -> tuple[VLM, dict]:
     """Return the model and the parameters of a run, from those of its folder.
 
-    With `config.lora.rank` they have a fresh adapter, which is a function of the seed. `params` may
-    not be used after this.
+    With `config.lora.rank` they have the adapter in `config.model.adapter`, or a fresh one, which
+    is a function of the seed. `params` may not be used after this.
     """
     form = lora(config.lora, model.config)
     if form is None:
@@ -85,6 +99,8 @@ def begin(config: Config, model: VLM, params: dict) -> tuple[VLM, dict]:
             x.delete()
         params = base
     model = dataclasses.replace(model, lora=form)
+    if config.model.adapter:
+        return model, {**params, "adapter": _read(config, model)}
     key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
     own = jnp.dtype(config.model.dtype)
 
@@ -93,6 +109,20 @@ def begin(config: Config, model: VLM, params: dict) -> tuple[VLM, dict]:
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract_adapter(model, own))
     return model, {**params, "adapter": jax.jit(fresh, out_shardings=shardings)(key)}
+
+
+def _read(config: Config, model: VLM) -> dict:
+    """Return the adapter in `config.model.adapter`, on the mesh."""
+    _, arrays = adapters.read(kinds.adapter(config.model.adapter), model.config)
+
+    def place(like: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
+        array = array.astype(like.dtype)
+        if like.sharding is None:
+            return jnp.asarray(array)
+        return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
+
+    own = abstract_adapter(model, jnp.dtype(config.model.dtype))
+    return jax.tree.map(place, own, table.unflatten(arrays))
 
 
 def summary(params: dict) -> str:

@@ -25,7 +25,11 @@ from rrft_jax.hf import adapters, kinds
 from rrft_jax.hf.pretrained import load_pretrained
 from rrft_jax.models import adapter, table
 from rrft_jax.models.vlm import VLM
+from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.settings import Config, LoRASettings, ModelSettings, SFTSettings
+from rrft_jax.training import tuning
+from rrft_jax.training.sft import AXES, SFT, SFTBatch
 
 TOLERANCE = 1e-5  # activations are of order 1
 FAMILIES = {"qwen2_vl": "small", "qwen2_5_vl": "windows"}  # and a checkpoint of each
@@ -96,11 +100,10 @@ def save_peft(base: Base, folder: pathlib.Path, **settings) -> peft.PeftModel:
     return model.eval()
 
 
-def logits_of(model, base: Base) -> np.ndarray:
-    """[3,V]: what torch predicts after each prompt."""
-    found = []
-    for row in base.rows:
-        tokens = torch.tensor([row.tokens.tolist()])
+def inputs_of(base: Base, completions=((), (), ())):
+    """Each prompt, and maybe a completion behind it, as transformers wants it."""
+    for row, completion in zip(base.rows, completions, strict=True):
+        tokens = torch.tensor([[*row.tokens.tolist(), *map(int, completion)]])
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
         if len(row.patches):
             grids = [
@@ -110,9 +113,13 @@ def logits_of(model, base: Base) -> np.ndarray:
             inputs["pixel_values"] = torch.tensor(row.patches)
             inputs["image_grid_thw"] = torch.tensor(grids)
             inputs["mm_token_type_ids"] = (tokens == base.model.config.image_token).int()
-        with torch.no_grad():
-            found.append(model(**inputs).logits[0, -1].numpy())
-    return np.stack(found)
+        yield inputs
+
+
+def logits_of(model, base: Base) -> np.ndarray:
+    """[3,V]: what torch predicts after each prompt."""
+    with torch.no_grad():
+        return np.stack([model(**inputs).logits[0, -1].numpy() for inputs in inputs_of(base)])
 
 
 def our_logits(base: Base, folder) -> np.ndarray:
@@ -208,6 +215,53 @@ def test_what_we_wrote_comes_back_equal(base, tmp_path, alpha):
     assert settings["base_model_name_or_path"] == base.folder
     if alpha == 16:
         assert type(settings["lora_alpha"]) is int and settings["lora_alpha"] == 16
+
+
+def loss_of(model, base: Base, tokens: np.ndarray) -> torch.Tensor:
+    """What SFT minimises: the mean over the tokens that follow each prompt."""
+    total = 0
+    for inputs, completion in zip(inputs_of(base, tokens), tokens, strict=True):
+        log_probs = model(**inputs).logits[0, -len(completion) - 1 : -1].log_softmax(-1)
+        total = total - log_probs.gather(-1, torch.tensor(completion)[:, None]).sum()
+    return total / tokens.size
+
+
+def test_an_adapter_that_peft_trained_is_trained_further_and_goes_back(small, tmp_path):
+    modules = {"target_modules": ["q_proj", "down_proj", "qkv"], "layers_to_transform": [1]}
+    theirs = save_peft(small, tmp_path / "theirs", **modules)
+    tokens = np.random.default_rng(2).integers(0, 400, (3, 5))
+    trained = [weight for weight in theirs.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(theirs, small, tokens).backward()
+        optimizer.step()
+    theirs.save_pretrained(tmp_path / "theirs")
+
+    config = Config(
+        model=ModelSettings(path=small.folder, adapter=str(tmp_path / "theirs")),
+        lora=LoRASettings(rank=4, alpha=6.0, targets=".*/(q|down|qkv)"),
+        sft=SFTSettings(learning_rate=1e-2, warmup_steps=0, weight_decay=0.1),
+    )
+    assert "training goes on in it" in tuning.check(config, small.model.config)
+    mesh = make_mesh(data=1)
+    model, params = load_pretrained(small.folder, jnp.float32, mesh=mesh)
+    model, params = tuning.begin(config, model, params)
+    sft = SFT(config, model, params, 2)
+    batch = SFTBatch(small.prompt, tokens[:, None], np.ones((3, 1, 5), bool))
+    state, metrics = sft.update(sft.state, sharding.shard(mesh, batch, AXES), sft.base)
+    expected = loss_of(theirs, small, tokens).item()
+    assert float(metrics["loss"]) == pytest.approx(expected, abs=TOLERANCE)
+
+    arrays = jax.device_get(table.flatten(state.params["adapter"]))
+    adapters.write(tmp_path / "ours", model.config, model.lora, arrays, small.folder)
+    back = peft.PeftModel.from_pretrained(load_torch(small.folder), tmp_path / "ours")
+    assert loss_of(back, small, tokens).item() < expected
+    close(our_logits(small, tmp_path / "ours"), logits_of(back, small))
+    _, again = adapters.read(tmp_path / "ours", model.config)
+    for path in arrays:  # layer 0 has no adapter, and training gives it none
+        np.testing.assert_array_equal(again[path], arrays[path], err_msg=path)
+        assert not arrays[path][0].any() and arrays[path][1].any()
 
 
 @pytest.mark.parametrize("mesh", [None, {"data": 2, "fsdp": 2, "tensor": 2}])
