@@ -62,7 +62,7 @@ setup(
             "matplotlib>=3.10",
             "nbclient>=0.10",
             "nbformat>=5.10",
-            "peft>=0.18",
+            "peft>=0.21",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.12",

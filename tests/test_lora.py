@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 
 import jax
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrft_jax import branch, export, fields, main
+from rrft_jax import branch, command, export, fields, main, prepare
 from rrft_jax.assets import TINY
 from rrft_jax.errors import UserError
-from rrft_jax.hf import load_pretrained
+from rrft_jax.hf import adapters, load_pretrained
+from rrft_jax.hf.pretrained import read_config as read_sizes
 from rrft_jax.models import adapter, table
 from rrft_jax.settings import Config, LoRASettings, make
 from rrft_jax.training import tuning
@@ -81,8 +83,39 @@ def test_the_export_is_the_folders_weights_with_the_product_added(finished, tmp_
             want = want + change
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6, err_msg=path)
     assert export.main([str(finished), f"--out={tmp_path}/out"]) == 0
-    for file in (finished / "export").iterdir():
-        assert file.read_bytes() == (tmp_path / "out" / file.name).read_bytes(), file.name
+    for folder, again in (("export", "out"), ("export-adapter", "out-adapter")):
+        for file in (finished / folder).iterdir():
+            assert file.read_bytes() == (tmp_path / again / file.name).read_bytes(), file.name
+    _, merged = load_pretrained(TINY, np.float32, adapter=finished)
+    for path, got in table.flatten(merged).items():
+        np.testing.assert_allclose(got, exported[path], rtol=0, atol=1e-6, err_msg=path)
+
+
+def test_training_goes_on_in_the_adapter_of_a_run(finished, tmp_path, capsys):
+    arguments = [*SETTINGS, f"--config.model.adapter={finished}", f"--workdir={tmp_path}/run"]
+    prepared = prepare.prepare(*command.parse(arguments))
+    assert "maps; training goes on in it" in capsys.readouterr().err
+    lora, arrays = adapters.read(finished / "export-adapter", prepared.model.config)
+    assert dataclasses.replace(lora, dropout=0.25) == prepared.model.lora
+    own = table.flatten(prepared.params["adapter"])
+    assert own.keys() == arrays.keys()
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(own[path], array, err_msg=path)
+
+
+def test_an_adapter_of_another_form_says_which_arguments_train_it(finished, tmp_path):
+    adapter = f"--config.model.adapter={finished}"
+    other = [arguments for arguments in SETTINGS if "lora.rank" not in arguments]
+    other += ["--config.lora.targets=decoder", adapter, f"--workdir={tmp_path}/run"]
+    with pytest.raises(UserError, match="an adapter of another form than --config.lora") as error:
+        prepare.prepare(*command.parse(other))
+    told = [word for word in shlex.split(str(error.value)) if word.startswith("--config.lora.")]
+    config, _ = command.parse([*other, *(word.rstrip(";") for word in told if word[-2:] != "=0")])
+    sizes, _ = read_sizes(TINY)
+    assert "training goes on in it" in tuning.check(config, sizes)
+    assert "merged into the weights" in tuning.check(
+        dataclasses.replace(config, lora=LoRASettings()), sizes
+    )
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])

@@ -32,7 +32,7 @@ from rrft_jax.training import tuning
 from rrft_jax.training.sft import AXES, SFT, SFTBatch
 
 TOLERANCE = 1e-5  # activations are of order 1
-FAMILIES = {"qwen2_vl": "small", "qwen2_5_vl": "windows"}  # and a checkpoint of each
+FAMILIES = {"qwen2_vl": "small", "qwen2_5_vl": "windows", "qwen3_vl": "deep"}  # one checkpoint each
 # Regular expressions for PEFT, which match the modules of both families.
 DECODER = r"model\.language_model\..*_proj"
 BOTH = rf"{DECODER}|model\.visual\..*(qkv|attn\.proj|fc1|fc2|_proj|mlp\.0|mlp\.2)"
