@@ -80,42 +80,16 @@ def read(path: storage.Path, config: VLMConfig) -> tuple[LoRA, dict[str, np.ndar
     """
     settings = _settings(path)
     lora = _lora(settings, storage.join(path, CONFIG), low_rank.targets(config, ".*"))
-    shapes, places = table.flatten(low_rank.shapes(config, lora)), _places(config, lora)
     base = settings.get("base_model_name_or_path") or "which the folder does not name"
-    cure = f"set model.path to the adapter's base, {base}"
-    found, arrays = set(), {}
-    for tensor in weights.header(_open(path))[0]:
-        name = table.import_name(tensor.name.removeprefix(_PREFIX), config)
-        where = f"{tensor.file.path}: weight {tensor.name}"
-        if not tensor.name.startswith(_PREFIX):
-            raise UserError(f"{where} does not begin with {_PREFIX}; let peft save the adapter")
-        if name not in places:
-            raise UserError(_unknown(name, where, config) or f"{where} fits no module; {cure}")
-        if name in found:
-            raise UserError(f"{where} is there by its old name too; delete one of the two")
+    found = _find(path, config, lora, f"set model.path to the adapter's base, {base}")
+    places, shapes = _places(config, lora), table.flatten(low_rank.shapes(config, lora))
+    arrays: dict[str, np.ndarray] = {}
+    for name, tensor in found.items():
         place = places[name]
-        if tensor.shape != place.shape:
-            raise UserError(
-                f"{where} has shape {tensor.shape}, but this model and r={lora.rank} in {CONFIG} "
-                f"need {place.shape}; {cure}"
-            )
-        if tensor.dtype not in weights.DTYPES:
-            raise UserError(
-                f"{where} is stored as {tensor.dtype}; save it as {' or '.join(weights.DTYPES)}"
-            )
-        found.add(name)
-        array = arrays.setdefault(place.path, np.zeros(shapes[place.path], np.float32))
+        if place.path not in arrays:
+            arrays[place.path] = np.zeros(shapes[place.path], np.float32)
         value = weights.read(tensor, ((0, tensor.shape[0]),), None)
-        array.reshape(-1, *array.shape[-2:])[place.layer] = value.T
-    modules = {_module(name) for name in found}
-    for name in places:
-        if name not in found and _module(name) in modules:
-            raise UserError(
-                f"{storage.join(path, WEIGHTS)}: weight {_PREFIX}{name} is missing beside its "
-                "other factor; save the adapter again"
-            )
-    if not found:
-        raise UserError(f"{storage.join(path, WEIGHTS)}: it is empty; save the adapter again")
+        _layers(arrays[place.path])[place.layer] = value.T
     targets = tuple(target for target in lora.targets if f"{target}/a" in arrays)
     return dataclasses.replace(lora, targets=targets), arrays
 
@@ -176,8 +150,7 @@ def write(
         return
     tensors = {}
     for name, place in _places(config, lora).items():
-        array = arrays[place.path]
-        tensors[name] = array.reshape(-1, *array.shape[-2:])[place.layer].T
+        tensors[name] = _layers(arrays[place.path])[place.layer].T
     modules = dict.fromkeys(_module(name) for name, tensor in tensors.items() if tensor.any())
     path.mkdir(parents=True, exist_ok=True)
     saving.write_file(
@@ -242,6 +215,52 @@ def _lora(settings: Mapping[str, Any], where: str, targets: tuple[str, ...]) -> 
     return LoRA(rank=rank, scale=scale, targets=targets, dropout=float(dropout))
 
 
+def _find(
+    path: storage.Path, config: VLMConfig, lora: LoRA, cure: str
+) -> dict[str, weights.Tensor]:
+    """Return the place in the file of each weight of an adapter, by its name without PEFT's prefix.
+
+    Args:
+      path: the adapter's folder.
+      config: the model.
+      lora: the adapter's settings, with all modules that can be adapted as targets.
+      cure: what to do if the adapter belongs to another model.
+
+    Raises:
+      UserError: a weight is missing, or it is not one of such an adapter.
+    """
+    places, found = _places(config, lora), {}
+    for tensor in weights.header(_open(path))[0]:
+        name = table.import_name(tensor.name.removeprefix(_PREFIX), config)
+        where = f"{tensor.file.path}: weight {tensor.name}"
+        if not tensor.name.startswith(_PREFIX):
+            raise UserError(f"{where} does not begin with {_PREFIX}; let peft save the adapter")
+        if name not in places:
+            raise UserError(_unknown(name, where, config) or f"{where} fits no module; {cure}")
+        if name in found:
+            raise UserError(f"{where} is there by its old name too; delete one of the two")
+        if tensor.shape != places[name].shape:
+            raise UserError(
+                f"{where} has shape {tensor.shape}, but this model and r={lora.rank} in {CONFIG} "
+                f"need {places[name].shape}; {cure}"
+            )
+        if tensor.dtype not in weights.DTYPES:
+            raise UserError(
+                f"{where} is stored as {tensor.dtype}; save it as {' or '.join(weights.DTYPES)}"
+            )
+        found[name] = tensor
+    modules = {_module(name) for name in found}
+    for name in places:
+        if name not in found and _module(name) in modules:
+            raise UserError(
+                f"{storage.join(path, WEIGHTS)}: weight {_PREFIX}{name} is missing beside its "
+                "other factor; save the adapter again"
+            )
+    if not found:
+        raise UserError(f"{storage.join(path, WEIGHTS)}: it is empty; save the adapter again")
+    return found
+
+
 def _open(path: storage.Path) -> storage.File:
     """Open the file of weights, or raise UserError if there is none."""
     try:
@@ -271,6 +290,11 @@ def _places(config: VLMConfig, lora: LoRA) -> dict[str, _Place]:
         for layer, name in enumerate(table.names(entries[f"{target}/kernel"], config))
         for part, suffix in _SUFFIXES.items()
     }
+
+
+def _layers(array: np.ndarray) -> np.ndarray:
+    """Return a view of an array of ours with an axis of layers: [L,in,r] or [L,r,out]."""
+    return array.reshape(-1, *array.shape[-2:])
 
 
 def _module(name: str) -> str:
