@@ -1,6 +1,5 @@
 """An adapter beside the weights: what it computes, its gradients, its form, its dropout."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,8 +10,8 @@ import pytest
 from rrft_jax.errors import UserError
 from rrft_jax.models import adapter, int8, prompt, table
 from rrft_jax.models.adapter import LoRA
-from rrft_jax.models.families import RELEASED
-from rrft_jax.models.layers import Dense
+from rrft_jax.models.families import FAMILIES, RELEASED
+from rrft_jax.models.layers import Dense, product
 from rrft_jax.rollout import GenerationConfig, generate
 from tests import tiny
 
@@ -24,20 +23,20 @@ def lora(targets: str = EVERYTHING, rank: int = 3, config=tiny.CONFIG, **fields)
 
 
 @functools.cache
-def model(targets: str = EVERYTHING, **fields):
-    return tiny.model(lora=lora(targets), **fields)
+def model(targets: str = EVERYTHING, config=tiny.CONFIG):
+    return tiny.model(config=config, lora=lora(targets, config=config))
 
 
 @functools.cache
-def params(targets: str = EVERYTHING, seed: int = 7) -> dict:
+def params(targets: str = EVERYTHING, config=tiny.CONFIG) -> dict:
     """Weights and an adapter, none of whose factors is 0."""
-    shapes = table.flatten(adapter.shapes(tiny.CONFIG, lora(targets)))
-    rng = np.random.default_rng(seed)
+    shapes = table.flatten(adapter.shapes(config, lora(targets, config=config)))
+    rng = np.random.default_rng(7)
     flat = {
         path: jnp.asarray(rng.normal(size=shape) * 0.5 * shape[-2] ** -0.5, jnp.float32)
         for path, shape in shapes.items()
     }
-    return {**tiny.params(), "adapter": table.unflatten(flat)}
+    return {**tiny.params(config), "adapter": table.unflatten(flat)}
 
 
 def by_hand(params: dict, scale: float) -> dict:
@@ -50,15 +49,16 @@ def by_hand(params: dict, scale: float) -> dict:
     return table.unflatten({path: x.astype(np.float32) for path, x in flat.items()})
 
 
-INPUTS = tiny.prompts(3), tiny.completions(3)[0]
+INPUTS = tiny.with_grids(tiny.prompts(3)), tiny.completions(3)[0]
 
 
-@pytest.mark.parametrize("targets", ["decoder", EVERYTHING])
-def test_scores_are_those_of_the_weights_with_the_product_added(targets):
-    own = params(targets)
-    got = jax.jit(model(targets).score)(own, *INPUTS)
-    want = jax.jit(tiny.model().score)(by_hand(own, 1.5), *INPUTS)
-    plain = jax.jit(tiny.model().score)(tiny.params(), *INPUTS)
+@pytest.mark.parametrize("config", [tiny.CONFIG, tiny.WINDOWS, tiny.DEEP], ids=FAMILIES)
+def test_scores_are_those_of_the_weights_with_the_product_added(config):
+    own = params(config=config)
+    score = jax.jit(tiny.model(config=config).score)
+    got = jax.jit(model(config=config).score)(own, *INPUTS)
+    want = score(by_hand(own, 1.5), *INPUTS)
+    plain = score(tiny.params(config), *INPUTS)
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert np.abs(got - plain).mean() > 0.01
     merged = adapter.merge(own, 1.5)
@@ -192,26 +192,15 @@ def test_factors_lie_like_their_weights():
     assert flat.keys() == sizes.keys()
 
 
-def test_a_frozen_kernel_keeps_no_inputs_and_has_no_gradient():
-    """In bfloat16 the inputs of frozen maps would be most of what an update keeps."""
-    text = dataclasses.replace(tiny.CONFIG.text, mlp_width=1536)
-    config = dataclasses.replace(tiny.CONFIG, text=text)
-    own = lora("language/layers/q", config=config)
-    model = tiny.model(config=config, dtype=jnp.bfloat16, lora=own)
-    adapted = jax.eval_shape(lambda: adapter.init(jax.random.key(0), config, own))
-    base = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=str)
+def test_no_inputs_are_kept_for_a_frozen_kernel_which_is_kept_as_it_came(dtype):
+    x, kernel = jnp.ones((7, 5), dtype), jnp.ones((5, 3), jnp.bfloat16)
 
-    def loss(trained, frozen):
-        return jnp.sum(model.score({**frozen, **trained}, *INPUTS))
+    def kept(f, *arguments):
+        _, backward = jax.vjp(f, *arguments)
+        return sorted((x.shape, x.dtype) for x in jax.tree.leaves(backward))
 
-    def compiled(trained, frozen):
-        quick = {"xla_backend_optimization_level": 0}
-        return jax.jit(jax.grad(loss)).lower(trained, frozen).compile(quick)
-
-    lora_, full = compiled({"adapter": adapted}, base), compiled(base, {})
-    gradient = "f32[2,32,1536]"
-    outputs = [program.as_text().partition("ENTRY")[2].count(gradient) for program in (lora_, full)]
-    assert outputs[0] < outputs[1]
-    temporaries = [p.memory_analysis().temp_size_in_bytes for p in (lora_, full)]
-    inputs = 2 * 3 * (9 + 3 * 6) * 1536 * 2  # of `down` in both layers
-    assert temporaries[0] < temporaries[1] - inputs
+    frozen = kept(lambda x: product(x, kernel, dtype), x)
+    assert frozen == [((5, 3), jnp.bfloat16)]
+    trained = kept(lambda x, kernel: product(x, kernel, dtype), x, kernel)
+    assert [shape for shape, _ in trained] == [(5, 3), (7, 5)]
