@@ -59,7 +59,7 @@ def _runs(config: VisionConfig, side: int) -> tuple[Callable[[], jax.Array], ...
     picture = values.astype(np.float32), places, np.zeros((1, side**2), np.int32)
     params = jax.jit(tower.init)(jax.random.key(0), *picture)
     forward = jax.jit(tower.apply)
-    gradient = jax.jit(jax.grad(lambda params: jnp.sum(tower.apply(params, *picture))))
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(tower.apply(params, *picture)[0])))
     return (
         lambda: jax.block_until_ready(forward(params, *picture)),
         lambda: jax.block_until_ready(gradient(params)),
