@@ -84,12 +84,12 @@ def shapes(config: VLMConfig, lora: LoRA) -> dict:
 
 
 def axes(config: VLMConfig, lora: LoRA) -> dict:
-    """Return a tree like the adapter, of logical axes ("LD.", "L.H")."""
+    """Return a tree like the adapter, of logical axes ("LDr", "LrH")."""
     flat = {}
     for path, entry in _entries(config, lora).items():
         *layers, inputs, outputs = table.axes(entry)
-        flat[f"{path}/a"] = "".join([*layers, inputs, "."])
-        flat[f"{path}/b"] = "".join([*layers, ".", outputs])
+        flat[f"{path}/a"] = "".join([*layers, inputs, "r"])
+        flat[f"{path}/b"] = "".join([*layers, "r", outputs])
     return table.unflatten(flat)
 
 

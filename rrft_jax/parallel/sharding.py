@@ -26,6 +26,7 @@ LOGICAL_AXES = {
     "K": ("tensor",),  # key/value heads
     "F": ("tensor",),  # width of an MLP
     "V": ("tensor",),  # vocabulary
+    "r": ("fsdp",),  # rank of an adapter
     "b": ("data",),  # prompts, in the computation of log-probabilities
     "v": ("fsdp", "tensor"),  # vocabulary, in the computation of log-probabilities
 }  # a dimension with another letter, or ".", is whole on each device

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrft_jax.bench import update, workload
+from rrft_jax.bench import lora, update, workload
 from rrft_jax.bench.flops import attended_pairs, score_flops
 from rrft_jax.models import VLM
 from tests import tiny
@@ -74,6 +74,9 @@ def test_repeated_prompts_give_the_same_update():
 @pytest.mark.parametrize("bench, keys", [
     (update.bench_update, {"update", "tokens_per_second", "model_tflops_per_second", "device"}),
     (update.bench_repeated, {"shared", "repeated", "ratio", "device"}),
+    (functools.partial(lora.bench_lora, rank=2), {
+        "rank", "full", "lora", "ratio", "gather", "merge", "token", "token_with_factors", "device",
+    }),
 ])  # fmt: skip
 def test_reports(bench, keys):
     report = bench(SMALL, None, repeats=1)

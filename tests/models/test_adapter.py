@@ -18,7 +18,7 @@ from tests import tiny
 EVERYTHING = ".*"
 
 
-def lora(targets: str = EVERYTHING, rank: int = 3, config=tiny.CONFIG, **fields) -> LoRA:
+def lora(targets: str = EVERYTHING, rank: int = 4, config=tiny.CONFIG, **fields) -> LoRA:
     return LoRA(rank, scale=1.5, targets=adapter.targets(config, targets), **fields)
 
 
@@ -185,10 +185,10 @@ def test_factors_lie_like_their_weights():
     own = lora(config=RELEASED["7b"])
     axes, shapes = adapter.axes(RELEASED["7b"], own), adapter.shapes(RELEASED["7b"], own)
     flat, sizes = table.flatten(axes), table.flatten(shapes)
-    assert (flat["language/layers/q/a"], flat["language/layers/q/b"]) == ("LD.", "L.H")
-    assert (flat["language/layers/down/a"], flat["language/layers/down/b"]) == ("LF.", "L.D")
-    assert sizes["language/layers/k/b"] == (28, 3, 512)
-    assert (flat["vision/merger/fc1/a"], sizes["vision/merger/fc1/a"]) == ("D.", (5120, 3))
+    assert (flat["language/layers/q/a"], flat["language/layers/q/b"]) == ("LDr", "LrH")
+    assert (flat["language/layers/down/a"], flat["language/layers/down/b"]) == ("LFr", "LrD")
+    assert sizes["language/layers/k/b"] == (28, 4, 512)
+    assert (flat["vision/merger/fc1/a"], sizes["vision/merger/fc1/a"]) == ("Dr", (5120, 4))
     assert flat.keys() == sizes.keys()
 
 

@@ -221,6 +221,38 @@ def test_the_search_changes_least_first():
     )
 
 
+def test_of_an_adapter_the_search_changes_the_frozen_weights_alone():
+    config = _config("model=7b,tuning=lora")
+    tried = list(search.candidates(config, RELEASED["7b"], 8))
+    assert dict.fromkeys(x["lora.base_dtype"] for x in tried) == {"": None, "int8": None}
+    assert not any("model.dtype" in x or "grpo.reference_dtype" in x for x in tried)
+    assert all(replaced(config, changes).lora.rank == 64 for changes in tried)
+
+
+def test_an_adapter_of_7b_needs_a_fraction_and_no_copy_of_the_weights():
+    mesh, shape = make_mesh(fsdp=8), Shape(2448, 1024, 512)
+
+    def least(arg):
+        config = _config(arg)
+        model = programs.make_model(config, RELEASED["7b"], mesh)
+        return programs.least_bytes(config, model, "grpo", shape)["update"]
+
+    full, lora = least("model=7b"), least("model=7b,tuning=lora")
+    assert sum(lora.values()) < 0.35 * sum(full.values())
+    whole = 2 * sum(map(math.prod, _shapes("7b"))) / 8  # bytes of the weights in bfloat16
+    assert whole < lora["parameters"] < 1.25 * whole  # a few sizes do not divide
+    adapted = 28 * 64 * (4 * 3584 + 3584 + 512 + 512 + 3584 + 3 * (3584 + 18_944))
+    assert lora["reference"] == 4 * adapted / 8  # the adapter that SFT has trained
+    assert lora["optimizer"] < 2.01 * lora["reference"] == 2.01 * lora["gradients"]
+    config = replaced(_config("model=7b,tuning=lora"), {"stages": ("grpo",)})
+    model = programs.make_model(config, RELEASED["7b"], mesh)
+    assert not programs.least_bytes(config, model, "grpo", shape)["update"]["reference"]
+
+
+def _shapes(name: str) -> list[tuple[int, ...]]:
+    return jax.tree.leaves(parameter_shapes(RELEASED[name]), is_leaf=lambda x: type(x) is tuple)
+
+
 def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     """Of eight whose weights and caches fit, it compiles one for each dtype of the weights, then
     what is smaller by as much as that one missed."""

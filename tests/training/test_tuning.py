@@ -30,7 +30,7 @@ MESH = {"data": 1, "fsdp": 2, "tensor": 2}
 
 
 def form(dropout: float = 0.0) -> LoRA:
-    return LoRA(3, SCALE, adapter.targets(tiny.CONFIG, ".*"), dropout)
+    return LoRA(4, SCALE, adapter.targets(tiny.CONFIG, ".*"), dropout)
 
 
 def placed(mesh, tree: dict) -> dict:
@@ -136,7 +136,7 @@ def test_dropout_is_drawn_by_the_seed():
     assert other[1]["loss"] != pytest.approx(one_sft(dropout=0.5)[1]["loss"], rel=1e-3)
 
 
-CONFIG = Config(lora=LoRASettings(rank=3, alpha=4.5, targets=".*"))
+CONFIG = Config(lora=LoRASettings(rank=4, alpha=6.0, targets=".*"))
 
 
 def begun(mesh=None, config=CONFIG):
