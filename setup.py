@@ -49,6 +49,7 @@ setup(
         "tensorboard": ["tensorboard>=2.20"],
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],  # needs Pillow below 13, so it is no part of `test`
+        "study": ["matplotlib>=3.10"],  # writes figures as files
         "test": [
             "rrft_jax[tensorboard,wandb]",
             "beartype>=0.20",  # checks the shapes that jaxtyping writes

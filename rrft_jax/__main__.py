@@ -43,6 +43,7 @@ COMMANDS = {
     "chat": Command("rrft_jax.chat", "ask a model about pictures"),
     "report": Command("rrft_jax.report.__main__", "print results again, and write a page of them"),
     "compare": Command("rrft_jax.evaluation.compare", "compare runs sample by sample"),
+    "study": Command("rrft_jax.study.__main__", "compare paradigms on the same samples"),
     "rescore": Command("rrft_jax.evaluation.rescore", "score predictions again, without a model"),
     "export": Command("rrft_jax.export", "write a checkpoint as a Hugging Face folder"),
     "show": Command("rrft_jax.data.show.__main__", "show samples as the model sees them"),

@@ -162,7 +162,7 @@ def read(argv: Sequence[str]) -> Command:
         help="check the run, print its data, shapes, memory and first prompts; then end",
     )
     known, overrides = parser.parse_known_args(argv)
-    config = _load(known.config)
+    config, _ = load(known.config)
     file = known.config.partition(":")[0]
     settings, workdir, given = _settings(config, overrides, file, known.workdir)
     traced = origins.trace(settings, config, file, given)
@@ -232,8 +232,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def _load(path_and_arg: str) -> ml_collections.ConfigDict:
-    """Load a config, locked: "configs/grpo.py:model=2b" calls `get_config("model=2b")` there."""
+def load(path_and_arg: str) -> tuple[ml_collections.ConfigDict, types.ModuleType]:
+    """Return a config, locked, and the config file as a module.
+
+    "configs/grpo.py:model=2b" calls `get_config("model=2b")` there.
+
+    Raises:
+      UserError: there is no such file, or it has a mistake.
+    """
     path, _, arg = path_and_arg.partition(":")
     file = Path(path)
     if not file.exists() and file.parts[:1] == (CONFIGS.name,):
@@ -271,7 +277,7 @@ def _load(path_and_arg: str) -> ml_collections.ConfigDict:
             f"--config={path}: get_config returned {type(config).__name__}; expected a config, "
             "such as grpo.get_config(arg) after `from configs import grpo`"
         )
-    return config.lock()
+    return config.lock(), module
 
 
 @contextlib.contextmanager

@@ -39,7 +39,10 @@ _OF_STAGES = (
         for stage in STAGES
     ),
     _Idle(
-        ("checkpoint_every", "eval_every", "best_split", "best_metric", "model.remat", "lora"),
+        (
+            *("checkpoint_every", "eval_every", "best_split", "best_metric", "model.remat"),
+            *("data.samples", "lora"),
+        ),
         "this config trains nothing; choose a config with a stage",
         lambda config: not config.stages,
     ),
@@ -144,7 +147,18 @@ def check(config: Config, chosen: Collection[str]) -> None:
     for found, value in fields.items(config):
         if found.key not in chosen or value == found.default:
             continue
-        for idle in rules:
-            named = found.key in idle.fields or found.key.partition(".")[0] in idle.fields
-            if named and idle.holds(config):
-                raise UserError(f"--config.{found.key}={value}: no effect: {idle.reason}")
+        if reason := _reason(config, found.key, rules):
+            raise UserError(f"--config.{found.key}={value}: no effect: {reason}")
+
+
+def of_other_stages(config: Config, key: str) -> str:
+    """Return the reason why a field has no effect in the stages of a config; "" if it may have."""
+    return _reason(config, key, _OF_STAGES)
+
+
+def _reason(config: Config, key: str, rules: Collection[_Idle]) -> str:
+    for idle in rules:
+        named = key in idle.fields or key.partition(".")[0] in idle.fields
+        if named and idle.holds(config):
+            return idle.reason
+    return ""

@@ -146,6 +146,12 @@ class DataSettings:
     max_target_length: int = field(
         2048, "Tokens. A row with a longer target is left out and counted.", at_least(1)
     )
+    samples: int = field(
+        0,
+        "Train on the first samples of each place alone. 0 takes all; of drawn ones, as many as "
+        "the stages need.",
+        at_least(0),
+    )
     activation_samples: int = field(
         1600,
         "Under `reason_rft` the first samples activate reasoning by SFT. GRPO trains on the "

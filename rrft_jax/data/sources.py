@@ -2,6 +2,9 @@
 
 `places.py` reads where samples come from: one place, or the several places of a mixture.
 
+`data.samples` cuts the training samples of every source to its first ones, so that the samples of a
+smaller run are among those of a larger one.
+
 Under `reason_rft` the first `data.activation_samples` of every source activate reasoning (SFT), and
 its other samples reinforce it (GRPO). A task with too few samples reinforces on all of them
 (`data.reuse_activation`).
@@ -84,15 +87,19 @@ class Data:
 
 def _training(config: Config, place: Place) -> dict[str, Source]:
     """Return the samples that a place gives to each stage of training."""
-    first = config.data.activation_samples
-    if not place.path and not place.source:
+    first, most = config.data.activation_samples, config.data.samples
+    are_drawn = not place.path and not place.source
+    if are_drawn and not most:
         start = first if "sft" in config.stages else 0
         parts: dict[str, Sequence[Any]] = {
             "sft": _draw(config, place, "train", config.seed, 0, first),
             "grpo": _draw(config, place, "train", config.seed, start, start + DRAWN_TRAINING),
         }
     else:
-        every = _read(config, place, "train")
+        if are_drawn:
+            every = _draw(config, place, "train", config.seed, 0, most)
+        else:
+            every = _cut(_read(config, place, "train"), most)
         parts = {"sft": every, "grpo": every}
         if config.paradigm == "reason_rft":
             parts = {
@@ -108,6 +115,20 @@ def _training(config: Config, place: Place) -> dict[str, Source]:
     return {
         stage: Source(parts[stage], prompts, place.rewards, place.weight) for stage in config.stages
     }
+
+
+def _cut(examples: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return the first examples, `most` of them; all for 0.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    if most > len(examples):
+        raise UserError(
+            f"--config.data.samples={most}: there are {len(examples):,} training samples; expected "
+            "as many or fewer, or 0 for all"
+        )
+    return examples[:most] if most else examples
 
 
 def _reuses(config: Config, place: Place) -> bool:

@@ -69,13 +69,6 @@ def stage_loader(
       report: is called with every sample that is left out.
     """
     batch_size = _batch_size(config, stage, sources, mesh) if mesh else 1
-    form = Format(
-        paradigm=config.paradigm,
-        targets=stage == "sft",
-        max_prompt_length=config.data.max_prompt_length,
-        max_target_length=config.data.max_target_length,
-        thought_dropout=config.data.thought_dropout,
-    )
     batching = Batching(
         batch_size=batch_size,
         seed=config.seed,
@@ -89,7 +82,18 @@ def stage_loader(
         report=report,
         max_skipped_share=config.data.max_skipped_share,
     )
-    return make_loader(sources, processor, form, batching, reading)
+    return make_loader(sources, processor, stage_format(config, stage), batching, reading)
+
+
+def stage_format(config: Config, stage: str) -> Format:
+    """Return how the samples of a stage become prompts and targets."""
+    return Format(
+        paradigm=config.paradigm,
+        targets=stage == "sft",
+        max_prompt_length=config.data.max_prompt_length,
+        max_target_length=config.data.max_target_length,
+        thought_dropout=config.data.thought_dropout,
+    )
 
 
 def _batch_size(

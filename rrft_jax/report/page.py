@@ -68,13 +68,24 @@ def write(runs: Sequence[Run], file: pathlib.Path) -> None:
 
 def page(values: dict[str, Any]) -> str:
     """Return the HTML of a page about a `content`."""
-    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, SCRIPTS))
+    return html_of(values, ", ".join(run["name"] for run in values["runs"]), SCRIPTS)
+
+
+def html_of(values: Any, title: str, scripts: Sequence[str]) -> str:
+    """Return the HTML of a page.
+
+    Args:
+      values: its content.
+      title: its title.
+      scripts: the files of `assets/report/` that show the content, in order.
+    """
+    style, script = ("\n".join(map(_asset, names)) for names in (STYLES, scripts))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
     parts = {
-        "title": html.escape(", ".join(run["name"] for run in values["runs"])),
+        "title": html.escape(title),
         "policy": policy,
         "licence": _asset("uPlot-LICENSE.txt"),
         "style": style,

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from configs import base, eval, grpo, sft
+from configs import base, eval, grpo, sft, study
 from rrft_jax import rewards
 from rrft_jax.data.prompts import PARADIGMS, ZERO_SHOT
 from rrft_jax.errors import UserError
@@ -17,6 +17,7 @@ FILES = {
     sft: ("cot_sft", "ans_sft"),
     grpo: ("reason_rft", "reason_rft_zero"),
     eval: (*PARADIGMS, ZERO_SHOT),
+    study: study.PARADIGMS,
 }
 
 

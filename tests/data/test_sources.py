@@ -52,6 +52,27 @@ def test_drawn_pictures_follow_the_seed_and_the_model_but_held_out_ones_no_seed(
     assert data.splits["id"][0].examples == DrawnSource(COUNTING, "id", 0, 0, 2, SIZE)
 
 
+@pytest.mark.parametrize("samples", [5, 4])
+def test_the_first_training_samples_alone_are_used(published, samples):
+    """So the samples of a smaller run are among those of a larger one, drawn or not."""
+    files = Data.open(config_of(path=str(published), samples=samples))
+    drawn = Data.open(config_of(samples=samples))
+    for stage, ends in (("sft", (0, 3)), ("grpo", (3, samples))):
+        assert row_ids(files.training[stage]) == [numbered("count", *ends)]
+        (source,) = drawn.training[stage]
+        assert source.examples == DrawnSource(COUNTING, "train", 0, *ends, TINY_SIZE)
+    for paradigm in ("cot_sft", "ans_sft"):
+        (source,) = Data.open(config_of(f"paradigm={paradigm}", sft, samples=samples)).training[
+            "sft"
+        ]
+        assert len(source.examples) == samples
+
+
+def test_more_training_samples_than_there_are_is_an_error(published):
+    with pytest.raises(UserError, match="data.samples=6: there are 5 training samples"):
+        Data.open(config_of(path=str(published), samples=6))
+
+
 def test_the_first_samples_wake_reasoning_up_and_the_rest_reinforce_it(published, capsys):
     data = Data.open(config_of(path=str(published)))
     assert row_ids(data.training["sft"]) == [numbered("count", 3)]

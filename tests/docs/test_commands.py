@@ -173,6 +173,11 @@ def a_module(name: str, *arguments: str) -> None:
         assert done.returncode in (0, 1)  # 2 is a mistake in the arguments
     elif name == "build":
         assert not arguments and '"build' in (ROOT / "setup.py").read_text()
+    elif name == "rrft_jax.study":
+        from rrft_jax.study.__main__ import read
+
+        args, cells = read(arguments)
+        assert args.report_only or cells
     elif name in GENERATING:
         module = importlib.import_module(name)
         assert module.PAGE.read_text(encoding="utf-8") == module.page()

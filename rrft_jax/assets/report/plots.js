@@ -16,22 +16,31 @@ function colour(name) {
 /**
  * Return an element with a plot.
  * @param {string} axis name of the axis below, such as "step".
- * @param {{name, x, y, low?, high?}[]} lines the series; `low` and `high` are the ends of a band.
+ * @param {{name, x, y, low?, high?, colour?}[]} lines the series; `low` and `high` are the ends of a
+ *   band, and `colour` is a number, by default the place of the line.
+ * @param {boolean} log whether the axis below is logarithmic; it then names the values of the lines.
  */
-function plot(axis, lines, height = 240) {
+function plot(axis, lines, height = 240, log = false) {
   const element = make("div.plot");
   const draw = () => {
     const { data, series, bands } = joined(lines);
     const ink = colour("--ink-soft");
     const grid = { stroke: colour("--rule"), width: 1 };
+    const ticks = log
+      ? {
+          splits: () => data[0],
+          filter: (_, values) => values,
+          values: (_, values) => values.map((value) => value.toLocaleString("en")),
+        }
+      : {};
     const scale = { stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif" };
     return new uPlot(
       {
         width: Math.max(element.clientWidth, 200),
         height,
-        scales: { x: { time: false } },
+        scales: { x: { time: false, distr: log ? 3 : 1 } },
         axes: [
-          { ...scale, size: 30, label: axis, labelSize: 18, labelGap: 0, labelFont: scale.font },
+          { ...scale, ...ticks, size: 30, label: axis, labelSize: 18, labelGap: 0, labelFont: scale.font },
           { ...scale, size: 56, values: (_, ticks) => ticks.map(short) },
         ],
         series: [{ label: axis, value: (_, value) => short(value) }, ...series],
@@ -54,7 +63,7 @@ function joined(lines) {
   const series = [];
   const bands = [];
   lines.forEach((line, n) => {
-    const stroke = colour(COLOURS[n % COLOURS.length]);
+    const stroke = colour(COLOURS[(line.colour ?? n) % COLOURS.length]);
     const few = line.x.length < 30;
     const own = {
       label: line.name,

@@ -29,7 +29,11 @@ class DrawnSource:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int | slice) -> "Example | DrawnSource":
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            stop = self.start + max(start, stop)
+            return dataclasses.replace(self, start=self.start + start, stop=stop)
         if not 0 <= index < len(self):
             raise IndexError(index)
         sample = find(self.task).sample
