@@ -1,5 +1,9 @@
 """Both layouts of config.json are read to the same sizes; other models are turned away."""
 
+import copy
+import functools
+import re
+
 import pytest
 
 from rrft_jax.errors import UserError
@@ -144,7 +148,8 @@ def test_a_tower_with_deepstack_is_read_as_it_was_released_and_as_it_is_saved_to
         ({}, {"num_position_embeddings": 50}, "is not the square of a number"),
         ({}, {"num_heads": 3}, "vision_config.hidden_size is not a multiple of 4 x num_heads"),
         ({}, {"out_hidden_size": 32}, "out_hidden_size is not the decoder's"),
-        ({}, {"patch_size": [16, 16]}, "a size is not a number"),
+        ({"rope_scaling": {"mrope_section": [20, -2, -2]}}, {}, "one number for each of three"),
+        ({"rope_scaling": {"mrope_section": [6, 10]}}, {}, "one number for each of three axes"),
     ],
 )
 def test_another_deepstack_model_is_refused_in_one_line(text, vision, message):
@@ -264,3 +269,29 @@ def test_sizes_that_stand_at_both_levels_are_the_same(change):
     assert families.read(both) == families.read(NESTED)
     with pytest.raises(UserError, match=f"{next(iter(change))}.* is .*, but .*text_config.* is "):
         families.read({**both, **change})
+
+
+def _sizes(part, place=()):
+    """The paths of all numbers in a config.json but those of tokens."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            yield from _sizes(value, (*place, key))
+        elif type(value) in (int, float) and not key.endswith(("token_id", "per_second")):
+            yield (*place, key)
+
+
+UNREAD = ("spatial_patch_size",)
+
+
+@pytest.mark.parametrize("raw", [NESTED, FLAT, WINDOWED, DEEP], ids=lambda raw: raw["model_type"])
+@pytest.mark.parametrize("value", [0, -56, "64", True, [16, 16], float("nan")], ids=repr)
+def test_a_size_that_is_no_number_above_0_is_named(raw, value):
+    for path in _sizes(raw):
+        if path[-1] not in UNREAD:
+            broken = copy.deepcopy(raw)
+            part = functools.reduce(dict.__getitem__, path[:-1], broken)
+            part[path[-1]] = value
+            words = rf"{re.escape('.'.join(path))} is .*, expected a (whole )?number above 0; "
+            with pytest.raises(UserError, match=words) as error:
+                families.read(broken)
+            assert "\n" not in str(error.value)

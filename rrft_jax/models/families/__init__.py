@@ -12,7 +12,12 @@ from typing import Any
 from rrft_jax.errors import UserError
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
-from rrft_jax.models.families.checks import check_doubled, check_sections, check_whole
+from rrft_jax.models.families.checks import (
+    check_doubled,
+    check_sections,
+    check_sizes,
+    check_whole,
+)
 from rrft_jax.models.families.others import either, unsupported
 
 
@@ -71,8 +76,8 @@ def read(raw: Mapping[str, Any], where: str = "config.json") -> VLMConfig:
       where: its path, for messages.
 
     Raises:
-      UserError: the model is of no family, its weights are quantised, or a size is missing, has two
-        values, contradicts another or asks for an unknown variant.
+      UserError: the model is of no family, its weights are quantised, or a size is missing, is no
+        number above 0, has two values, contradicts another or asks for an unknown variant.
     """
     kind = raw.get("model_type")
     if kind not in tuple(FAMILIES):
@@ -83,6 +88,7 @@ def read(raw: Mapping[str, Any], where: str = "config.json") -> VLMConfig:
     try:
         check_sections(raw, where)
         check_whole(raw, where)
+        check_sizes(raw, where)
         check_doubled(raw, where)
         return FAMILIES[kind].read(raw, where)
     except UserError:

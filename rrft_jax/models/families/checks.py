@@ -16,6 +16,17 @@ _DOUBLED = (
     "rope_theta",
 )
 
+# What config.json states as numbers above 0: key -> kinds of values, and their name.
+_WHOLE, _REAL = ((int,), "a whole number"), ((int, float), "a number")
+_SIZES = {
+    **dict.fromkeys(_DOUBLED, _WHOLE),
+    **dict.fromkeys(("head_dim", "depth", "embed_dim", "num_heads", "out_hidden_size"), _WHOLE),
+    **dict.fromkeys(("patch_size", "temporal_patch_size", "spatial_merge_size"), _WHOLE),
+    **dict.fromkeys(("in_channels", "in_chans", "window_size"), _WHOLE),
+    "num_position_embeddings": _WHOLE,
+    **dict.fromkeys(("rms_norm_eps", "rope_theta", "mlp_ratio"), _REAL),
+}
+
 
 def check_sections(raw: Mapping[str, Any], where: str) -> None:
     """Refuse sections that are no objects, and a decoder of another model."""
@@ -30,6 +41,22 @@ def check_sections(raw: Mapping[str, Any], where: str) -> None:
             f"{where}: text_config.model_type is {own!r}, expected {kind + '_text'!r}, as "
             f"model_type is {kind!r}; give the folder of a checkpoint whose decoder is its own"
         )
+
+
+def check_sizes(raw: Mapping[str, Any], where: str) -> None:
+    """Refuse a size that is no number above 0. null says that a size is absent."""
+    parts = {"": raw, **{f"{key}.": raw.get(key, {}) for key in ("text_config", "vision_config")}}
+    for place, part in tuple(parts.items()):
+        for name in ("rope_parameters", "rope_scaling"):
+            parts[f"{place}{name}."] = part.get(name) or {}
+    for place, part in parts.items():
+        for key, value in part.items():
+            kinds, words = _SIZES.get(key, ((), ""))
+            if kinds and value is not None and not (type(value) in kinds and value > 0):
+                raise UserError(
+                    f"{where}: {place}{key} is {value!r:.60}, expected {words} above 0; correct "
+                    "it, or download the folder again"
+                )
 
 
 def check_whole(raw: Mapping[str, Any], where: str) -> None:

@@ -220,4 +220,6 @@ def contradictions(text: TextConfig) -> dict[str, Any]:
         "num_attention_heads is not a multiple of num_key_value_heads": text.heads % text.kv_heads,
         "mrope_section doesn't add up to half a head": sum(text.mrope_sections) * 2
         != text.head_size,
+        "mrope_section is not one number for each of three axes": len(text.mrope_sections) != 3
+        or min(text.mrope_sections) < 0,
     }
