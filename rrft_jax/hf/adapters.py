@@ -192,13 +192,12 @@ def _lora(settings: Mapping[str, Any], where: str, targets: tuple[str, ...]) -> 
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     dropout = settings.get("lora_dropout", 0.0)
     start = settings.get("init_lora_weights", True)
-    ranks, alphas = (settings.get(name) or {} for name in ("rank_pattern", "alpha_pattern"))
     supported = {
         "peft_type": settings.get("peft_type") == "LORA",
         "bias": settings.get("bias", "none") == "none",
         "init_lora_weights": start in _INITIALISATIONS,
-        "rank_pattern": set(ranks.values()) <= {rank},
-        "alpha_pattern": set(alphas.values()) <= {alpha},
+        "rank_pattern": _agrees(settings.get("rank_pattern"), rank),
+        "alpha_pattern": _agrees(settings.get("alpha_pattern"), alpha),
     }
     for name, value in {"peft_type": None, **settings}.items():
         if not supported.get(name, name in SUPPORTED | IDLE or not value):
@@ -213,6 +212,11 @@ def _lora(settings: Mapping[str, Any], where: str, targets: tuple[str, ...]) -> 
             raise UserError(f"{where}: {name} is {value!r}, expected a number; save it again")
     scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
     return LoRA(rank=rank, scale=scale, targets=targets, dropout=float(dropout))
+
+
+def _agrees(pattern: Any, value: Any) -> bool:
+    """Return whether a setting gives this value to all modules that it names."""
+    return not pattern or isinstance(pattern, Mapping) and all(x == value for x in pattern.values())
 
 
 def _find(
@@ -298,7 +302,8 @@ def _layers(array: np.ndarray) -> np.ndarray:
 
 
 def _module(name: str) -> str:
-    return name.partition(".lora_")[0]
+    """Return the module that a weight belongs to: an adapter's, or one that has an adapter."""
+    return name.removesuffix(".base_layer.weight").partition(".lora_")[0]
 
 
 def _unknown(name: str, where: str, config: VLMConfig) -> str:

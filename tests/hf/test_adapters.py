@@ -383,6 +383,13 @@ def test_a_setting_that_computes_something_else_is_refused_by_name(small, folder
     refused(small, folder, f"{adapters.CONFIG}: {name}=", "is not supported; merge the adapter")
 
 
+@pytest.mark.parametrize("name", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize("value", [[4], {"q_proj": [4]}, 4, "q_proj"], ids=repr)
+def test_a_pattern_that_is_none_is_refused_by_name(small, folder, name, value):
+    change(folder, **{name: value})
+    refused(small, folder, f"{adapters.CONFIG}: {name}=", "is not supported")
+
+
 def test_every_setting_of_peft_is_known_here():
     """A new one fails this test. Until then it is refused, unless it is off."""
     known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
@@ -423,6 +430,9 @@ EMBEDDING = "base_model.model.model.language_model.embed_tokens"
         (f"{PATCHES}.lora_A.weight", ["no adapter of this module", "merge"]),
         ("base_model.model.lm_head.lora_A.weight", ["no adapter of this module", "merge"]),
         (f"{Q}.lora_magnitude_vector", ["no adapter of this module or of this kind", "merge"]),
+        # peft saves these whole beside their adapters.
+        (f"{EMBEDDING}.base_layer.weight", ["no adapter of this module", "merge"]),
+        ("base_model.model.lm_head.base_layer.weight", ["no adapter of this module", "merge"]),
         (f"{EMBEDDING}.weight", ["a whole weight of the base", "merge"]),
         (f"{Q}.lora_A.default.weight", ["no adapter of this module or of this kind"]),
         ("base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight", ["fits no module"]),
