@@ -109,8 +109,9 @@ def run(cells: Sequence[Cell], args: argparse.Namespace, launch: Callable | None
     from rrft_jax.workdir import agreed
 
     costs = Costs()
-    for cell in cells:
-        costs.of(cell)  # before the first run, because mistakes in the data show here
+    with waiting("measuring the samples of all cells"):
+        for cell in cells:
+            costs.of(cell)  # before the first run, because mistakes in the data show here
     weights = weights_of(cells[0].config.model)
     left = [
         cell

@@ -11,6 +11,8 @@ from rrft_jax.evaluation import predictions
 from rrft_jax.evaluation.results import Results
 from rrft_jax.report import page
 from rrft_jax.report.run import Run
+from rrft_jax.study import page as study_page
+from rrft_jax.study.figures import Figure, Line, Panel
 from tests.evaluation.files import ours, tagged
 from tests.report.files import HOSTILE, SIZES, STEPS, write_run
 
@@ -261,3 +263,20 @@ def test_a_page_that_can_t_be_written_is_reported_once_and_stops_nothing(tmp_pat
     assert (folder / page.NAME).read_bytes() == whole
     shutil.rmtree(folder)
     own.refresh()
+
+
+def test_the_page_of_a_study_draws_its_figures_and_tables(browser, tmp_path):
+    line = Line("ans_sft", [400, 1600], [10.0, 20.0], [9.0, 18.0], [11.0, 22.0])
+    bars = Line("ans_sft", ["counting, id"], [20.0], [18.0], [22.0])
+    panels = [Panel("id", "samples", [line], "log"), Panel("reward", "step", [line], "linear")]
+    drawn = [Figure("a", "one", panels), Figure("b", "two", [Panel("%", "", [bars], "bars")])]
+    table = "## counting\n\n| name | id |\n| --- | --: |\n| ans_sft | 20.0 ± 2.0 |\n\nA note."
+    file = tmp_path / study_page.NAME
+    study_page.write(drawn, table, file)
+    browser.get(file.as_uri())
+    assert texts(browser, "h2") == ["one", "two", "Tables"]
+    assert len(texts(browser, ".plot canvas")) == 2
+    cells = ["counting, id", "20.0", "ans_sft", "20.0 ± 2.0"]
+    assert texts(browser, ".scroll tbody td") == cells
+    assert texts(browser, "main p.note") == ["A note."]
+    assert browser.get_log("browser") == []
