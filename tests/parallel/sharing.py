@@ -9,13 +9,14 @@ from rrft_jax import rewards
 from rrft_jax.data import Source
 from rrft_jax.parallel import distributed
 from rrft_jax.rollout import Rollouts
+from rrft_jax.tasks.example import Example
 from rrft_jax.training import rewarding
 
 
 def main(coordinator: str, process_id: int) -> None:
     distributed.initialize(coordinator, 2, process_id)
     with distributed.leaving_together():
-        example = types.SimpleNamespace(id="a", question="?", answer="1")
+        example = Example("a", (), "?", answer="1", cot=None, task="visual_counting")
         batch = types.SimpleNamespace(
             row_ids=[process_id, process_id + 1],  # row 1 is on both
             examples=[example] * 2,
@@ -26,7 +27,7 @@ def main(coordinator: str, process_id: int) -> None:
         mask = np.ones((2, 1, 4), bool)
         tokens = np.zeros((2, 1, 4), np.int32)
         sampled = Rollouts(None, tokens, mask, mask[..., 0], np.zeros(mask.shape))
-        processor = types.SimpleNamespace(decode=lambda tokens: "raises")
+        processor = types.SimpleNamespace(prompt_end="", decode=lambda tokens: "raises")
         terms = rewards.read_terms({"tests.rewards.victims.broken": 1.0})
         rollouts = rewarding.reward(sampled, batch, terms, processor, 1)
         failures = sum(len(f) for row in rollouts.rewards.failures for f in row.values())
