@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")  # a run may be using the accelerators
     try:
         args = _read(sys.argv[1:] if argv is None else argv)
-        out, stage, step = export(args.run.expanduser(), args.stage, args.step, args.out)
+        written, stage, step = export(args.run.expanduser(), args.stage, args.step, args.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"export: {out} ({stage}, after step {step})")
+    print(f"export: {' and '.join(map(str, written))} ({stage}, after step {step})")
     return 0
 
 
@@ -49,7 +49,7 @@ def export(
     stage: str | None = None,
     step: int | None = None,
     out: pathlib.Path | None = None,
-) -> tuple[pathlib.Path, str, int]:
+) -> tuple[list[pathlib.Path], str, int]:
     """Write one checkpoint of a run as a Hugging Face folder, without compiling a model.
 
     Args:
@@ -60,7 +60,7 @@ def export(
         one is given.
 
     Returns:
-      (the folder, the stage, the step).
+      (the folders that `write` returns, the stage, the step).
 
     Raises:
       UserError: the run or the checkpoint does not exist, the run's first model has changed, or
@@ -126,14 +126,13 @@ def export(
         ) from None
     finally:
         checkpoints.close()
-    write(out, model, params)
-    return out, chosen, step
+    return write(out, model, params), chosen, step
 
 
-def write(out: pathlib.Path, model: VLM, params: dict) -> None:
+def write(out: pathlib.Path, model: VLM, params: dict) -> list[pathlib.Path]:
     """Write weights of a run: a Hugging Face folder, and beside it a PEFT folder of their adapter.
 
-    All processes must call this, and the first one writes.
+    All processes must call this, and the first one writes. Returns the folders.
 
     Args:
       out: the folder; that of an adapter has the same name with "-adapter" behind it.
@@ -141,9 +140,12 @@ def write(out: pathlib.Path, model: VLM, params: dict) -> None:
       params: its parameters; without an adapter there is no second folder.
     """
     save_pretrained(out, model, params)
-    if own := params.get("adapter"):
-        beside = out.with_name(f"{out.name}-adapter")
-        adapters.write(beside, model.config, model.lora, table.flatten(own), model.source)
+    own = params.get("adapter")
+    if not own:
+        return [out]
+    beside = out.with_name(f"{out.name}-adapter")
+    adapters.write(beside, model.config, model.lora, table.flatten(own), model.source)
+    return [out, beside]
 
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:

@@ -125,8 +125,8 @@ def run_stages(prepared: Prepared, workdir: pathlib.Path) -> None:
             page.refresh()
     if config.stages:
         with waiting(f"writing {workdir / EXPORT}"):
-            export.write(workdir / EXPORT, model, params)
-        say(f"export: {workdir / EXPORT}")
+            written = export.write(workdir / EXPORT, model, params)
+        say(f"export: {' and '.join(map(str, written))}")
         export_best(results, model, params, workdir)
     say(f"report: {workdir / PAGE}")
     if host0:

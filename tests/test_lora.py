@@ -63,7 +63,7 @@ def test_checkpoints_hold_the_adapter_alone_and_the_stages_share_it(finished):
     assert kl[0] == 0 < kl[1]
 
 
-def test_the_export_is_the_folders_weights_with_the_product_added(finished, tmp_path):
+def test_the_export_is_the_folders_weights_with_the_product_added(finished, tmp_path, capsys):
     model, base = load_pretrained(TINY, np.float32)
     form = tuning.lora(read_config(finished).lora, model.config)
     shapes = tuning.trained_shapes(dataclasses.replace(model, lora=form))
@@ -83,6 +83,7 @@ def test_the_export_is_the_folders_weights_with_the_product_added(finished, tmp_
             want = want + change
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6, err_msg=path)
     assert export.main([str(finished), f"--out={tmp_path}/out"]) == 0
+    assert f"export: {tmp_path}/out and {tmp_path}/out-adapter (" in capsys.readouterr().out
     for folder, again in (("export", "out"), ("export-adapter", "out-adapter")):
         for file in (finished / folder).iterdir():
             assert file.read_bytes() == (tmp_path / again / file.name).read_bytes(), file.name

@@ -180,6 +180,11 @@ def write(
 def _settings(path: storage.Path) -> dict[str, Any]:
     kinds.check_name(path)
     content = storage.read(path, CONFIG)
+    if content is None and storage.read(path, "config.json") is not None:
+        raise UserError(
+            f"{path}: a model, not an adapter (no {CONFIG}); set model.path to it, and "
+            "model.adapter to the folder of a PEFT adapter"
+        )
     if content is None:
         raise UserError(
             f"{storage.join(path, CONFIG)}: no such file; give the folder of a PEFT adapter"

@@ -60,15 +60,22 @@ def adapter(path: Path) -> Path:
     check_name(path)
     if not storage.is_url(path):
         path = pathlib.Path(path).expanduser()
-    if not holds_run(path):
+    settings = _run_settings(path)
+    if settings is None:
         return path
     export = storage.join(path, EXPORT_ADAPTER)
-    if storage.read(export, ADAPTER) is None:
+    if storage.read(export, ADAPTER) is not None:
+        return export
+    if not settings.get("lora", {}).get("rank"):
         raise UserError(
-            f"{path}: a run without {EXPORT_ADAPTER}/, which a run with lora.rank writes when it "
-            f"ends; write what it has by python -m rrft_jax.export {path}, or give another folder"
+            f"{path}: a run without an adapter (lora.rank is 0); set model.path to it, and leave "
+            "model.adapter empty"
         )
-    return export
+    raise UserError(
+        f"{path}: a run without {EXPORT_ADAPTER}/, which is written when its last stage has ended; "
+        f"finish it, or write what it has by python -m rrft_jax.export {path}, and give the folder "
+        "with -adapter in its name"
+    )
 
 
 def holds_run(folder: Path) -> bool:
@@ -138,7 +145,8 @@ def _adapter(path: Path, settings: Mapping[str, Any]) -> UserError:
     kind, base = settings.get("peft_type", "LORA"), settings.get("base_model_name_or_path")
     return UserError(
         f"{path}: a {kind} adapter ({ADAPTER}), not a whole model; set model.path to its base, "
-        f"{base or 'which it does not name'}, and model.adapter to this folder"
+        f"{base or 'which it does not name'}, and model.adapter to this folder (rrft chat BASE "
+        f"--adapter={path})"
     )
 
 

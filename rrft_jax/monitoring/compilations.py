@@ -30,6 +30,9 @@ WORDS = {
     "decoding_layer": "the sampler's weights",
     "decoding_ends": "the sampler's weights",
     "fill": "the layout of the weights",
+    "quantise": "the weights in int8",
+    "fresh": "a new adapter",
+    "is_fresh": "the check whether an adapter is new",
 }
 _counts: collections.Counter[str] = collections.Counter()
 _listening = False

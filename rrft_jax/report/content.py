@@ -63,6 +63,10 @@ def _about(run: Run, name: str, pictures: Pictures) -> dict[str, Any]:
         "paradigm": config.paradigm,
         "seed": str(config.seed),
     }
+    if config.model.adapter:
+        facts["adapter"] = config.model.adapter
+    if config.lora.rank and config.stages:
+        facts["tuning"] = f"LoRA of rank {config.lora.rank}, alpha {config.lora.alpha:g}"
     if config.grpo and "grpo" in config.stages:
         terms = rewards.read_terms(config.grpo.rewards)
         facts["rewards"] = ", ".join(f"{term.name} x {term.weight:g}" for term in terms)

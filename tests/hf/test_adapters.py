@@ -282,12 +282,24 @@ def test_loaded_with_its_base_it_is_merged(small, tmp_path, mesh):
 
 
 def test_a_run_stands_for_the_adapter_beside_its_export(small, saved, tmp_path):
-    (tmp_path / "config.json").write_text('{"stages": ["sft"]}')
+    (tmp_path / "config.json").write_text('{"stages": ["sft"], "lora": {"rank": 4}}')
     with pytest.raises(UserError, match="a run without export-adapter/.*rrft_jax.export"):
         kinds.adapter(tmp_path)
     shutil.copytree(saved, tmp_path / kinds.EXPORT_ADAPTER)
     assert kinds.adapter(tmp_path) == str(tmp_path / kinds.EXPORT_ADAPTER)
     assert kinds.adapter(saved) == saved
+
+
+@pytest.mark.parametrize("settings", [{"stages": ["sft"]}, {"stages": [], "lora": {"rank": 0}}])
+def test_a_run_of_all_weights_is_no_adapter(tmp_path, settings):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="without an adapter.*; set model.path to it"):
+        kinds.adapter(tmp_path)
+
+
+def test_a_model_is_no_adapter(small):
+    with pytest.raises(UserError, match="a model, not an adapter .*; set model.path to it"):
+        adapters.read(small.folder, small.model.config)
 
 
 def with_names(folder: pathlib.Path, *pairs: tuple[str, str]) -> None:

@@ -112,7 +112,12 @@ def test_an_adapter_is_no_whole_model(folder, whole):
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
     if not whole:
         (folder / "config.json").unlink()
-    refused(folder, "a LORA adapter", "set model.path to its base, Qwen/Qwen2-VL-2B-Instruct, and")
+    refused(
+        folder,
+        "a LORA adapter",
+        "set model.path to its base, Qwen/Qwen2-VL-2B-Instruct, and",
+        "--adapter=",
+    )
 
 
 @pytest.mark.parametrize(

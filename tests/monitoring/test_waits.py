@@ -64,10 +64,11 @@ def test_a_slow_compilation_names_its_program(capsys):
 
 def test_the_names_of_programs_are_those_of_functions():
     from rrft_jax.hf import weights
-    from rrft_jax.models import vlm
+    from rrft_jax.models import adapter, int8, vlm
     from rrft_jax.rollout import sampler
-    from rrft_jax.training import grpo, sft
+    from rrft_jax.training import grpo, sft, tuning
 
-    files = [open(module.__file__).read() for module in (weights, vlm, sampler, grpo, sft)]
+    modules = (weights, adapter, int8, vlm, sampler, grpo, sft, tuning)
+    files = [open(module.__file__).read() for module in modules]
     for function in compilations.WORDS:
         assert any(f"def {function}(" in text for text in files), function

@@ -66,6 +66,15 @@ def test_the_headline_has_paired_gains_of_the_stages(folder):
     assert run["facts"]["rewards"] == "accuracy x 1, format x 1"
 
 
+def test_the_facts_tell_how_the_weights_are_trained(folder):
+    assert not {"adapter", "tuning"} & of(folder)["runs"][0]["facts"].keys()
+    begun = json.loads((folder / "config.json").read_text())
+    begun["model"]["adapter"], begun["lora"] = "first-lora", {"rank": 8, "alpha": 16.0}
+    (folder / "config.json").write_text(json.dumps(begun))
+    facts = of(folder)["runs"][0]["facts"]
+    assert (facts["adapter"], facts["tuning"]) == ("first-lora", "LoRA of rank 8, alpha 16")
+
+
 def test_examples_are_samples_that_the_run_has_learnt_and_one_that_it_has_not(folder):
     page = of(folder)
     samples = page["splits"]["id"]["samples"]
