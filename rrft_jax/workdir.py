@@ -224,7 +224,8 @@ def _check_change(change: Change, workdir: pathlib.Path, stages: Sequence[str]) 
     """Raise UserError if a run that has begun can't resume with a change."""
     what = f"{change.key} is {change.old!r} there and {change.new!r} here"
     cure = "give another --workdir"
-    if saved_steps(workdir, stages):
+    own = change.key.startswith("lora.") or change.key == "model.adapter"
+    if saved_steps(workdir, stages) and not own:  # a branch goes on in the adapter of that run
         cure += f", with --branch_from={workdir} to begin at a checkpoint of that run"
     if change.free is None:
         raise UserError(f"{workdir} holds a run of another config: {what}; {cure}")

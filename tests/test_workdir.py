@@ -61,6 +61,8 @@ OTHERS = {
     "data.max_skipped_share": 0.25,
     "mesh.data": 4,
     "mesh.show": True,
+    "trackers": ("wandb",),
+    "profile": "grpo@2:3",
 }
 FREE = [found for found in fields.every(Config) if found.free]
 
@@ -74,6 +76,7 @@ def test_a_run_goes_on_with_another_value_of_a_free_field(found, tmp_path, capfd
     changed = fields.replaced(Config(**stages), {found.key: new})
     workdir.claim(changed, folder, "abc")
     said = capfd.readouterr().err
+    old, new = json.loads(json.dumps([old, new]))  # as config.json has them
     assert said.startswith(f"{folder} resumes with {found.key}={new} instead of {old}")
     assert said.count("\n") == 1 and found.free.consequence in said
     assert workdir.read_config(folder) == changed
@@ -100,6 +103,15 @@ def test_a_run_with_checkpoints_names_the_way_to_begin_there(tmp_path):
     folder = _saved(_begun(tmp_path / "run", stages=("sft",), sft=SFTSettings()), sft=7)
     with pytest.raises(UserError, match=f"with --branch_from={folder} to begin at a checkpoint"):
         workdir.claim(Config(stages=("sft",), sft=SFTSettings(b1=0.5)), folder, "abc")
+
+
+@pytest.mark.parametrize("key, value", [("lora.rank", 32), ("model.adapter", "another")])
+def test_another_adapter_is_no_reason_to_branch_which_would_be_refused(tmp_path, key, value):
+    begun = fields.replaced(Config(stages=("sft",), sft=SFTSettings()), {"lora.rank": 64})
+    folder = _saved(tmp_path / "run", sft=7)
+    workdir.claim(begun, folder, "abc")
+    with pytest.raises(UserError, match=f"{key} is .*; give another --workdir$"):
+        workdir.claim(fields.replaced(begun, {key: value}), folder, "abc")
 
 
 @pytest.mark.parametrize(
