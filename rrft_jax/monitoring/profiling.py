@@ -62,7 +62,10 @@ class Profile:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            say(f"profile: {self._folder}; tensorboard --logdir {self._folder.parent} shows it")
+            say(
+                f"profile: {self._folder}; tensorboard --logdir {self._folder.parent} shows it if "
+                "the package xprof is installed"
+            )
 
     def __enter__(self) -> "Profile":
         return self
