@@ -64,7 +64,7 @@ def export(
 
     Raises:
       UserError: the run or the checkpoint does not exist, the run's first model has changed, or
-        `out` would overwrite that model or a run.
+        `out` would overwrite that model, its adapter or a run, or stand in an adapter's folder.
     """
     begun = read(run)
     saved = saved_steps(run, begun["stages"])
@@ -98,13 +98,7 @@ def export(
             f"{source}: this is not the model that {run} started from, or its files have changed; "
             "restore it, because its config and tokenizer belong to the weights"
         )
-    if not storage.is_url(source) and out.expanduser().resolve() == pathlib.Path(source).resolve():
-        raise UserError(f"--out={out}: the run started from this model; give another folder")
-    if kinds.holds_run(out.expanduser()):
-        raise UserError(
-            f"--out={out}: this is the folder of a run, and its config.json would be lost; give "
-            "another folder"
-        )
+    _check_out(out, [source, *([kinds.adapter(settings.adapter)] if settings.adapter else [])])
     model = VLM(
         sizes,
         dtype=jnp.dtype(settings.compute_dtype),
@@ -129,6 +123,36 @@ def export(
     return write(out, model, params), chosen, step
 
 
+def _check_out(out: pathlib.Path, inputs: Sequence[storage.Path]) -> None:
+    """Refuse a folder whose content would be lost, or would not fit beside an export.
+
+    `inputs` are the folders that the run started from.
+    """
+    folder = out.expanduser()
+    written = folder.resolve(), _beside(folder).resolve()
+    for begun in inputs:
+        if not storage.is_url(begun) and pathlib.Path(begun).resolve() in written:
+            raise UserError(
+                f"--out={out}: the run started from {begun}, which would be written over; give "
+                "another folder"
+            )
+    if kinds.holds_run(folder):
+        raise UserError(
+            f"--out={out}: this is the folder of a run, and its config.json would be lost; give "
+            "another folder"
+        )
+    if (folder / kinds.ADAPTER).exists():
+        raise UserError(
+            f"--out={out}: this folder holds a PEFT adapter, which a reader would apply to the "
+            "export; give another folder"
+        )
+
+
+def _beside(out: pathlib.Path) -> pathlib.Path:
+    """Return the folder of the adapter beside an export."""
+    return out.with_name(f"{out.name}-adapter")
+
+
 def write(out: pathlib.Path, model: VLM, params: dict) -> list[pathlib.Path]:
     """Write weights of a run: a Hugging Face folder, and beside it a PEFT folder of their adapter.
 
@@ -143,7 +167,7 @@ def write(out: pathlib.Path, model: VLM, params: dict) -> list[pathlib.Path]:
     own = params.get("adapter")
     if not own:
         return [out]
-    beside = out.with_name(f"{out.name}-adapter")
+    beside = _beside(out)
     adapters.write(beside, model.config, model.lora, table.flatten(own), model.source)
     return [out, beside]
 

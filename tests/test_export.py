@@ -91,7 +91,7 @@ def test_a_checkpoint_is_written_as_the_run_exports(
         (["--stage=dpo"], "no checkpoint of the stage 'dpo'; it has sft: 3, 4; grpo: 1, 2"),
         (["--step=last"], "invalid int value: 'last'"),
         (["--stages=sft"], "unrecognized arguments: --stages=sft"),
-        ([f"--out={TINY}"], "the run started from this model; give another folder"),
+        ([f"--out={TINY}"], f"the run started from {TINY}, which would be written over"),
     ],
 )
 def test_what_there_is_is_listed_where_something_else_was_asked_for(

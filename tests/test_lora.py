@@ -104,6 +104,27 @@ def test_training_goes_on_in_the_adapter_of_a_run(finished, tmp_path, capsys):
         np.testing.assert_array_equal(own[path], array, err_msg=path)
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("first", "the run started from {}/first-adapter"),
+        ("first-adapter", "the run started from {}/first-adapter"),
+        ("other", "this folder holds a PEFT adapter"),
+    ],
+)
+def test_an_export_is_written_over_no_adapter(out, message, finished, tmp_path, capsys):
+    for name in ("first-adapter", "other"):
+        shutil.copytree(finished / "export-adapter", tmp_path / name)
+    run = shutil.copytree(finished, tmp_path / "run")
+    written = json.loads((run / "config.json").read_text())
+    written["model"]["adapter"] = str(tmp_path / "first-adapter")
+    model = dataclasses.replace(read_config(run).model, adapter=written["model"]["adapter"])
+    written["weights"] = prepare.weights_of(model)
+    (run / "config.json").write_text(json.dumps(written))
+    assert export.main([str(run), f"--out={tmp_path / out}"]) == 1
+    assert f"--out={tmp_path / out}: {message.format(tmp_path)}" in capsys.readouterr().err
+
+
 def test_an_adapter_of_another_form_says_which_arguments_train_it(finished, tmp_path):
     adapter = f"--config.model.adapter={finished}"
     other = [arguments for arguments in SETTINGS if "lora.rank" not in arguments]
@@ -111,7 +132,7 @@ def test_an_adapter_of_another_form_says_which_arguments_train_it(finished, tmp_
     with pytest.raises(UserError, match="an adapter of another form than --config.lora") as error:
         prepare.prepare(*command.parse(other))
     told = [word for word in shlex.split(str(error.value)) if word.startswith("--config.lora.")]
-    config, _ = command.parse([*other, *(word.rstrip(";") for word in told if word[-2:] != "=0")])
+    config, _ = command.parse([*other, *(word.rstrip(";") for word in told)])
     sizes, _ = read_sizes(TINY)
     assert "training goes on in it" in tuning.check(config, sizes)
     assert "merged into the weights" in tuning.check(

@@ -72,7 +72,8 @@ def check(config: Config, sizes: VLMConfig) -> str:
     raise UserError(
         f"{folder}: an adapter of another form than --config.lora; to train it further, give "
         f"--config.lora.rank={given.rank} --config.lora.alpha={alpha:.17g} "
-        f"--config.lora.targets={shlex.quote(pattern)}; to merge it, --config.lora.rank=0"
+        f"--config.lora.targets={shlex.quote(pattern)}; to merge it and train all weights, give "
+        "neither tuning=lora nor --config.lora"
     )
 
 
