@@ -150,7 +150,8 @@ def _check_out(out: pathlib.Path, inputs: Sequence[storage.Path]) -> None:
 
 def _beside(out: pathlib.Path) -> pathlib.Path:
     """Return the folder of the adapter beside an export."""
-    return out.with_name(f"{out.name}-adapter")
+    named = out.resolve() if out.name in ("", "..") else out
+    return named.with_name(f"{named.name}-adapter")
 
 
 def write(out: pathlib.Path, model: VLM, params: dict) -> list[pathlib.Path]:

@@ -125,6 +125,14 @@ def test_an_export_is_written_over_no_adapter(out, message, finished, tmp_path, 
     assert f"--out={tmp_path / out}: {message.format(tmp_path)}" in capsys.readouterr().err
 
 
+def test_an_export_to_the_current_folder_has_its_adapter_beside_it(finished, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert export.main([str(finished), "--out=."]) == 0
+    for name in ("here/model.safetensors", "here-adapter/adapter_model.safetensors"):
+        assert (tmp_path / name).exists()
+
+
 def test_an_adapter_of_another_form_says_which_arguments_train_it(finished, tmp_path):
     adapter = f"--config.model.adapter={finished}"
     other = [arguments for arguments in SETTINGS if "lora.rank" not in arguments]
