@@ -70,8 +70,8 @@ def read(
     An override counts for every cell whose stages it has an effect on.
 
     Args:
-      config: a config file with its argument, such as "configs/study.py:task=visual_counting". The
-        file states PARADIGMS, SAMPLES and SEEDS beside its `get_config`.
+      config: a config file with its argument, such as "configs/study.py:model=2b". The file
+        states PARADIGMS, SAMPLES and SEEDS beside its `get_config`.
       overrides: arguments such as "--config.sft.batch_size=16".
       out: the folder of the study.
       choice: the cells.

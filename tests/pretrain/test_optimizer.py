@@ -19,7 +19,8 @@ def test_layers_of_a_stack_are_updated_as_if_each_were_alone():
     gradients /= jnp.linalg.norm(gradients)  # so that clipping leaves them alone
     stacked = updates({"layers/kernel": params}, {"layers/kernel": gradients})["layers/kernel"]
     for layer in range(3):
-        alone = updates({"kernel": params[layer]}, {"kernel": gradients[layer]})["kernel"]
+        alone = updates({"layer/kernel": params[layer]}, {"layer/kernel": gradients[layer]})
+        alone = alone["layer/kernel"]
         np.testing.assert_allclose(stacked[layer], alone, atol=1e-6)
 
 

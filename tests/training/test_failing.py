@@ -10,11 +10,12 @@ from rrft_jax.data import Source
 from rrft_jax.errors import UserError
 from rrft_jax.rewards import guard
 from rrft_jax.rollout import Rollouts
+from rrft_jax.tasks.example import Example
 from rrft_jax.training import rewarding
 from rrft_jax.training.failing import FailingRewards
 
 BROKEN = "tests.rewards.victims.broken"
-EXAMPLE = types.SimpleNamespace(id="a", question="?", answer="1")
+EXAMPLE = Example("a", (), "?", answer="1", cot=None, task="visual_counting")
 
 
 def rewarded(texts, terms=None, sources=None):
@@ -31,7 +32,7 @@ def rewarded(texts, terms=None, sources=None):
     mask = np.ones((size, number, 1), bool)
     tokens = np.arange(len(known)).reshape(size, number, 1)
     sampled = Rollouts(None, tokens, mask, mask[..., 0], np.zeros(mask.shape))
-    processor = types.SimpleNamespace(decode=lambda tokens: known[int(tokens[0])])
+    processor = types.SimpleNamespace(prompt_end="", decode=lambda tokens: known[int(tokens[0])])
     terms = rewards.read_terms(terms or {BROKEN: 1.0, "format": 1.0})
     return rewarding.reward(sampled, batch, terms, processor, 1)
 
