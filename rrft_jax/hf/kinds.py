@@ -34,10 +34,7 @@ def checkpoint(path: Path) -> Path:
     Raises:
       UserError: the path is a run without an export, or a name instead of a folder.
     """
-    check_name(path)
-    if not storage.is_url(path):
-        path = pathlib.Path(path).expanduser()
-    settings = _run_settings(path)
+    path, settings = _opened(path)
     if settings is None:
         return path
     export = storage.join(path, EXPORT)
@@ -57,10 +54,7 @@ def adapter(path: Path) -> Path:
     Raises:
       UserError: the path is a run that exported no adapter, or a name instead of a folder.
     """
-    check_name(path)
-    if not storage.is_url(path):
-        path = pathlib.Path(path).expanduser()
-    settings = _run_settings(path)
+    path, settings = _opened(path)
     if settings is None:
         return path
     export = storage.join(path, EXPORT_ADAPTER)
@@ -76,6 +70,14 @@ def adapter(path: Path) -> Path:
         f"finish it, or write what it has by python -m rrft_jax.export {path}, and give the folder "
         "with -adapter in its name"
     )
+
+
+def _opened(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return the folder that a path names, and the settings of the run in it; None if none is."""
+    check_name(path)
+    if not storage.is_url(path):
+        path = pathlib.Path(path).expanduser()
+    return path, _run_settings(path)
 
 
 def holds_run(folder: Path) -> bool:
