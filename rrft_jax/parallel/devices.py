@@ -1,6 +1,7 @@
-"""The limits of devices, as their makers state them, and the devices of absent TPU slices."""
+"""The limits of devices, as their makers state them, and the devices of absent slices and nodes."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,6 +9,8 @@ import jax
 from jax.experimental import topologies
 
 from rrft_jax.errors import UserError
+from rrft_jax.parallel import gpus
+from rrft_jax.parallel.gpus import GIB
 
 
 class Limits(NamedTuple):
@@ -16,23 +19,25 @@ class Limits(NamedTuple):
     Attributes:
       flops: the dense bfloat16 operations a second.
       bandwidth: the memory's bytes a second.
-      network: the bytes a second that the device sends to other devices (a TPU: of its slice).
+      network: the bytes a second that the device sends to other devices of its slice, or to those
+        that NVLink reaches.
       memory: the bytes that a program may use. For a TPU the compiler states them: the memory
         without the system's share. None if `limits` has to ask the device.
+      between: the bytes a second that the device sends to GPUs that NVLink doesn't reach.
     """
 
     flops: float
     bandwidth: float
     network: float
     memory: float | None = None
+    between: float | None = None
 
 
-GIB = 2**30
 LIMITS = {  # by JAX's device kinds
-    "NVIDIA A100-SXM4-40GB": Limits(312e12, 1.555e12, 300e9),
-    "NVIDIA A100-SXM4-80GB": Limits(312e12, 2.039e12, 300e9),
-    "NVIDIA H100 80GB HBM3": Limits(989e12, 3.35e12, 450e9),
-    "NVIDIA H200": Limits(989e12, 4.8e12, 450e9),
+    **{
+        gpu.kind: Limits(gpu.flops, gpu.bandwidth, gpu.nvlink, between=gpu.network)
+        for gpu in gpus.GPUS.values()
+    },
     "TPU v4": Limits(275e12, 1.2e12, 300e9, 30.75 * GIB),
     "TPU v5 lite": Limits(197e12, 0.819e12, 200e9, 15.75 * GIB),
     "TPU v5": Limits(459e12, 2.765e12, 600e9, 95.74 * GIB),
@@ -46,7 +51,28 @@ def limits(device: jax.Device) -> Limits | None:
     known = LIMITS.get(device.device_kind)
     if known is None or known.memory is not None:
         return known
-    return known._replace(memory=(device.memory_stats() or {}).get("bytes_limit"))
+    try:
+        memory = (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # the GPU is absent, or another process has it
+        memory = int(gpus.memory_fraction() * gpus.BY_KIND[device.device_kind].memory * GIB)
+    return known._replace(memory=memory)
+
+
+def absent_devices(topology: str) -> Sequence[jax.Device]:
+    """Return the devices of an absent TPU slice, or of absent nodes of GPUs.
+
+    Raises:
+      UserError: there is no such slice or node, or no compiler for it.
+    """
+    card = topology.partition(":")[0].lower()
+    if card in gpus.GPUS:
+        return gpus.node_devices(topology)
+    if re.match(r"v\d|tpu", card):
+        return slice_devices(topology)
+    raise UserError(
+        f"--topology={topology}: expected a TPU slice such as v5e:2x4, or GPUs such as h200:8 or "
+        f"h100:2x8, with a card of {', '.join(gpus.GPUS)}"
+    )
 
 
 def slice_devices(topology: str) -> Sequence[jax.Device]:

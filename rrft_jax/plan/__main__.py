@@ -16,9 +16,12 @@ that a run jits:
   reference  the log-probabilities under the frozen policy
   update     the update of GRPO
 
-Compiling for a TPU slice takes `libtpu`, but no TPU. `--topology` is v4:, v5e:, v5p:, v6e: or
-tpu7x:, followed by the chips along each axis. Without it, the programs are compiled for the devices
-of this machine, GPUs included. Absent GPUs can't be compiled for.
+`--topology` names the devices, which needn't be here. A TPU slice is v4:, v5e:, v5p:, v6e: or
+tpu7x:, followed by the chips along each axis. Compiling for it takes `libtpu`. GPUs are a100-40:,
+a100-80:, h100:, h200:, b200: or gb200:, followed by the GPUs of a node (h200:8) or by the nodes and
+the GPUs of each (h100:2x8). Compiling for them takes `pip install 'rrft_jax[plan-gpu]'`, but no
+driver and no CUDA toolkit. Without `--topology`, the programs are compiled for the devices of this
+machine.
 
 The report begins with the verdict: does everything fit, by how much, and which setting to change
 first for more room. The seconds of a step, the hours of an epoch and the seconds of compilation
@@ -94,7 +97,10 @@ def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--topology", help="a TPU slice such as v5e:2x4; default: this machine")
+    parser.add_argument(
+        "--topology",
+        help="a TPU slice such as v5e:2x4, or GPUs such as h200:8; default: this machine",
+    )
     parser.add_argument("--search", action="store_true", help="look for settings that fit")
     parser.add_argument("--tries", type=int, default=4, help="of --search; default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -155,22 +161,12 @@ def num_samples(config: Config, told: int | None) -> dict[str, int]:
 
 
 def find_devices(topology: str | None) -> Sequence[jax.Device]:
-    """Return the devices of a TPU slice, or those of this machine for None.
+    """Return the devices of an absent slice or node, or those of this machine for None.
 
     Raises:
-      UserError: there is no such slice.
+      UserError: there is no such slice or node, or no compiler for it.
     """
-    if topology is None:
-        return jax.devices()
-    if topology.partition(":")[0].lower() in GPUS:
-        raise UserError(
-            f"--topology={topology}: a GPU can't be compiled for without one; run this on a "
-            "machine that has it, without --topology"
-        )
-    return devices.slice_devices(topology)
-
-
-GPUS = ("gpu", "a100", "h100", "h200", "b200", "l4", "a10", "v100", "t4", "rtx")
+    return jax.devices() if topology is None else devices.absent_devices(topology)
 
 
 def model_sizes(config: Config) -> VLMConfig:

@@ -315,7 +315,8 @@ def test_a_lower_bound_is_one(plan):
     "arguments, message",
     [
         (["--topology=v5e:9x9"], "--topology=v5e:9x9: expected a slice such as v5e:2x4"),
-        (["--topology=h100:8"], "a GPU can't be compiled for without one"),
+        (["--topology=h100"], "expected CARD:GPUS or CARD:NODESxGPUS"),
+        (["--topology=mi300:8"], "expected a TPU slice such as v5e:2x4, or GPUs such as"),
         (["--config.stages="], "expected a stage of training"),
         (["--prompt-tokens=3"], "--prompt-tokens=3: expected"),
         (["--search"], "--search: the memory of a cpu isn't known"),
