@@ -22,6 +22,7 @@ setup(
     entry_points={"console_scripts": ["rrft = rrft_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
+        "filelock>=3.16",  # also JAX's, to bound its cache
         "grain>=0.2.14",
         "jax>=0.10",
         "jaxtyping>=0.3",

@@ -10,6 +10,7 @@ run trained under. Each one stands alone: the model does not see the ones before
 import argparse
 import contextlib
 import os
+import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,9 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     command.quieten()
+    from rrft_jax import compiled
     from rrft_jax.asking import Decoding, load
+    from rrft_jax.hf import kinds, storage
     from rrft_jax.monitoring import compilations
 
     try:
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         Decoding().changed(**args)  # a mistake is seen before the weights are read
         compilations.listen()
+        if kinds.holds_run(path) and not storage.is_url(path):
+            compiled.keep_beside(pathlib.Path(path).expanduser())
         asker = load(path, adapter=adapter, instruction=instruction)
         if question is None:
             _converse(asker, pictures, args)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, *, trains: bool = True) -> int:
             if not distributed.is_host0():
                 progress.silence()
         with waiting("loading the libraries"):
-            from rrft_jax import dry_run, recipe
+            from rrft_jax import compiled, dry_run, recipe
 
         for line in (*origins.expansion(config, origin_of), *origins.of_demo(config, origin_of)):
             say(line)
@@ -65,7 +65,10 @@ def main(argv: Sequence[str] | None = None, *, trains: bool = True) -> int:
             if dry:
                 dry_run.dry_run(config, workdir, branch_from)
             else:
+                compiled.keep_beside(workdir, first=distributed.is_host0())
                 recipe.run(config, workdir, branch_from)
+                if line := compiled.summary():
+                    say(line)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -375,7 +375,7 @@ def test_rows_of_no_picture_one_or_several_run_through_all_stages(dataset, tmp_p
         right = "transformation_full" if "Be brief." in row["prompt"] else "accuracy"
         assert set(row["rewards"]) == {right, "format"}
     said = capfd.readouterr().err
-    assert "sft: step programs compiled: 1" in said and "picture" in said and "malformed" in said
+    assert "sft: step programs: 1" in said and "picture" in said and "malformed" in said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@
     python -m rrft_jax.bench data [--path=DATASET] [--samples=128] [--repeats=5]
     python -m rrft_jax.bench rewards [--repeats=5]
     python -m rrft_jax.bench asking [--checkpoint=DIR] [--repeats=3]
+    python -m rrft_jax.bench start [--config=configs/grpo.py] [--steps=1]
     python -m rrft_jax.bench checkpoint --family=qwen2_5_vl --out=DIR [--preset=tiny]
         [--dtype=bfloat16] [--seed=0] [--max_shard_bytes=5000000000]
 
@@ -50,6 +51,11 @@ measurement.
 `asking` asks about 20 pictures of five sizes, with nothing compiled (`first`) and once more
 (`compiled`): each picture in a shape of its own, by `ask`, and by `ask_all`.
 
+`start` times two starts of GRPO, each in a process of its own, from the beginning of the process to
+the end of its first steps. The second one finds the compiled programs of the first. Its parts are
+imports, loading (weights, data, the first batch), tracing, compiling, and the execution of the
+first step. There are no evaluations before the steps, and no SFT.
+
 `checkpoint` measures nothing. It writes a checkpoint folder of any family with random weights, to
 start runs and measurements from. `--preset` is `tiny`, or a released model such as `qwen2_5_vl_3b`,
 whose sizes the model gets. The tokenizer is that of the packaged model, whatever the sizes.
@@ -67,6 +73,7 @@ from rrft_jax.bench.grpo import bench_grpo
 from rrft_jax.bench.lora import bench_lora
 from rrft_jax.bench.rewards import bench_rewards
 from rrft_jax.bench.sampler import bench_sampler
+from rrft_jax.bench.start import bench_start
 from rrft_jax.bench.tower import bench_tower
 from rrft_jax.bench.update import bench_repeated, bench_update
 from rrft_jax.bench.workload import PRESETS
@@ -120,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("asking", help="questions about pictures of many sizes")
     command.add_argument("--checkpoint", help="a run or a folder; default: the packaged model")
     command.add_argument("--repeats", type=int, default=3)
+    command = commands.add_parser("start", help="a first and a second start of a run")
+    command.add_argument("--config", default="configs/grpo.py", help="a config with GRPO")
+    command.add_argument("--steps", type=int, default=1)
     command = commands.add_parser("checkpoint", help="write a folder with random weights")
     command.add_argument("--family", choices=FAMILIES, required=True)
     command.add_argument("--preset", default=checkpoint.TINY_PRESET, help="default: %(default)s")
@@ -131,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "asking":
             result = bench_asking(args.checkpoint, args.repeats)
+        elif args.command == "start":
+            result = bench_start(args.config, args.steps)
         elif args.command == "lora":
             result = bench_lora(PRESETS[args.preset], args.checkpoint, args.repeats, args.rank)
         elif args.command == "checkpoint":

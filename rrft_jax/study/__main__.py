@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, launch: Callable | None = None) -> i
 
     Args:
       argv: the arguments; by default those of the process.
-      launch: launches a run, as `running.Launcher` does, which is the default.
+      launch: launches a run, as `running.launch_run` does, which is the default.
     """
     command.quieten()
     interrupts.listen()
@@ -125,7 +125,7 @@ def run(cells: Sequence[Cell], args: argparse.Namespace, launch: Callable | None
         keep(costs, cell)
         show.report(args.out, told=False)
 
-    launch = launch or running.Launcher(args.out)
+    launch = launch or running.launch_run
     running.run(left, launch, ended, jobs=args.jobs, every=cells)
     show.report(args.out)
 

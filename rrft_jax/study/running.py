@@ -1,6 +1,5 @@
 """Running of cells, each as a process of its own, one after the other or several side by side."""
 
-import os
 import pathlib
 import signal
 import subprocess
@@ -30,36 +29,23 @@ class Process(Protocol):
 Launch = Callable[[Sequence[str], pathlib.Path | None], Process]
 
 
-class Launcher:
-    """Launches runs with the compilation cache of a study."""
+def launch_run(arguments: Sequence[str], log: pathlib.Path | None) -> Process:
+    """Launch a run; it writes to `log`, or to the console if that is None.
 
-    def __init__(self, out: pathlib.Path):
-        """Take the study's folder."""
-        self._environment = {
-            # What one cell has compiled the others take from here.
-            "JAX_COMPILATION_CACHE_DIR": str(out.absolute() / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-            **os.environ,
-        }
-
-    def __call__(self, arguments: Sequence[str], log: pathlib.Path | None) -> Process:
-        """Launch a run; it writes to `log`, or to the console if that is None.
-
-        It has a session of its own, so that Ctrl-C reaches it once, by way of the study.
-        """
-        command = [sys.executable, "-m", "rrft_jax.main", *arguments]
-        output = log.open("ab") if log else None
-        try:
-            return subprocess.Popen(
-                command,
-                env=self._environment,
-                stdout=output,
-                stderr=subprocess.STDOUT if log else None,
-                start_new_session=True,
-            )
-        finally:
-            if output:
-                output.close()
+    It has a session of its own, so that Ctrl-C reaches it once, by way of the study.
+    """
+    command = [sys.executable, "-m", "rrft_jax.main", *arguments]
+    output = log.open("ab") if log else None
+    try:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,
+        )
+    finally:
+        if output:
+            output.close()
 
 
 def run(

@@ -97,7 +97,7 @@ class Trainer:
 
     def steps(self) -> Iterator[Step]:
         """Run the steps that are left; yield the result of each one."""
-        algorithm, compiled_before = self._algorithm, compilations.total("step")
+        algorithm, programs_before = self._algorithm, compilations.total("step")
         batches = Prefetch(self._loader, algorithm.place)
         first = f"{algorithm.stage}: the first step, which compiles its programs"
         for number in range(self.done + 1, self._steps + 1):
@@ -114,8 +114,8 @@ class Trainer:
             last = number == self._steps
             yield Step(number, last, self.state, batches.position, metrics, rollouts, finite)
             if last:
-                compiled = compilations.total("step") - compiled_before
-                say(f"{algorithm.stage}: step programs compiled: {compiled}")
+                programs = compilations.total("step") - programs_before
+                say(f"{algorithm.stage}: step programs: {programs}")
         self._loader.set_state(batches.position)  # excludes the batch read ahead, unused
 
     def check(self, step: Step) -> None:

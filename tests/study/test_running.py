@@ -100,17 +100,14 @@ def test_a_signal_reaches_every_run_once(monkeypatch, tmp_path):
     assert [run.signals for run in machine.launched] == [1, 1]
 
 
-def test_a_launched_run_has_its_own_session_and_the_cache_of_the_study(monkeypatch, tmp_path):
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        monkeypatch.delenv(name, raising=False)
+def test_a_launched_run_has_its_own_session(monkeypatch, tmp_path):
     (tmp_path / "rrft_jax").mkdir()  # a stand-in that says how it was launched
     (tmp_path / "rrft_jax" / "__init__.py").write_text("")
     (tmp_path / "rrft_jax" / "main.py").write_text(
-        "import os, sys\n"
-        "print(os.getsid(0) == os.getpid(), os.environ['JAX_COMPILATION_CACHE_DIR'], sys.argv[1:])"
+        "import os, sys\nprint(os.getsid(0) == os.getpid(), sys.argv[1:])"
     )
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "log"
-    process = running.Launcher(tmp_path)(["--a", "b"], log)
+    process = running.launch_run(["--a", "b"], log)
     assert process.wait() == 0 and os.path.basename(sys.executable) in process.args[0]
-    assert log.read_text() == f"True {tmp_path / 'compiled'} ['--a', 'b']\n"
+    assert log.read_text() == "True ['--a', 'b']\n"
