@@ -18,7 +18,7 @@ from rrft_jax.data.thumbnails import Thumbnails
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.models import VLM
-from rrft_jax.monitoring import MetricsWriter
+from rrft_jax.monitoring import MetricsWriter, compilations
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import Rollouts
@@ -137,8 +137,13 @@ def test_a_resumed_run_samples_replaces_and_learns_the_same(finished, processor,
     # The newest checkpoint is half copied: it goes on from the one before.
     newest = tmp_path / "run" / "checkpoints" / "grpo" / str(STEPS)
     (newest / "state" / "manifest.ocdbt").unlink()
+    compilations.listen()
+    before = compilations.total("grpo_step"), compilations.kept("grpo_step")
     again, position_again = train(tmp_path / "run", processor)
     assert position_again == position
+    # A restored state goes through the same program, which comes from the disk.
+    after = compilations.total("grpo_step"), compilations.kept("grpo_step")
+    assert after[0] - before[0] == after[1] - before[1] == 1
     assert (newest / "state" / "manifest.ocdbt").exists()
     jax.tree.map(np.testing.assert_array_equal, again, params)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
