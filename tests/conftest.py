@@ -39,6 +39,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def gpu_plugin():
+    """Skip a test where JAX can't compile for absent GPUs."""
+    from rrft_jax.errors import UserError
+    from rrft_jax.parallel import gpus
+
+    try:
+        gpus.check_plugin()
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """`checkpoint(preset)`: the folder of a random Qwen2-VL, written by torch once a session."""
     from tests import checkpoints

@@ -24,6 +24,7 @@ class Limits(NamedTuple):
       memory: the bytes that a program may use. For a TPU the compiler states them: the memory
         without the system's share. None if `limits` has to ask the device.
       between: the bytes a second that the device sends to GPUs that NVLink doesn't reach.
+      whole: the memory of a GPU. JAX takes `memory` of it, and leaves the rest to CUDA's libraries.
     """
 
     flops: float
@@ -31,11 +32,12 @@ class Limits(NamedTuple):
     network: float
     memory: float | None = None
     between: float | None = None
+    whole: float | None = None
 
 
 LIMITS = {  # by JAX's device kinds
     **{
-        gpu.kind: Limits(gpu.flops, gpu.bandwidth, gpu.nvlink, between=gpu.network)
+        gpu.kind: Limits(gpu.flops, gpu.bandwidth, gpu.nvlink, None, gpu.network, gpu.memory * GIB)
         for gpu in gpus.GPUS.values()
     },
     "TPU v4": Limits(275e12, 1.2e12, 300e9, 30.75 * GIB),
@@ -54,7 +56,7 @@ def limits(device: jax.Device) -> Limits | None:
     try:
         memory = (device.memory_stats() or {}).get("bytes_limit")
     except jax.errors.JaxRuntimeError:  # the GPU is absent, or another process has it
-        memory = int(gpus.memory_fraction() * gpus.BY_KIND[device.device_kind].memory * GIB)
+        memory = int(gpus.memory_fraction() * known.whole)
     return known._replace(memory=memory)
 
 

@@ -71,7 +71,6 @@ GPUS = {  # by the names of `--topology`
         domain=72,
     ),
 }
-BY_KIND = {gpu.kind: gpu for gpu in GPUS.values()}
 
 
 def node_devices(topology: str) -> Sequence[jax.Device]:

@@ -74,6 +74,8 @@ from rrft_jax.training import objectives
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    # XLA's errors are exceptions. Its log would add only that a compilation is slow.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     command.quieten()
     try:
         config, args = read(sys.argv[1:] if argv is None else argv)

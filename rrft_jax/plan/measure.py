@@ -10,7 +10,7 @@ import jax
 from rrft_jax.data.shapes import Shape
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import Limits
-from rrft_jax.plan import hlo
+from rrft_jax.plan import hlo, libraries
 from rrft_jax.plan.programs import Program, bytes_a_device, programs
 from rrft_jax.settings import Config
 
@@ -34,6 +34,7 @@ class Part:
         "aliased" (those written over arguments), "temporaries"; None if the compiler found no room.
       arguments: the sizes of the arguments, by their role.
       held: the sizes of other arrays that lie on the device meanwhile, by their role.
+      estimated: the sizes of what the compiled program needs and doesn't state, by role.
       needed: the sum of all, as far as it is known.
       cost: the cost of all its runs in a step; see `hlo.Cost`.
       compile_seconds: the time that its compilation took here.
@@ -46,12 +47,13 @@ class Part:
     needed: float
     cost: hlo.Cost | None = None
     compile_seconds: float = 0.0
+    estimated: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def pieces(self) -> dict[str, float]:
         """The sizes of everything that lies on the device at once, by its role."""
         new = {k: self.memory[k] for k in ("outputs", "temporaries")} if self.memory else {}
-        return {**self.arguments, **self.held, **new}
+        return {**self.arguments, **self.held, **new, **self.estimated}
 
     def seconds(self, limits: Limits) -> dict[str, float]:
         """Return the least time of its operations, memory traffic and collectives, each alone."""
@@ -97,9 +99,28 @@ class Plan:
         return self.limits.memory - self.peak.needed
 
     @property
+    def beside(self) -> dict[str, float]:
+        """The estimated bytes that a GPU needs beside JAX's memory, by their role; else nothing."""
+        return {} if self.left is None else libraries.beside(self.mesh.size)
+
+    @property
+    def left(self) -> float | None:
+        """The bytes that JAX leaves beside its memory on a GPU; None on other devices."""
+        if self.limits is None or self.limits.memory is None or self.limits.whole is None:
+            return None
+        return self.limits.whole - self.limits.memory
+
+    @property
+    def starved(self) -> bool:
+        """True if JAX leaves too little of a GPU's memory to CUDA's libraries."""
+        return self.left is not None and self.left < sum(self.beside.values())
+
+    @property
     def fits(self) -> bool | None:
         """True if every program fits the device; None if the device's memory isn't known."""
         if any(part.memory is None for part in self.parts):
+            return False
+        if self.starved:
             return False
         return None if self.spare is None else self.spare >= 0
 
@@ -173,9 +194,12 @@ def _measure(program: Program) -> Part:
         "aliased": used.alias_size_in_bytes,
         "temporaries": used.temp_size_in_bytes,
     }
-    needed = sum(held.values()) + sum(memory.values()) - memory["aliased"]
-    cost = hlo.cost(compiled.as_text(), program.branch).times(program.times)
-    return Part(program.name, memory, arguments, held, needed, cost, seconds)
+    text = compiled.as_text()
+    size = libraries.workspace(text)
+    estimated = {libraries.CUDNN: size} if size else {}
+    needed = sum(held.values()) + sum(memory.values()) - memory["aliased"] + size
+    cost = hlo.cost(text, program.branch).times(program.times)
+    return Part(program.name, memory, arguments, held, needed, cost, seconds, estimated)
 
 
 def _used(message: str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from rrft_jax.data.shapes import Shape
 from rrft_jax.data.stages import num_steps
 from rrft_jax.markdown import aligned
-from rrft_jax.parallel import sharding
+from rrft_jax.parallel import gpus, sharding
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.plan.measure import Part, Plan
 from rrft_jax.settings import Config
@@ -17,10 +17,11 @@ MEMORY = {
     "outputs": "what it returns, without what it writes over its arguments",
     "temporaries": "its work space",
     "held": "other arrays of the run that stay on the device meanwhile",
-    "sum": "all four; the largest sum must fit the device",
+    "sum": "all of these; the largest sum must fit the device",
     "written over": "outputs that take the place of arguments, and need no memory of their own",
     "compiled in, s": "seconds of its compilation on this machine",
 }
+ESTIMATED = {"estimated": "cuDNN's work space, which the compiled program doesn't state"}
 COST = {
     "TFLOP": "10^12 operations in matrix products and attention, in one step",
     "GB moved": "read from and written to the device's memory",
@@ -31,6 +32,9 @@ TIME = {
     "seconds at least": "of the slowest of operations, memory and messages, at the device's peak",
     "bound by": "which of the three it is",
 }
+
+
+SHARE = 0.9  # of a GPU's memory that JAX may take; the rest is enough for CUDA's libraries
 
 
 def advice(plan: Plan) -> str:
@@ -58,6 +62,8 @@ def advice(plan: Plan) -> str:
     reference = "grpo.reference_dtype=int8" if smaller else ""
     micro = f"{prefix}.micro_batches=0" if 0 < stage.micro_batches < rows else ""
     remat = "" if config.model.remat == "full" else "model.remat=full"
+    if (limits := plan.limits) and limits.whole and limits.memory < SHARE * limits.whole:
+        return f"{gpus.FRACTIONS[0]}={SHARE} in the environment"
     cache = "sampling.cache_chunk=128" if config.sampling.cache_chunk > 128 else ""
     choices = {
         "temporaries": [micro, remat, more_fsdp, more_tensor, moments, weights],
@@ -70,7 +76,7 @@ def advice(plan: Plan) -> str:
     }.get(largest, [])
     return next(
         filter(None, [*choices, more_fsdp, more_tensor, moments, reference, weights]),
-        "a larger slice",
+        "more GPUs" if limits and limits.whole else "a larger slice",
     )
 
 
@@ -83,6 +89,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "spare": plan.spare,
         "capacity": plan.limits.memory if known else None,
+        "beside": {"left": plan.left, "estimated": plan.beside} if plan.beside else None,
         "devices": plan.mesh.size,
         "device": plan.mesh.devices.flat[0].device_kind,
         "peak": plan.peak.name,
@@ -97,13 +104,14 @@ def as_dict(plan: Plan) -> dict[str, Any]:
                 "memory": part.memory,
                 "arguments": part.arguments,
                 "held": part.held,
+                "estimated": part.estimated,
                 "needed": part.needed,
                 "compile_seconds": round(part.compile_seconds, 1),
                 **(_cost_dict(part, plan.limits) if part.cost else {}),
             }
             for part in plan.parts
         },
-        "columns": MEMORY | COST | TIME,
+        "columns": memory_columns(plan) | COST | TIME,
     }
 
 
@@ -148,14 +156,23 @@ def as_text(plan: Plan) -> str:
     sizes = assumed(plan.config, plan.shape).items()
     names = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sizes)
     shape = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.shape.items())
-    memory = [("GiB a device", *MEMORY), *map(_memory_row, plan.parts)]
-    blocks = [verdict(plan), f"mesh: {shape}\nassumed: {names}", _table(memory, MEMORY)]
+    columns = memory_columns(plan)
+    memory = [("GiB a device", *columns), *(_memory_row(part, columns) for part in plan.parts)]
+    blocks = [verdict(plan), f"mesh: {shape}\nassumed: {names}", _table(memory, columns)]
     measured = [part for part in plan.parts if part.cost]
     if measured:
         columns = COST | TIME if plan.limits else COST
         cost = [("a device", *columns), *(_cost_row(part, plan.limits) for part in measured)]
         blocks.append(_table(cost, columns))
     return "\n\n".join(blocks)
+
+
+def memory_columns(plan: Plan) -> dict[str, str]:
+    """Return the columns of the table of memory, with their meanings."""
+    columns = list(MEMORY.items())
+    if any(part.estimated for part in plan.parts):
+        columns.insert(list(MEMORY).index("sum"), *ESTIMATED.items())
+    return dict(columns)
 
 
 def verdict(plan: Plan) -> str:
@@ -166,6 +183,11 @@ def verdict(plan: Plan) -> str:
     where = f"{plan.mesh.size} x {plan.mesh.devices.flat[0].device_kind}"
     if plan.fits is None:
         line = f"{where}: {peak.needed / GIB:.2f} GiB a device are needed; its memory isn't known"
+    elif plan.starved:
+        line = (
+            f"doesn't fit {where}: JAX leaves {plan.left / GIB:.2f} GiB to CUDA's libraries, which "
+            f"need about {sum(plan.beside.values()) / GIB:.2f}"
+        )
     elif plan.fits:
         line = f"fits {where} with {plan.spare / GIB:.2f} GiB to spare on each"
     else:
@@ -173,6 +195,8 @@ def verdict(plan: Plan) -> str:
     if plan.limits and plan.limits.memory:
         line += f", of {plan.limits.memory / GIB:.2f}"
     lines = [f"verdict: {line}"]
+    if plan.beside:
+        lines.append(_beside_line(plan))
     lines.append(f"most is needed in {peak.name} (GiB: {most})")
     lines.append(f"for more room change first: {advice(plan)}")
     for stage in plan.config.stages:
@@ -185,6 +209,15 @@ def verdict(plan: Plan) -> str:
         f"up to {plan.config.data.buckets} (data.buckets)"
     )
     return "\n".join(lines)
+
+
+def _beside_line(plan: Plan) -> str:
+    limits = plan.limits
+    beside = ", ".join(f"{name} {size / GIB:.1f}" for name, size in plan.beside.items())
+    return (
+        f"JAX takes {limits.memory / limits.whole:.0%} of {limits.whole / GIB:.2f} GiB "
+        f"({gpus.FRACTIONS[0]}); beside it lie {beside} (estimates)"
+    )
 
 
 def _epoch_line(stage: str, found: Mapping[str, Any]) -> str:
@@ -204,14 +237,17 @@ def _table(rows: Sequence[Sequence[str]], columns: Mapping[str, str]) -> str:
     return "\n".join([*aligned(rows), *lines])
 
 
-def _memory_row(part: Part) -> tuple[str, ...]:
-    held, compiled = sum(part.held.values()), f"{part.compile_seconds:.1f}"
-    if part.memory is None:
-        needed = f"{_gib(part.needed)}, too much"
-        return (part.name, "-", "-", "-", _gib(held), needed, "-", compiled)
-    kinds = [_gib(part.memory[kind]) for kind in ("arguments", "outputs", "temporaries")]
-    aliased = _gib(part.memory["aliased"])
-    return (part.name, *kinds, _gib(held), _gib(part.needed), aliased, compiled)
+def _memory_row(part: Part, columns: Mapping[str, str]) -> tuple[str, ...]:
+    memory = part.memory or dict.fromkeys(("arguments", "outputs", "temporaries", "aliased"))
+    cells = {
+        **{kind: "-" if size is None else _gib(size) for kind, size in memory.items()},
+        "held": _gib(sum(part.held.values())),
+        "estimated": _gib(sum(part.estimated.values())),
+        "sum": _gib(part.needed) if part.memory else f"{_gib(part.needed)}, too much",
+        "compiled in, s": f"{part.compile_seconds:.1f}",
+    }
+    cells["written over"] = cells.pop("aliased")
+    return (part.name, *(cells[name] for name in columns))
 
 
 def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:

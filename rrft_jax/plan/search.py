@@ -72,7 +72,7 @@ def search(
         raise UserError(
             f"--search: nothing fits {len(devices)} devices of {limits.memory / GIB:.1f} GiB: "
             f"weights, optimizer, reference and caches alone are {least / GIB:.1f} at least, with "
-            f"{settings}; take a larger slice"
+            f"{settings}; take {'more GPUs' if limits.whole else 'a larger slice'}"
         )
     say(f"{len(possible)} of {len(bounds)} candidates may fit by their weights and caches")
     found: Found = []

@@ -12,14 +12,6 @@ from rrft_jax.parallel.devices import GIB, LIMITS, absent_devices, limits
 from rrft_jax.parallel.mesh import make_mesh
 
 
-@pytest.fixture
-def plugin():
-    try:
-        gpus.check_plugin()
-    except UserError as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.parametrize("name", gpus.GPUS)
 def test_a_card_has_the_figures_of_its_maker(name):
     gpu = gpus.GPUS[name]
@@ -37,7 +29,7 @@ def test_a_card_has_the_figures_of_its_maker(name):
     [("h200:1", 1, 1), ("a100-40:8", 1, 8), ("H100:2x8", 2, 8), ("h100:3x4", 3, 4)]
     + [("gb200:2x4", 2, 4)],
 )
-def test_a_node_has_its_cards(plugin, topology, nodes, cards):
+def test_a_node_has_its_cards(gpu_plugin, topology, nodes, cards):
     found = absent_devices(topology)
     assert [device.process_index for device in found] == [i // cards for i in range(nodes * cards)]
     kind = gpus.GPUS[topology.partition(":")[0].lower()].kind
@@ -45,7 +37,7 @@ def test_a_node_has_its_cards(plugin, topology, nodes, cards):
     assert {device.platform for device in found} == {"gpu"}
 
 
-def test_a_program_compiles_for_a_card_that_is_not_here(plugin):
+def test_a_program_compiles_for_a_card_that_is_not_here(gpu_plugin):
     mesh = make_mesh(fsdp=8, devices=absent_devices("h200:8"))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     x = jax.ShapeDtypeStruct((1024, 256), jnp.bfloat16, sharding=rows)
@@ -54,7 +46,7 @@ def test_a_program_compiles_for_a_card_that_is_not_here(plugin):
     assert compiled.memory_analysis().argument_size_in_bytes == 128 * 256 * 2
 
 
-def test_the_memory_of_an_absent_card_is_what_jax_would_take(plugin, monkeypatch):
+def test_the_memory_of_an_absent_card_is_what_jax_would_take(gpu_plugin, monkeypatch):
     [card] = absent_devices("h200:1")
     for name in gpus.FRACTIONS:
         monkeypatch.delenv(name, raising=False)

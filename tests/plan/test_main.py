@@ -63,6 +63,7 @@ def test_a_report_adds_up(plan):
     size = 4 * sum(map(math.prod, shapes))
     for name, part in parts.items():
         memory, new = part["memory"], part["memory"]["outputs"] + part["memory"]["temporaries"]
+        assert not part["estimated"]
         assert part["needed"] == sum(part["held"].values()) + memory["arguments"] + new
         assert memory["temporaries"] > 0 or name in ("layer", "ends", "grow", "decode")
         assert part["bytes"] > 0 and (part["flops"] > 0 or name in ("layer", "ends", "grow"))
@@ -99,6 +100,53 @@ def test_the_verdict_is_about_the_program_that_needs_most(plan):
     seconds = known(plan, most).seconds("grpo")
     assert list(seconds) == ["sample", "reference", "update"] and min(seconds.values()) > 0
     assert "| update  " in report.as_text(known(plan, most))
+
+
+def on_a_gpu(plan, memory, whole, estimated=()):
+    """The same on GPUs of which JAX takes this much memory."""
+    limits = devices.Limits(1e12, 1e11, 1e10, memory=memory, between=1e9, whole=whole)
+    extra = sum(dict(estimated).values())
+    parts = [
+        dataclasses.replace(part, estimated=dict(estimated), needed=part.needed + extra)
+        for part in plan.parts
+    ]
+    return dataclasses.replace(plan, limits=limits, parts=parts)
+
+
+def test_of_a_gpu_the_memory_that_jax_takes_counts_and_the_rest_is_for_libraries(plan):
+    most, gib = max(part.needed for part in plan.parts), devices.GIB
+    usual = on_a_gpu(plan, most, most / 0.75)
+    assert usual.starved  # a quarter of so small a card is less than CUDA takes
+    usual = on_a_gpu(plan, 60 * gib, 80 * gib)
+    assert usual.fits and usual.spare == 60 * gib - most
+    lines = report.verdict(usual).splitlines()
+    assert lines[0].endswith("GiB to spare on each, of 60.00")
+    assert lines[1].startswith("JAX takes 75% of 80.00 GiB (XLA_CLIENT_MEM_FRACTION); beside it ")
+    assert "NCCL's buffers 1.0 (estimates)" in lines[1]
+    assert report.advice(usual) == "XLA_CLIENT_MEM_FRACTION=0.9 in the environment"
+    greedy = on_a_gpu(plan, 79 * gib, 80 * gib)
+    assert greedy.fits is False and report.advice(greedy) == report.advice(known(plan, most))
+    assert "JAX leaves 1.00 GiB to CUDA's libraries, which need about 2.00" in report.verdict(
+        greedy
+    )
+    short = on_a_gpu(plan, most - 1, most + 3 * gib)
+    assert short.fits is False and "are missing on each" in report.verdict(short)
+    assert "estimated" not in report.memory_columns(usual)
+
+
+def test_an_estimate_counts_and_is_called_one(plan):
+    size = devices.GIB
+    most = max(part.needed for part in plan.parts)
+    guessed = on_a_gpu(plan, most + size - 1, 2**40, {"cuDNN's work space": size})
+    assert guessed.spare == -1 and guessed.fits is False
+    assert "cuDNN's work space 1.0" in report.verdict(guessed)
+    text, result = report.as_text(guessed), report.as_dict(guessed)
+    [head] = [line for line in text.splitlines() if line.startswith("| GiB a device")]
+    cells = [cell.strip() for cell in head.strip("|").split("|")]
+    assert cells[4:7] == ["held", "estimated", "sum"]
+    assert "estimated  " in text and result["columns"]["estimated"].startswith("cuDNN's")
+    assert result["programs"]["update"]["estimated"] == {"cuDNN's work space": size}
+    assert result["beside"]["left"] == guessed.left
 
 
 def test_the_report_begins_with_the_verdict_and_explains_its_columns(plan):
