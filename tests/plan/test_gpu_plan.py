@@ -1,0 +1,44 @@
+"""The plan of a shallow model for absent GPUs, as the command tells it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rrft_jax.models.families import RELEASED
+from rrft_jax.parallel import gpus
+from rrft_jax.parallel.devices import GIB
+from rrft_jax.plan import __main__ as command
+from rrft_jax.plan import libraries
+from tests import tiny
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Heads of 8, which cuDNN takes; one layer."""
+    vision = dataclasses.replace(tiny.CONFIG.vision, width=32, depth=1)
+    text = dataclasses.replace(tiny.CONFIG.text, depth=1)
+    model = dataclasses.replace(tiny.CONFIG, vision=vision, text=text)
+    monkeypatch.setitem(RELEASED, "tiny", model)
+    for name in gpus.FRACTIONS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_two_nodes_of_gpus_have_a_plan(gpu_plugin, shallow, capsys):
+    argv = ["--config=configs/sft.py", "--config.sft.batch_size=4", "--config.sft.micro_batches=1"]
+    argv += ["--config.model.compute_dtype=bfloat16", "--config.model.remat=none"]
+    argv += ["--prompt-tokens=36", "--patches=16", "--target-tokens=16"]
+    argv += ["--config.mesh.data=2", "--topology=h100:2x1", "--json"]
+    assert command.main(argv) == 0
+    out, err = capsys.readouterr()
+    plan, gpu = json.loads(out), gpus.GPUS["h100"]
+    assert err.splitlines()[-1] == "compiling sft"
+    assert (plan["devices"], plan["device"], plan["fits"]) == (2, gpu.kind, True)
+    assert plan["capacity"] == int(0.75 * gpu.memory * GIB)
+    assert plan["beside"]["left"] == gpu.memory * GIB - plan["capacity"]
+    [part] = plan["programs"].values()
+    assert part["estimated"][libraries.CUDNN] > 0 and part["flops"] > 0
+    memory = part["memory"]
+    stated = memory["arguments"] + memory["outputs"] + memory["temporaries"]
+    extra = sum(part["held"].values()) + part["estimated"][libraries.CUDNN]
+    assert part["needed"] == stated + extra
