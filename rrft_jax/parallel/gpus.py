@@ -84,6 +84,7 @@ def node_devices(topology: str) -> Sequence[jax.Device]:
     """
     gpu, nodes, cards = _parsed(topology)
     check_plugin()
+    memory_fraction()  # JAX's plug-in doesn't start with one that isn't a number
     # Between two partitions there is no NVLink.
     partitions = max(1, nodes * gpu.node // gpu.domain)
     layout = f"{partitions}x{nodes // partitions}x{cards}"
@@ -197,12 +198,12 @@ def memory_fraction() -> float:
     """Return the share of a GPU's memory that JAX takes when it starts.
 
     Raises:
-      UserError: the environment states a share that is no positive number.
+      UserError: the environment states two shares, or one that is no positive number.
     """
-    name, value = next(
-        ((name, os.environ[name]) for name in FRACTIONS if os.environ.get(name)),
-        ("", FRACTION),
-    )
+    told = {name: os.environ[name] for name in FRACTIONS if os.environ.get(name)}
+    if len(told) > 1:
+        raise UserError(f"{' and '.join(told)} are both set; unset {FRACTIONS[1]}, the older name")
+    name, value = next(iter(told.items()), ("", FRACTION))
     try:
         share = float(value)
     except ValueError:

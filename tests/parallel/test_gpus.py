@@ -55,9 +55,23 @@ def test_the_memory_of_an_absent_card_is_what_jax_would_take(gpu_plugin, monkeyp
         monkeypatch.setenv(name, "0.9")
         assert limits(card).memory == int(0.9 * 139.8 * GIB)
         monkeypatch.delenv(name)
-    monkeypatch.setenv(gpus.FRACTIONS[0], "most")
-    with pytest.raises(UserError, match="=most: expected a share of the memory, such as 0.9"):
-        limits(card)
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        ({"XLA_CLIENT_MEM_FRACTION": "most"}, "=most: expected a share of the memory, such as 0.9"),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0"}, "=0: expected a share of the memory"),
+        (dict.fromkeys(gpus.FRACTIONS, "0.9"), "are both set; unset XLA_PYTHON_CLIENT_MEM_FRACT"),
+    ],
+)
+def test_a_share_that_cannot_be_is_one_line(monkeypatch, told, message):
+    for name in gpus.FRACTIONS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        gpus.memory_fraction()
 
 
 @pytest.mark.parametrize(
