@@ -42,3 +42,11 @@ def test_two_nodes_of_gpus_have_a_plan(gpu_plugin, shallow, capsys):
     stated = memory["arguments"] + memory["outputs"] + memory["temporaries"]
     extra = sum(part["held"].values()) + part["estimated"][libraries.CUDNN]
     assert part["needed"] == stated + extra
+
+
+def test_the_search_looks_among_gpus(gpu_plugin, capsys):
+    argv = ["--config=configs/grpo.py:model=7b", "--topology=a100-40:2", "--search"]
+    assert command.main(argv) == 1
+    out, err = capsys.readouterr()
+    assert not out and "--search: nothing fits 2 devices of 29.5 GiB: " in err
+    assert err.endswith("; take more GPUs\n") and err.count("\n") == 1
