@@ -1,7 +1,7 @@
 """Shared by all tests: eight virtual CPU devices, quick compilation, checkpoints built once.
 
-Most of the tests' time goes into compiling. So nothing is optimised behind XLA's own passes, and
-what one process has compiled the others take from a folder that lasts as long as this run.
+Most of the tests' time goes into compiling. So it is made quick, and what one process has compiled
+the others take from a folder that lasts as long as this run.
 """
 
 import atexit
@@ -9,16 +9,17 @@ import os
 import shutil
 import tempfile
 
+from tests.short import QUICK
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # its environment is the first process's
     os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-        " --xla_backend_optimization_level=0"
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
     )
     _CACHE = tempfile.mkdtemp(prefix="rrft_jax-compiled-")
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import functools  # noqa: E402
 

@@ -37,8 +37,6 @@ FAMILIES = {"qwen2_vl": "small", "qwen2_5_vl": "windows", "qwen3_vl": "deep"}  #
 DECODER = r"model\.language_model\..*_proj"
 BOTH = rf"{DECODER}|model\.visual\..*(qkv|attn\.proj|fc1|fc2|_proj|mlp\.0|mlp\.2)"
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 class Base(NamedTuple):
     """A checkpoint, and a batch of prompts: without a picture, with one, with two."""
@@ -66,7 +64,7 @@ def make_base(folder: str) -> Base:
         rows.append(processor.encode([{"role": "user", "content": content}], pictures))
     prompt = processor.batch(rows)
 
-    @quick_jit
+    @jax.jit
     def compute(params):
         hidden, _ = model.prefill(params, prompt)
         return model.logits(params, hidden)
@@ -150,7 +148,7 @@ def test_unmerged_it_gives_the_same_logits(base, tmp_path):
     lora, arrays = adapters.read(tmp_path, base.model.config)
     ours = dataclasses.replace(base.model, lora=lora)
 
-    @quick_jit
+    @jax.jit
     def compute(params):
         return ours.logits(params, ours.prefill(params, base.prompt)[0])
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from rrft_jax.data import drawn
+from tests.short import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "launch/colab/grpo_tpu.ipynb"
@@ -52,7 +53,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICK,
     }
     client = nbclient.NotebookClient(
         notebook, timeout=600, resources={"metadata": {"path": str(folder)}}

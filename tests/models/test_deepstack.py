@@ -14,7 +14,6 @@ import pytest
 from rrft_jax.models import VLM
 from tests import tiny
 
-QUICK = {"xla_backend_optimization_level": 0}  # what is asked of the programs doesn't change by it
 LAYERS, BLOCKS, WIDTH = 5, 7, 40  # no other axis has these sizes
 BATCH, PROMPT, PATCHES = 2, 48, 128
 DEEPSTACK = (1, 4)
@@ -38,7 +37,7 @@ def gradient(deepstack, remat) -> jax.stages.Compiled:
     )
     params = jax.eval_shape(model.init, jax.random.key(0))
     program = jax.jit(jax.grad(lambda params: model.prefill(params, prompt)[0].sum()))
-    return program.lower(params).compile(QUICK)
+    return program.lower(params).compile()
 
 
 def arrays_per_layer(hlo: str) -> set[str]:

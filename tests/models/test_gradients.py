@@ -26,7 +26,6 @@ from tests.minibatches import minibatch
 
 BF16 = jnp.bfloat16
 MANY = 300
-QUICK = {"xla_backend_optimization_level": 0}
 DTYPES = pytest.mark.parametrize("dtype", [jnp.float32, BF16], ids=["float32", "bfloat16"])
 LAYERS = {
     "embedding": (Embedding(4, 8, BF16), jnp.full((3, MANY // 3), 2)),
@@ -150,7 +149,7 @@ def update_of(
 @functools.cache
 def gradients(stage: str, dtype, rows: int, micro_batches: int) -> dict[str, np.ndarray]:
     function, params = update_of(stage, dtype, rows, micro_batches)
-    values = jax.jit(function, compiler_options=QUICK)(params)
+    values = jax.jit(function)(params)
     return {name: np.asarray(x, np.float64) for name, x in values.items()}
 
 
@@ -172,7 +171,7 @@ def test_a_gradient_in_bfloat16_is_rounded_at_its_end():
     model, params = tiny.model(dtype=BF16), jax.tree.map(lambda x: x.astype(BF16), tiny.params())
     batch = batch_of(256, "sft")
     function = jax.grad(lambda p: sft.loss(model, p, batch, 256 * 6)[0])
-    got = table.flatten(jax.jit(function, compiler_options=QUICK)(params))
+    got = table.flatten(jax.jit(function)(params))
     for name, want in gradients("sft", BF16, 1, 1).items():
         assert got[name].dtype == BF16
         error = np.asarray(got[name], np.float64) - want

@@ -10,8 +10,6 @@ import pytest
 from rrft_jax.models import VLM
 from tests import tiny
 
-QUICK = {"xla_backend_optimization_level": 0}  # what is asked of the programs doesn't change by it
-
 
 def gradient_of_score(tokens, **fields):
     """The compiled gradient of `score` over prompts without pictures, of a deeper model."""
@@ -20,7 +18,7 @@ def gradient_of_score(tokens, **fields):
     prompt = prompt.replace(patches=prompt.patches[:, :0])
     params = jax.eval_shape(model.init, jax.random.key(0))
     gradient = jax.jit(jax.grad(lambda p: model.score(p, prompt, tokens).sum()))
-    return gradient.lower(params).compile(QUICK)
+    return gradient.lower(params).compile()
 
 
 def test_rematerialisation_keeps_what_its_name_says():

@@ -34,9 +34,6 @@ BATCHES = {
 G, T = 2, 6  # completions a prompt, tokens a completion
 NEW_TOKENS = 48
 
-# What runs here runs for milliseconds: most of the time would go into optimising it.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 class Pair(NamedTuple):
     """The same checkpoint twice, and one sample with 0, 1 and 2 pictures each (unbatched rows)."""
@@ -117,7 +114,7 @@ def ours(pair):
     """
     model = pair.model
 
-    @quick_jit
+    @jax.jit
     def compute(params, prompt, completions):
         hidden, kv = model.prefill(params, prompt)
         rows = completions.reshape(-1, T)
@@ -182,7 +179,7 @@ def test_score(pair, ours, their_logits, name):
 def test_a_batch_without_any_patches_skips_the_vision_tower(pair, ours):
     prompt = pair.processor.batch([pair.rows[i] for i in BATCHES["text"]])
     assert prompt.patches.shape[1] == 0
-    log_probs = quick_jit(pair.model.score)(pair.params, prompt, pair.completions[BATCHES["text"]])
+    log_probs = jax.jit(pair.model.score)(pair.params, prompt, pair.completions[BATCHES["text"]])
     np.testing.assert_allclose(log_probs, ours("text")[-1], rtol=0, atol=TOLERANCE)
 
 
@@ -224,7 +221,7 @@ def test_gradients(pair):
     completions = pair.completions[BATCHES["mixed"]]
     weights = np.random.default_rng(1).normal(size=completions.shape).astype(np.float32)
 
-    @quick_jit
+    @jax.jit
     def gradients(params):
         def loss(params):
             return jnp.sum(pair.model.score(params, prompt, completions) * weights)

@@ -50,7 +50,7 @@ def towers(request, checkpoint):
     prompt = dataclasses.replace(
         tiny.prompts(len(GRIDS)), patches=patches, patch_rows_cols=places, patch_image=pictures
     )
-    encode = jax.jit(model.encode_features, compiler_options={"xla_backend_optimization_level": 0})
+    encode = jax.jit(model.encode_features)
     visual, deepstack = encode(params, prompt)
     ours = np.stack([visual, *([] if deepstack is None else deepstack)], axis=1)
 

@@ -16,6 +16,7 @@ from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.hf import load_pretrained, save_pretrained
 from rrft_jax.hf.pretrained import read_config
 from rrft_jax.tasks.drawings import counting
+from tests.short import QUICK
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -115,8 +116,7 @@ def launch(
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         "OMP_NUM_THREADS": "1",
     }
     logs.mkdir(parents=True, exist_ok=True)

@@ -233,5 +233,4 @@ def _compiled(config: Config, sizes) -> str:
     base, trained = tuning.abstract(config, model)
     state = states.abstract(trained, optimizer, "", mesh)
     step = sft.make_step(model, optimizer, "", 1, states.layout(state))
-    quick = {"xla_backend_optimization_level": 0}
-    return step.lower(state, sft_batch(), base).compile(quick).as_text()
+    return step.lower(state, sft_batch(), base).compile().as_text()
