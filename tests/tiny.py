@@ -57,7 +57,7 @@ def params(config: VLMConfig = CONFIG) -> dict:
     ill-conditioned: at four times their size, a change of one rounding in the weights moves the
     gradient by a thousandth of its maximum, and no comparison of two orders of summation holds.
     """
-    params = model(config=config).init(jax.random.key(0))
+    params = jax.jit(model(config=config).init)(jax.random.key(0))
     params["language"]["embed"]["embedding"] *= 25.0
     return params
 

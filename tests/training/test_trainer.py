@@ -65,7 +65,7 @@ def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
     text = dataclasses.replace(tiny.CONFIG.text, vocab_size=released.text.vocab_size, depth=1)
     vision = dataclasses.replace(tiny.CONFIG.vision, depth=1)
     model = VLM(dataclasses.replace(released, text=text, vision=vision), mesh=mesh)
-    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), jax.jit(model.init)(jax.random.key(0)))
     params = jax.device_put(params, sharding.replicated(mesh))
     examples = [counting.sample("train", 0, i, TINY_SIZE) for i in range(24)]
     sources = [  # a random model has no format; how often it repeats itself varies
