@@ -1,6 +1,9 @@
 """Absent GPUs: their figures, their nodes, and one line where something is missing."""
 
 import importlib.metadata
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +58,18 @@ def test_the_memory_of_an_absent_card_is_what_jax_would_take(gpu_plugin, monkeyp
         monkeypatch.setenv(name, "0.9")
         assert limits(card).memory == int(0.9 * 139.8 * GIB)
         monkeypatch.delenv(name)
+
+
+@pytest.mark.skipif(
+    any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))), reason="has a GPU"
+)
+def test_the_plugin_is_silent_where_there_is_no_gpu(gpu_plugin):
+    left_out = ("JAX_PLATFORMS", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    program = "import rrft_jax, jax; print(jax.devices()[0].platform)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("cpu\n", "")
 
 
 @pytest.mark.parametrize(
