@@ -133,6 +133,7 @@ def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
         "bytes": part.cost.bytes,
         "collectives": dict(part.cost.collectives),
         "bytes_sent": part.cost.sent,
+        "uncounted": dict(part.cost.unknown),
         "seconds_at_least": part.seconds(limits) if limits else None,
     }
 
@@ -163,7 +164,8 @@ def as_text(plan: Plan) -> str:
     if measured:
         columns = COST | TIME if plan.limits else COST
         cost = [("a device", *columns), *(_cost_row(part, plan.limits) for part in measured)]
-        blocks.append(_table(cost, columns))
+        uncounted = filter(None, map(_uncounted_line, measured))
+        blocks.append("\n".join([_table(cost, columns), *uncounted]))
     return "\n\n".join(blocks)
 
 
@@ -262,6 +264,17 @@ def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:
     seconds = part.seconds(limits)
     slowest = max(seconds, key=seconds.get)
     return (*row, f"{seconds[slowest]:.3f}", slowest)
+
+
+def _uncounted_line(part: Part) -> str:
+    """Return a line that names what isn't counted; "" if everything is."""
+    if not part.cost.unknown:
+        return ""
+    names = ", ".join(f"{n} x {name}" for name, n in part.cost.unknown.items())
+    return (
+        f"{part.name} costs more than this: a while whose limit isn't known counts once, and a "
+        f"call of an unknown function has no operations ({names})"
+    )
 
 
 def _gib(size: float) -> str:

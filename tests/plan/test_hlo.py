@@ -7,29 +7,40 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rrft_jax.errors import UserError
 from rrft_jax.models import attention
 from rrft_jax.models.attention import KeyValues
-from rrft_jax.parallel.devices import slice_devices
+from rrft_jax.parallel.devices import absent_devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import hlo
+
+TOPOLOGIES = {"tpu": "v5e:2x4", "gpu": "h200:8"}
 
 
 @functools.cache
 def mesh(platform):
-    """8 devices of this machine, or of a slice that isn't here."""
-    return make_mesh(fsdp=8, devices=slice_devices("v5e:2x4") if platform == "tpu" else None)
+    """8 devices of this machine, or of a slice or a node that isn't here."""
+    try:
+        devices = absent_devices(TOPOLOGIES[platform]) if platform in TOPOLOGIES else None
+    except UserError as error:
+        pytest.skip(str(error))
+    return make_mesh(fsdp=8, devices=devices)
 
 
 def where(platform, *spec):
     return NamedSharding(mesh(platform), PartitionSpec(*spec))
 
 
-def cost(function, *shapes, dtype=jnp.bfloat16):
-    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape, place in shapes]
-    return hlo.cost(jax.jit(function).lower(*arguments).compile().as_text())
+def cost(function, *shapes, dtype=jnp.bfloat16, donated=(), options=None):
+    arguments = [
+        jax.ShapeDtypeStruct(shape, *kind or [dtype], sharding=place)
+        for shape, place, *kind in shapes
+    ]
+    lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
+    return hlo.cost(lowered.compile(options).as_text())
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 def test_a_loop_counts_as_often_as_it_runs(platform):
     def loops(x, weights):
         def outer(x, _):
@@ -40,19 +51,48 @@ def test_a_loop_counts_as_often_as_it_runs(platform):
     place = where(platform)
     got = cost(loops, ((256, 256), place), ((7, 256, 256), place))
     assert got.flops == 5 * 7 * 2 * 256**3
-    assert not got.unknown_loops and not got.collectives
+    assert not got.unknown and not got.collectives
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_a_loop_that_may_end_early_counts_to_its_limit_in_its_steps(platform):
+    """Its condition is more than a comparison, and a GPU's is a fusion."""
+
+    def loops(x, w):
+        def condition(carry):
+            i, x = carry
+            return (i < 11) & jnp.isfinite(x[0, 0])
+
+        return jax.lax.while_loop(condition, lambda c: (c[0] + 3, jnp.tanh(c[1] @ w)), (1, x))
+
+    place = where(platform)
+    got = cost(loops, ((256, 256), place), ((256, 256), place))
+    assert got.flops == 4 * 2 * 256**3  # at 1, 4, 7, 10
+    assert not got.unknown
+
+
+def test_a_loop_without_a_limit_counts_once_and_is_named():
+    place = where("cpu")
+    got = cost(
+        lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x), ((64, 64), place)
+    )
+    assert got.flops == 2 * 64**3 and got.unknown == {"while": 1}
+    assert got.times(3).unknown == {"while": 1}
 
 
 @pytest.mark.parametrize(
     "product", ["bqd,bkd->bqk", "bqd,kd->bqk", "bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd"]
 )
-def test_products_of_a_tpu_count_as_their_sums(product):
-    """Their batch axes are windows of convolutions, most of which meets padding."""
+@pytest.mark.parametrize("compiler", ["tpu", "triton", "cublas"])
+def test_products_count_as_their_sums(product, compiler):
+    """On a TPU their batch axes are windows of convolutions, most of which meets padding."""
     sizes = {"b": 4, "q": 128, "k": 256, "h": 6, "d": 64}
     inputs, out = product.split("->")
-    place = where("tpu")
+    place = where("tpu" if compiler == "tpu" else "gpu")
     shapes = [(tuple(sizes[c] for c in axes), place) for axes in inputs.split(",")]
-    got = cost(lambda *x: jnp.einsum(product, *x), *shapes)
+    options = {"xla_gpu_enable_triton_gemm": False} if compiler == "cublas" else None
+    got = cost(lambda *x: jnp.einsum(product, *x), *shapes, options=options)
+    assert not got.unknown
     number = 2
     for axis in set(product) & set(sizes):
         number *= sizes[axis]
@@ -82,7 +122,77 @@ def test_of_stacked_weights_a_loop_reads_each_once():
     assert weights <= got.bytes < 1.1 * weights
 
 
-@pytest.mark.parametrize("platform, dtype", [("cpu", jnp.float32), ("tpu", jnp.bfloat16)])
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_a_slice_and_an_update_in_place_move_themselves_alone(platform):
+    place = where(platform)
+    rows, row, index = ((4096, 1024), place), ((1, 1024), place), ((), place, jnp.int32)
+    size = 4 * 1024
+
+    def sliced(x, i):  # of the converted form
+        return jax.lax.dynamic_slice_in_dim(jnp.sin(x), i, 1)
+
+    def updated(x, y, i):
+        return jax.lax.dynamic_update_slice_in_dim(x, y, i, 0)
+
+    def added(x, y, i):
+        return x.at[i[None]].add(y)
+
+    moved = functools.partial(cost, dtype=jnp.float32)
+    assert 2 * size <= moved(sliced, rows, index).bytes < 3 * size
+    assert 2 * size <= moved(updated, rows, row, index, donated=0).bytes < 3 * size
+    assert 3 * size <= moved(added, rows, row, index, donated=0).bytes < 6 * size
+
+
+def test_the_work_space_of_a_library_is_not_moved():
+    place = where("gpu")
+    options = {"xla_gpu_enable_triton_gemm": False}
+    got = cost(jnp.dot, ((512, 1024), place), ((1024, 2048), place), options=options)
+    assert got.bytes == 2 * (512 * 1024 + 1024 * 2048 + 512 * 2048)
+
+
+LINES = """HloModule m, num_partitions=8
+
+ENTRY %main (x: f32[16,64]) -> f32[128,64] {{
+  %x = f32[16,64]{{1,0}} parameter(0)
+  {}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "groups, size",
+    [
+        ("replica_groups=[2,4]<=[8]", 4),
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", 2),
+        ("replica_groups={}", 8),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", 4),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}", 8),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'a'}", 2),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}", 2),
+    ],
+)
+@pytest.mark.parametrize("start", [False, True])
+def test_a_collective_is_one_of_its_group(groups, size, start):
+    shard, whole = "f32[16,64]{1,0}", f"f32[{16 * size},64]{{1,0}}"
+    line = f"%y = {whole} all-gather(%x), channel_id=1, {groups}, dimensions={{0}}"
+    if start:
+        line = f"%y = ({shard}, {whole}) all-gather-start(%x), channel_id=1, {groups}"
+    got, number = hlo.cost(LINES.format(line)), 4 * 16 * 64
+    assert got.collectives == {"all-gather": size * number}
+    assert got.sent == (size - 1) * number
+    assert got.bytes == (1 + size) * number
+
+
+def test_a_call_of_an_unknown_function_is_named():
+    line = '%y = f32[16,64]{{1,0}} custom-call(%x), custom_call_target="{}"'
+    got = hlo.cost(LINES.format(line.format("my$kernel")))
+    assert got.unknown == {"my$kernel": 1} and got.bytes == 2 * 4 * 16 * 64
+    assert not hlo.cost(LINES.format(line.format("TopK"))).unknown
+
+
+@pytest.mark.parametrize(
+    "platform, dtype", [("cpu", jnp.float32), ("tpu", jnp.bfloat16), ("gpu", jnp.bfloat16)]
+)
 def test_collectives_by_kind(platform, dtype):
     rows, weights = where(platform, "fsdp"), where(platform, None, "fsdp")
     whole = where(platform)
@@ -125,3 +235,27 @@ def test_attention_by_a_kernel_counts_the_blocks_that_it_visits():
 
     # Forwards, and the gradients of queries and of keys and values: 2 + 3 + 4 products.
     assert cost(gradient, *shapes).flops == (2 + 3 + 4) * 2 * heads * size * visited
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_by_cudnn_counts_all_pairs_but_those_above_the_diagonal(causal):
+    batch, queries, keys, heads, size = 8, 256, 512, 4, 128
+    place = where("gpu", "fsdp")
+    shapes = [((batch, queries, heads, size), place), ((batch, keys, 2, size), place)]
+    shapes += [shapes[1], ((batch, keys), place, jnp.bool_)]
+
+    def attend(q, k, v, mask):
+        mask = None if causal else jnp.broadcast_to(mask[:, None, None], (batch, 1, queries, keys))
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
+        )
+
+    pairs = sum(range(1, queries + 1)) if causal else queries * keys
+    got = cost(attend, *shapes)
+    assert got.flops == 2 * 2 * heads * size * pairs and not got.unknown
+
+    def gradient(*x):
+        return jax.grad(lambda *x: attend(*x).astype(jnp.float32).sum(), (0, 1, 2))(*x)
+
+    # Forwards, and backwards the scores again, the gradients of weights, queries, keys, values.
+    assert cost(gradient, *shapes).flops == (2 + 5) * 2 * heads * size * pairs

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 
 import jax
 import pytest
@@ -162,6 +163,16 @@ def test_the_report_begins_with_the_verdict_and_explains_its_columns(plan):
             for name, meaning in columns.items():
                 assert any(x.split("  ")[1:2] == [name] and meaning in x for x in lines)
     assert report.as_dict(plan)["verdict"] == report.verdict(plan).splitlines()
+
+
+def test_the_report_names_what_it_does_not_count(plan):
+    assert "costs more than this" not in report.as_text(plan)
+    parts = list(plan.parts)
+    parts[0] = dataclasses.replace(parts[0], cost=hlo.Cost(unknown=Counter(f=2)))
+    found = dataclasses.replace(plan, parts=parts)
+    assert report.as_dict(found)["programs"][parts[0].name]["uncounted"] == {"f": 2}
+    [line] = [x for x in report.as_text(found).splitlines() if "costs more than this" in x]
+    assert line.startswith(parts[0].name) and line.endswith("(2 x f)")
 
 
 def test_the_hours_of_an_epoch_follow_from_its_steps(plan):

@@ -24,6 +24,7 @@ from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import __main__ as command
 from rrft_jax.plan import hlo, report
 from rrft_jax.plan.programs import bytes_a_device, programs
+from tests.plan import by_hand
 
 pytestmark = pytest.mark.slow
 SIZES = RELEASED["2b"]
@@ -87,6 +88,8 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     room = limits(mesh.devices.flat[0]).memory
     assert needed + sum(map(bytes_a_device, program.held.values())) < 0.8 * room
 
+    assert mesh.size * hlo.cost(text).flops == pytest.approx(flops(config).update, rel=0.04)
+
     # Weights are gathered twice a micro-batch, forwards and backwards, in bfloat16. (Over `tensor`
     # activations are gathered as well, which can't be told from them.)
     if mesh.shape["tensor"] == 1:
@@ -109,6 +112,11 @@ def test_the_update_of_2b_fits_a_slice(compiled):
     assert max(weights) <= SIZES.text.vocab_size * SIZES.text.width / mesh.shape["tensor"]
 
 
+def flops(config: settings.Config) -> by_hand.Flops:
+    stage, length = config.grpo, config.sampling.max_new_tokens
+    return by_hand.Flops(SIZES, SHAPE, stage.batch_size, stage.num_generations, length, backward=7)
+
+
 def sums(text: str) -> list[str]:
     """Shapes of the results of a program's sums, but of those that have a single term."""
     shapes = dict(re.findall(r"%([\w.\-]+) = ([a-z]\w*\[[\d,]*\])", text))
@@ -122,17 +130,16 @@ def sums(text: str) -> list[str]:
 
 def in_loops(text: str) -> Iterator[hlo.Instruction]:
     """Every instruction that some loop runs, those of the computations that it calls included."""
-    computations = hlo._Module(text).computations
+    computations = hlo.Module.parse(text).computations
     loops = [x for body in computations.values() for x in body.values() if x.opcode == "while"]
-    pending, seen = [name for x in loops for name in hlo._called(x, "body")], set()
+    pending, seen = [name for x in loops for name in x.called("body")], set()
     while pending:
         name = pending.pop()
         if name not in seen:
             seen.add(name)
             for x in computations[name].values():
                 yield x
-                for kind in ("calls", "to_apply", "body", "branch_computations"):
-                    pending += hlo._called(x, kind)
+                pending += x.called("calls", "to_apply", "body", "branch_computations")
 
 
 @pytest.mark.parametrize("compiled", SLICES, indirect=True, ids=NAMES)
@@ -147,6 +154,7 @@ def test_the_samplers_loop_reads_weights_and_caches_and_moves_nothing_else(compi
     # Where `tensor` splits the weights, not with what top-k and top-p look for among the logits.
     cost = hlo.cost(text, branch=0) if mesh.shape["tensor"] > 1 else dearest
     assert weights < cost.bytes / length < 1.2 * (weights + caches)
+    assert mesh.size * cost.flops == pytest.approx(flops(config).decode, rel=0.005)
     # Of the cache a token is written, in place.
     inside = list(in_loops(text))
     for x in program.arguments["caches"][1].cache[0]:
