@@ -261,9 +261,10 @@ class VLM:
             hidden = constrain(hidden, f"{rows}GT.", self.mesh)
             logits = constrain(self.logits(params, hidden), f"{rows}GT{vocabulary}", self.mesh)
             normaliser = jax.nn.logsumexp(logits, axis=-1)
-            # A sum instead of a gather, because its gradient is no scatter, and V may be split.
+            # A sum instead of a gather, because its gradient is no scatter, and V may be split. A
+            # product, because JAX would keep the zeros of a choice, as large as the logits.
             chosen = tokens[..., None] == jnp.arange(logits.shape[-1])
-            taken = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+            taken = jnp.sum(chosen * logits, axis=-1)
             expected = jnp.sum(jnp.exp(logits - normaliser[..., None]) * logits, axis=-1)
             return taken - normaliser, normaliser - expected
 

@@ -11,14 +11,19 @@ from rrft_jax.models import VLM
 from tests import tiny
 
 
-def gradient_of_score(tokens, **fields):
-    """The compiled gradient of `score` over prompts without pictures, of a deeper model."""
+def traced_gradient(tokens, **fields):
+    """The gradient of `score` over prompts without pictures, of a deeper model."""
     sizes = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, depth=6))
     model, prompt = VLM(sizes, **fields), tiny.prompts(len(tokens))
     prompt = prompt.replace(patches=prompt.patches[:, :0])
     params = jax.eval_shape(model.init, jax.random.key(0))
     gradient = jax.jit(jax.grad(lambda p: model.score(p, prompt, tokens).sum()))
-    return gradient.lower(params).compile()
+    return gradient.trace(params)
+
+
+def gradient_of_score(tokens, **fields):
+    """The same, compiled."""
+    return traced_gradient(tokens, **fields).lower().compile()
 
 
 def test_rematerialisation_keeps_what_its_name_says():
@@ -44,3 +49,22 @@ def test_logits_exist_for_one_chunk_of_tokens_at_a_time(chunk):
     hlo = gradient_of_score(tokens, logit_chunk=chunk).as_text()
     vocabulary = tiny.CONFIG.text.vocab_size
     assert largest_array_with(hlo, vocabulary) == 3 * 4 * chunk * vocabulary
+
+
+def outside_loops(jaxpr):
+    """Every equation of a program that no loop repeats."""
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name not in ("scan", "while"):
+            for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+                if hasattr(inner, "jaxpr"):
+                    yield from outside_loops(inner.jaxpr)
+
+
+def test_nothing_as_large_as_the_logits_of_a_chunk_outlives_it():
+    """Not even zeros: what doesn't depend on the chunk is computed before the loop, and kept."""
+    tokens, _ = tiny.completions(3, 4, 96)
+    equations = list(outside_loops(traced_gradient(tokens, logit_chunk=8).jaxpr.jaxpr))
+    shapes = {x.aval.shape for equation in equations for x in equation.outvars}
+    assert (3, 4, 96, tiny.CONFIG.text.width) in shapes
+    assert (3, 4, 8, tiny.CONFIG.text.vocab_size) not in shapes
