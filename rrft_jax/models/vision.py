@@ -23,6 +23,7 @@ from rrft_jax.models.config import VisionConfig
 from rrft_jax.models.interpolation import PositionTable
 from rrft_jax.models.layers import MLP, Dense, widened
 from rrft_jax.models.remat import rematerialised
+from rrft_jax.parallel.sharding import constrain
 
 # How the parameters of a loop over layers lie: stacked on their first axis.
 STACKED = {"variable_axes": {"params": 0, "adapter": 0}, "split_rngs": {"params": True}}
@@ -67,6 +68,8 @@ class VisionBlock(nn.Module):
         c, angles = self.config, places.angles
         heads = (*x.shape[:2], c.heads, c.head_size)
         hidden = c.norm(c.norm_eps, self.dtype, name="norm1")(x)
+        # Beside a `cond` XLA would gather the patches of all devices, and their gradients.
+        hidden = constrain(hidden, "BSW", self.kernels.mesh)
         q, k, v = jnp.split(Dense(3 * c.width, self.dtype, name="qkv")(hidden), 3, -1)
         q, k = rotary.rotate(q.reshape(heads), angles), rotary.rotate(k.reshape(heads), angles)
         attended = self._attend(q, k, v.reshape(heads), places, whole)
@@ -93,7 +96,8 @@ class VisionBlock(nn.Module):
 
         if whole is None:
             return in_pictures(q, k, v)
-        return jax.lax.cond(whole, in_pictures, in_windows, q, k, v)
+        attended = jax.lax.cond(whole, in_pictures, in_windows, q, k, v)
+        return constrain(attended, "BSHC", self.kernels.mesh)
 
 
 class Merger(nn.Module):
