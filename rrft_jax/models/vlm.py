@@ -22,7 +22,7 @@ from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.decoder import DecodeStep, Placeholders, Step, text_angles
 from rrft_jax.models.layers import broadcast, widened
-from rrft_jax.models.prompt import Prompt
+from rrft_jax.models.prompt import Prompt, turned
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 
@@ -140,9 +140,11 @@ class VLM:
         """
         x, step = self._prompt_stream(params, prompt)
         x, _, prompt_kv = self._decoder(params, x, None, step)
+        if self.kernels.tokens_first:  # decoding reads any order, if it is that of the mask
+            prompt_kv = jax.tree.map(lambda kv: turned(kv, -prompt.padding, 2), prompt_kv)
         keys = constrain(jnp.einsum("lbpkc->lbkcp", prompt_kv.keys), "LBKCP", self.mesh)
         values = constrain(jnp.einsum("lbpkc->lbkpc", prompt_kv.values), "LBKPC", self.mesh)
-        return x[:, -1], tuple(map(KeyValues, keys, values))
+        return self._last(x, step), tuple(map(KeyValues, keys, values))
 
     def decoding_weights(self, params: dict) -> dict:
         """Return the decoder's weights in the form that `decode` and `logits` read.
@@ -236,7 +238,7 @@ class VLM:
         )
         completion_x = self._embed(params, completions)
         x, completion_x, _ = self._decoder(params, x, completion_x, step)
-        first = broadcast(x[:, None, -1:], (batch, group, 1, x.shape[-1]))
+        first = broadcast(self._last(x, step)[:, None, None], (batch, group, 1, x.shape[-1]))
         return jnp.concatenate([first, completion_x[:, :, :-1]], axis=2)
 
     def _token_statistics(
@@ -307,6 +309,8 @@ class VLM:
 
     def _prompt_stream(self, params: dict, prompt: Prompt) -> tuple[Float[Array, "B P D"], Step]:
         """Return embedded prompt tokens, with visual tokens in the place of their placeholders."""
+        if self.kernels.tokens_first:
+            prompt = prompt.tokens_first()
         x = self._embed(params, prompt.tokens)
         placeholders = deepstack = None
         if prompt.patches.shape[1]:
@@ -322,6 +326,14 @@ class VLM:
             placeholders=placeholders,
         )
         return constrain(x, "BPD", self.mesh), step
+
+    def _last(self, x: Float[Array, "B P D"], step: Step) -> Float[Array, "B D"]:
+        """Return the hidden state of each prompt's last token."""
+        if not self.kernels.tokens_first:
+            return x[:, -1]
+        mask = step.prompt_mask
+        last = mask & ~jnp.pad(mask[:, 1:], ((0, 0), (0, 1)))
+        return jnp.sum(jnp.where(last[..., None], x, 0), axis=1)  # its gradient is no scatter
 
     def _embed(self, params: dict, tokens: Int[Array, "*N"]) -> Float[Array, "*N D"]:
         variables = {"params": params["language"]}

@@ -1,19 +1,23 @@
 """The three attentions by cuDNN's fused attention, for GPUs, only in bfloat16 and float16.
 
-cuDNN takes a mask as data. For its gradient both lengths must be even. The softmax of `group` can't
-be merged from two calls, because no gradient passes through the normaliser that cuDNN returns. So
-each completion has a copy of its prompt's keys and values beside its own.
+cuDNN leaves keys out by a number for each row, and by order. This needs no array of all pairs, and
+the pairs that are left out cost nothing. So prompts must have their padding at the end
+(`Kernels.tokens_first`). `group` is one softmax in two calls: all completions read their prompt as
+one sequence of queries, and each reads its own past. `segment` needs an array of all pairs where a
+row has several pictures, and for windows, whose pairs are few.
 """
+
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
-from rrft_jax.models.attention import neighbours
-from rrft_jax.models.layers import broadcast, widened
-
-IMPLEMENTATION = "cudnn"
+from rrft_jax.models.attention import fused, neighbours
+from rrft_jax.models.attention.fused import Keys
+from rrft_jax.models.layers import widened
 
 
 def segment(
@@ -23,9 +27,11 @@ def segment(
     segments: Int[Array, "B S"],
     longest: int | None = None,
 ) -> Float[Array, "B S H C"]:
+    """Attend inside segments; if all rows have one segment at most, its id is 0 and it is first."""
     if longest is not None:
         return _blockwise(q, k, v, segments, longest)
-    return _attend(q, k, v, segments[:, :, None] == segments[:, None, :])
+    keys = Keys(k, v, _at_least_1(segments == 0), (segments, segments))
+    return _attend(q[:, None], (keys,))[:, 0]
 
 
 def _blockwise(
@@ -44,8 +50,9 @@ def _blockwise(
     )
     all_ids = neighbours.around(neighbours.beside(ids, neighbours.NOTHING)[0])
     k, v = (neighbours.around(neighbours.beside(x)[0]).astype(q.dtype) for x in (k, v))
-    mask = neighbours.flat(ids[0])[:, :, None] == all_ids[:, None, :]
-    return neighbours.joined(_attend(neighbours.flat(q[0]), k, v, mask)[None], batch, length)
+    keys = Keys(k, v, ids=(neighbours.flat(ids[0]), all_ids))
+    attended = _attend(neighbours.flat(q[0])[:, None], (keys,))[:, 0]
+    return neighbours.joined(attended[None], batch, length)
 
 
 def causal(
@@ -54,8 +61,8 @@ def causal(
     v: Float[Array, "B P K C"],
     mask: Bool[Array, "B P"],
 ) -> Float[Array, "B P H C"]:
-    before = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
-    return _attend(q, k, v, before & mask[:, None, :])
+    keys = Keys(k, v, _at_least_1(mask), causal=True)
+    return _attend(q[:, None], (keys,))[:, 0]
 
 
 def group(
@@ -66,39 +73,68 @@ def group(
     own_k: Float[Array, "B G T K C"],
     own_v: Float[Array, "B G T K C"],
 ) -> Float[Array, "B G T H C"]:
-    batch, number, length = q.shape[:3]
-
-    def joined(prompt, own):  # [B,P,K,C], [B,G,T,K,C] -> [BG,P+T,K,C]
-        prompt = broadcast(prompt[:, None], (batch, number, *prompt.shape[1:]))
-        return _flat(jnp.concatenate([prompt, own], axis=2))
-
-    past = jnp.tril(jnp.ones((length, length), bool))
-    seen = jnp.broadcast_to(
-        prompt_mask[:, None, None, :], (batch, number, length, prompt_k.shape[1])
-    )
-    own = jnp.broadcast_to(past, (batch, number, length, length))
-    mask = _flat(jnp.concatenate([seen, own], axis=3))
-    attended = _attend(_flat(q), joined(prompt_k, own_k), joined(prompt_v, own_v), mask)
-    return attended.reshape(q.shape)
+    prompt = Keys(prompt_k, prompt_v, _at_least_1(prompt_mask))
+    return _attend(q, (prompt, Keys(own_k, own_v, causal=True)))
 
 
-def _flat(x: Array) -> Array:
-    """Merge the first two axes: [B,G,...] -> [BG,...]."""
-    return x.reshape(-1, *x.shape[2:])
+def _at_least_1(mask: Bool[Array, "B S"]) -> Int[Array, " B"]:
+    """Return the number of keys of each row; 1 for a row of padding, which must not become NaN."""
+    return jnp.maximum(jnp.sum(mask, axis=1, dtype=jnp.int32), 1)
 
 
-def _attend(
-    q: Float[Array, "B Q H C"],
-    k: Float[Array, "B S K C"],
-    v: Float[Array, "B S K C"],
-    mask: Bool[Array, "B Q S"],
-) -> Float[Array, "B Q H C"]:
-    length = q.shape[1]
-    even = (0, length % 2), (0, k.shape[1] % 2)
-    q = jnp.pad(q, ((0, 0), even[0], (0, 0), (0, 0)))
-    k, v = (jnp.pad(x, ((0, 0), even[1], (0, 0), (0, 0))) for x in (k, v))
-    mask = jnp.pad(mask, ((0, 0), *even))
-    attended = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], implementation=IMPLEMENTATION
-    )
-    return attended[:, :length]
+@jax.custom_vjp
+def _attend(q: Float[Array, "B G Q H C"], sets: tuple[Keys, ...]) -> Float[Array, "B G Q H C"]:
+    """Attend to all sets of keys, [B,S,K,C] or [B,G,S,K,C], under one softmax."""
+    return _forward(q, sets)[0]
+
+
+def _forward(q, sets):
+    parts = [_of_queries(q, _part(fused.forward, keys, q)) for keys in sets]
+    attended, total = parts[0]
+    if len(parts) > 1:
+        total = functools.reduce(jnp.logaddexp, (normaliser for _, normaliser in parts))
+        shares = (widened(x) * jnp.exp(own - total)[..., None] for x, own in parts)
+        attended = functools.reduce(jnp.add, shares).astype(q.dtype)
+    return attended, (q, sets, attended, total)
+
+
+def _backward(kept, gradient):
+    q, sets, attended, total = kept
+    of_q, of_sets = [], []
+    for keys in sets:
+        own, *of_keys = _part(fused.backward, keys, q, attended, total, gradient)
+        of_q += _of_queries(q, [own])
+        k, v = (x.reshape(keys.keys.shape) for x in of_keys)
+        of_sets.append(keys.replace(keys=k, values=v, lengths=None, ids=None))
+    return functools.reduce(jnp.add, map(widened, of_q)).astype(q.dtype), tuple(of_sets)
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _part(
+    function: Callable, keys: Keys, *of_queries: Float[Array, "B G Q H *_"]
+) -> tuple[Float[Array, "..."], ...]:
+    """Run a function of `fused.py`; the queries of all G are one sequence if they share keys."""
+    batch, number, length = of_queries[0].shape[:3]
+    if keys.keys.ndim == 4:
+        rows = batch, number * length
+    else:
+        rows = batch * number, length
+        k, v = (x.reshape(-1, *x.shape[2:]) for x in (keys.keys, keys.values))
+        keys = keys.replace(keys=k, values=v)
+    arrays = [x.reshape(*rows, *x.shape[3:]) for x in of_queries]
+
+    def run(**changes: None) -> tuple[Float[Array, "..."], ...]:
+        return function(keys.replace(**changes), *arrays)
+
+    if keys.lengths is None or keys.ids is None:
+        return run()
+    single = jnp.all(keys.ids[1] <= 0)  # no row has two segments
+    return jax.lax.cond(single, lambda: run(ids=None), lambda: run(lengths=None))
+
+
+def _of_queries(
+    q: Float[Array, "B G Q H C"], results: Sequence[Float[Array, "..."]]
+) -> list[Float[Array, "B G Q H *_"]]:
+    return [x.reshape(*q.shape[:3], *x.shape[2:]) for x in results]

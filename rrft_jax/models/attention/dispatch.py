@@ -23,6 +23,11 @@ class Kernels(NamedTuple):
     form: str = "xla"
     mesh: jax.sharding.Mesh | None = None
 
+    @property
+    def tokens_first(self) -> bool:
+        """Whether prompts must begin with their tokens, and not with their padding."""
+        return self.form == "cudnn"  # it leaves out the last keys of a row, by their number
+
 
 PLAIN = Kernels()
 
@@ -83,7 +88,13 @@ def causal(
     mask: Bool[Array, "B P"],
     kernels: Kernels = PLAIN,
 ) -> Float[Array, "B P H C"]:
-    """Attend to the tokens before, where `mask` is True; every H/K query heads share a key head."""
+    """Attend to the tokens before; every H/K query heads share a key head.
+
+    Args:
+      q, k, v: the queries, keys and values of the prompts.
+      mask: False on padding, which is on the side that `kernels` need.
+      kernels: see `choose`.
+    """
     return _run("causal", kernels, ("BPHC", "BPKC", "BPKC", "BP"), q, k, v, mask)
 
 
@@ -99,7 +110,7 @@ def group(
     Args:
       q: the queries of the completions.
       prompt: keys and values [B,P,K,C] of the prompts.
-      prompt_mask: False on padding.
+      prompt_mask: False on padding, which is on the side that `kernels` need.
       own: keys and values [B,G,T,K,C] of the completions.
       kernels: see `choose`.
     """

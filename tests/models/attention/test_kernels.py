@@ -1,7 +1,7 @@
 """The kernels against the plain form, in values and gradients, on one device and on a mesh.
 
-Splash attention runs here by interpretation. cuDNN doesn't: what it's given is computed by JAX's
-own form of the same function, and that it would take it is seen when the program is lowered.
+Splash attention runs here by interpretation. cuDNN doesn't: a stand-in computes what its arguments
+mean, and that cuDNN would take them is seen when the program is lowered.
 """
 
 import functools
@@ -10,38 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 
 from rrft_jax.errors import UserError
-from rrft_jax.models import attention
-from rrft_jax.models.attention import PLAIN, Kernels, KeyValues, cudnn, splash, xla
+from rrft_jax.models import attention, vlm
+from rrft_jax.models.attention import PLAIN, Kernels, KeyValues, splash, xla
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import hlo
 from tests import tiny
+from tests.models.attention import cudnn_stand_in
 
 B, G, T, P, S, H, K, C = 4, 3, 70, 51, 140, 4, 2, 16
 
 
-def arrays(dtype=jnp.float32):
-    rng = np.random.default_rng(0)
-
-    def random(*shape):
-        return jnp.asarray(rng.normal(size=shape), dtype)
-
-    qkv = {
-        "segment": [random(B, S, H, C) for _ in range(3)],
-        "windows": [random(B, S, H, C) for _ in range(3)],
-        "causal": [random(B, P, H, C), random(B, P, K, C), random(B, P, K, C)],
-        "group": [random(B, G, T, H, C), random(B, G, T, K, C), random(B, G, T, K, C)],
-    }
-    weights = {name: random(*x[0].shape) for name, x in qkv.items()}
-    weights["causal"] *= MASK[..., None, None]  # what padding sees is nobody's business
-    weights["windows"] *= (WINDOWS >= 0)[..., None, None]
-    return qkv, weights
-
-
 MASK = np.arange(P) >= np.array([[7], [0], [P - 1], [20]])
+TOKENS_FIRST = MASK[:, ::-1]
 SEGMENTS = np.array([[0] * 140, [0] * 60 + [1] * 80, [0] * 64 + [1] * 70 + [-1] * 6, [-1] * 140])
+PICTURE = np.where(np.arange(S) < np.array([[140], [60], [134], [0]]), 0, -1)  # one at most
 
 # The windows of three rows of pictures: at most 40 patches each, side by side, the rest padding.
 LONGEST = 40
@@ -55,23 +39,44 @@ WINDOWS = np.array(
 )
 
 
-def total(kernels, qkv, weights):
+def arrays(dtype=jnp.float32, mask=MASK):
+    rng = np.random.default_rng(0)
+
+    def random(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    qkv = {
+        "segment": [random(B, S, H, C) for _ in range(3)],
+        "windows": [random(B, S, H, C) for _ in range(3)],
+        "causal": [random(B, P, H, C), random(B, P, K, C), random(B, P, K, C)],
+        "group": [random(B, G, T, H, C), random(B, G, T, K, C), random(B, G, T, K, C)],
+    }
+    weights = {name: random(*x[0].shape) for name, x in qkv.items()}
+    # What padding sees is nobody's business.
+    weights["picture"] = weights["segment"] * (PICTURE >= 0)[..., None, None]
+    weights["causal"] *= mask[..., None, None]
+    weights["windows"] *= (WINDOWS >= 0)[..., None, None]
+    return qkv, weights
+
+
+def total(kernels, mask, qkv, weights):
     """A number that depends on every result that is read."""
     q, k, v = qkv["causal"]
     group_q, own_k, own_v = qkv["group"]
     results = {
         "segment": attention.segment(*qkv["segment"], SEGMENTS, kernels),
+        "picture": attention.segment(*qkv["segment"], PICTURE, kernels),
         "windows": attention.segment(*qkv["windows"], WINDOWS, kernels, LONGEST),
-        "causal": attention.causal(q, k, v, MASK, kernels),
-        "group": attention.group(group_q, KeyValues(k, v), MASK, KeyValues(own_k, own_v), kernels),
+        "causal": attention.causal(q, k, v, mask, kernels),
+        "group": attention.group(group_q, KeyValues(k, v), mask, KeyValues(own_k, own_v), kernels),
     }
     parts = jax.tree.map(lambda x, w: jnp.sum(x.astype(jnp.float32) * w), results, weights)
     return sum(parts.values()), parts
 
 
-def run(kernels):
-    qkv, weights = arrays()
-    both = jax.jit(jax.grad(lambda x: total(kernels, x, weights), has_aux=True))
+def run(kernels, mask=MASK):
+    qkv, weights = arrays(mask=mask)
+    both = jax.jit(jax.grad(lambda x: total(kernels, mask, x, weights), has_aux=True))
     return both(qkv)
 
 
@@ -97,24 +102,43 @@ def test_splash_on_a_mesh_equals_the_plain_form(plain, axes):
     assert_same(run(Kernels("splash", make_mesh(**axes))), plain)
 
 
-def test_cudnn_is_asked_for_what_the_plain_form_computes(plain, monkeypatch):
-    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
-    assert_same(run(Kernels("cudnn")), plain)
-    assert_same(run(Kernels("cudnn", make_mesh(fsdp=2, tensor=2))), plain)
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "tensor": 2}])
+def test_cudnn_is_asked_for_what_the_plain_form_computes(monkeypatch, axes):
+    cudnn_stand_in.install(monkeypatch)
+    plain = run(PLAIN, TOKENS_FIRST)
+    assert_same(run(Kernels("cudnn", make_mesh(**axes) if axes else None), TOKENS_FIRST), plain)
 
 
 @pytest.mark.parametrize("axes", [{}, {"fsdp": 2, "tensor": 2}])
 def test_cudnn_takes_what_it_is_asked_for(monkeypatch, axes):
-    # What JAX would ask of the GPU while it traces.
-    library = fused_attention_stablehlo
-    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(library, "check_compute_capability", lambda _: True)
-    monkeypatch.setattr(library, "is_cuda_compute_capability_equal", lambda _: False)
+    cudnn_stand_in.pretend(monkeypatch)
     qkv, weights = arrays(jnp.bfloat16)
     kernels = Kernels("cudnn", make_mesh(**axes))
-    gradient = jax.jit(jax.grad(functools.partial(total, kernels), has_aux=True))
-    lowered = gradient.trace(qkv, weights).lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count("fmhaScaleBiasSoftmaxBackward") == 4
+    gradient = jax.jit(jax.grad(functools.partial(total, kernels, TOKENS_FIRST), has_aux=True))
+    text = gradient.trace(qkv, weights).lower(lowering_platforms=("cuda",)).as_text()
+    # Arrays of all pairs: for windows, and in the branches for several pictures.
+    assert text.count("fmhaScaleBiasSoftmaxBackward") == 3
+    # Numbers of keys: for prompts, their completions' share of them, and in the other branches.
+    assert text.count("fmhaSoftmaxBackward") == 5
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_stand_in_for_cudnn_computes_what_jax_says_of_its_arguments(monkeypatch, is_causal):
+    cudnn_stand_in.install(monkeypatch)
+    q, k, v = (x[:, : P - 1] for x in arrays()[0]["causal"])  # JAX takes even lengths alone
+    lengths = {"query_seq_lengths": [50, 3, 9, 50], "key_value_seq_lengths": [44, 50, 1, 31]}
+    lengths = {name: jnp.asarray(x, jnp.int32) for name, x in lengths.items()}
+
+    def both(implementation):
+        def attend(*qkv):
+            return jax.nn.dot_product_attention(
+                *qkv, is_causal=is_causal, implementation=implementation, **lengths
+            )
+
+        attended, pull = jax.vjp(attend, q, k, v)
+        return attended, pull(jnp.sin(q))
+
+    assert_same(jax.jit(both, static_argnums=0)("cudnn"), both("xla"))
 
 
 # Windows of at most 40 patches that never cross an edge of a block of 40, and one that does.
@@ -184,6 +208,23 @@ def test_the_model_scores_the_same_by_splash():
         for form in ("xla", "splash")
     )
     np.testing.assert_allclose(kernel, plain, atol=1e-5)
+
+
+def test_the_model_computes_the_same_by_cudnn_whose_prompts_have_their_padding_last(monkeypatch):
+    prompt, (tokens, _), params = tiny.prompts(3), tiny.completions(3, 4, 6), tiny.params(tiny.DEEP)
+    cudnn_stand_in.install(monkeypatch)
+    monkeypatch.setattr(vlm, "choose", lambda form, *_: Kernels(form))  # in float32 too
+    assert not prompt.mask[1:, 0].any()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(form):
+        model = tiny.model(config=tiny.DEEP, attention=form)
+        hidden, caches = model.prefill(params, prompt)
+        seen = prompt.mask[:, None, :, None]
+        read = [(k * jnp.swapaxes(seen, 2, 3), v * seen) for k, v in caches]
+        return model.score(params, prompt, tokens), hidden, read
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), run("cudnn"), run("xla"))
 
 
 def test_kernels_follow_the_devices_unless_they_are_chosen():
