@@ -50,6 +50,7 @@ class _Open(threading.local):
       wait: the line about the outermost part.
       kept: whether the present program came from the cache.
       seconds: the seconds of finished parts, by name.
+      quiet: whether no line is printed, because nothing waits for this thread.
     """
 
     def __init__(self):
@@ -57,6 +58,7 @@ class _Open(threading.local):
         self.wait: threading.Timer | None = None
         self.kept = False
         self.seconds: collections.Counter[str] = collections.Counter()
+        self.quiet = False
 
 
 _open = _Open()
@@ -70,6 +72,11 @@ def listen() -> None:
         jax.monitoring.register_event_listener(_note)
         jax.monitoring.register_event_duration_secs_listener(_end)
         _listening = True
+
+
+def be_quiet() -> None:
+    """Print no line about a long compilation of this thread."""
+    _open.quiet = True
 
 
 def total(program: str = "") -> int:
@@ -104,7 +111,8 @@ def _begin(event: str, value: float, **details) -> None:
     if event not in _PARTS:
         return
     _open.inner.append(0.0)
-    if len(_open.inner) == 1:  # a program is traced with the programs that it calls
+    # A program is traced with the programs that it calls.
+    if len(_open.inner) == 1 and not _open.quiet:
         name = str(details.get("fun_name", ""))
         own = name.removeprefix("jit(").removesuffix(")")
         number = _counts[f"jit({own})"]  # of other shapes that are compiled already
@@ -129,5 +137,6 @@ def _end(event: str, duration: float, **details) -> None:
         _open.seconds[_PARTS[event]] += duration - _open.inner.pop()
         if _open.inner:
             _open.inner[-1] += duration
-        else:
+        elif _open.wait:
             _open.wait.cancel()
+            _open.wait = None

@@ -19,7 +19,7 @@ from rrft_jax.models import prompt as prompts
 from rrft_jax.models.attention import KeyValues
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import sharding
-from rrft_jax.rollout import SamplingParams, rollouts, sampler
+from rrft_jax.rollout import SamplingParams, generation, rollouts, sampler
 from rrft_jax.rollout.sampling import threshold
 from rrft_jax.settings import Config
 from rrft_jax.training import grpo, sft, tuning
@@ -153,7 +153,7 @@ def sampling(
 ) -> Iterator[Program]:
     """Yield the sampler's programs: prefill, layer, ends, grow, decode (in its longest cache)."""
     batch, length = len(prompt.tokens), config.sampling.max_new_tokens
-    lengths = sampler.cache_lengths(config.sampling.cache_chunk, length)
+    lengths = generation.cache_lengths(config.sampling.cache_chunk, length)
     draws = sampler.Draws(
         key=jax.eval_shape(lambda: jax.random.key(0)),
         first_row=np.int32(0),
@@ -198,7 +198,7 @@ def sampling(
         )
     del held["prompts' cache"]
     rows, chosen = longer(length), config.sampling
-    choice = sampler.traced(SamplingParams(chosen.temperature, chosen.top_k, chosen.top_p))
+    choice = generation.traced(SamplingParams(chosen.temperature, chosen.top_k, chosen.top_p))
     yield Program(
         "decode",
         lambda: sampler.advance.lower(fixed, weights, prompts, rows, choice, np.int32(0)),

@@ -1,21 +1,11 @@
-"""Group sampling: G completions of each prompt.
+"""The programs of the sampler, jitted: the prompts, the loop over tokens, and changes of its shape.
 
-The prompt goes through the model once. A jitted loop then extends all completions by one token at a
-time. The loop stops in two cases, and the host continues with a program of another shape:
-
-* The cache is full. It grows in chunks, so that short completions don't pay for the room of long
-  ones.
-* The unfinished sequences fit a smaller batch. So a hundred short completions don't wait for a long
-  one at full cost.
-
-Shapes are few, and each compiles once. The drawn tokens don't depend on them. For example, 14 x 8
-completions of up to 512 tokens, in caches that grow by 256, have fifteen sizes and three lengths:
-at most 45 programs of the loop, of which one batch uses 17.
+`generation.py` calls them. The loop extends all completions by one token at a time. It ends if the
+cache is full, or if the unfinished sequences fit a smaller batch; another program then goes on.
 """
 
 import dataclasses
 import functools
-import math
 
 import flax
 import jax
@@ -25,50 +15,11 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import KeyValues
-from rrft_jax.models.attention.decoding import Slots
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM, LayerCaches, PromptCache
-from rrft_jax.parallel import sharding
 from rrft_jax.parallel.sharding import constrain
 from rrft_jax.rollout.rollouts import Rollouts
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
-
-PLAIN = SamplingParams()
-# How batches shrink: (the step, a power of 2, while more than a quarter of the sequences is left;
-# the step below that; the fewest sequences of a device). Every size is a program to compile for
-# each cache length that it meets. So finer steps only pay if completions may be LONG (tokens).
-FINE, COARSE = (0.25, 0.5, 4), (1, 1, 8)
-LONG = 256
-# Room of the first cache in tokens, at most. On TPUs a smaller cache takes as much memory.
-FIRST = 128
-# Up to this many unfinished sequences per prompt, give each its own copy of the prompt's cache if
-# the finished sequences have left room for copies. Without room the limit is one per prompt.
-# With copies, the slots of finished sequences are no longer computed.
-OWN_PROMPT = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationConfig:
-    """The settings of sampling.
-
-    Attributes:
-      max_new_tokens: T, the most tokens of a completion.
-      stop_tokens: the tokens that end a completion (`Processor.stop_tokens`).
-      num_generations: G, completions per prompt.
-      sampling: temperature, top-k and top-p; traced, so that a change compiles nothing again.
-      pad_token: the token after the end of a completion.
-      cache_chunk: tokens by which the cache grows (`cache_lengths`). A step reads the whole cache,
-        so smaller chunks are faster, once each of their programs is compiled.
-      budget: the most tokens (at least 1) of each completion; None gives T to all.
-    """
-
-    max_new_tokens: int
-    stop_tokens: tuple[int, ...]
-    num_generations: int = 1
-    sampling: SamplingParams = PLAIN
-    pad_token: int = 0
-    cache_chunk: int = 256
-    budget: Int[Array, "B G"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,93 +81,6 @@ class Sequences:
     budget: Int[Array, " R"]
     done: Bool[Array, " R"]
     out: Rollouts
-
-
-def generate(
-    model: VLM,
-    params: dict,
-    prompt: Prompt,
-    key: Array,
-    config: GenerationConfig,
-    first_row: int = 0,
-) -> Rollouts:
-    """Sample completions. Don't call this inside `jax.jit`: it calls jitted programs of its own.
-
-    Tokens that stand for pictures are never drawn.
-
-    Args:
-      model: the model.
-      params: its parameters.
-      prompt: B prompts.
-      key: the random key. A draw is a function of (key, prompt index, sample index, token index).
-      config: the settings of sampling.
-      first_row: the index of the first prompt, if a data set comes in several batches. A sample's
-        draws then don't depend on the size of the batches.
-    """
-    batch, group = len(prompt.tokens), config.num_generations
-    sequences_in_all = batch * group
-    # The sequences are split evenly over `shards` devices; over one if the prompts aren't split.
-    shards = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
-    fixed = Fixed(model, config.max_new_tokens, config.stop_tokens, config.pad_token, shards)
-    slot_ids = np.tile(np.arange(sequences_in_all // shards, dtype=np.int32), (shards, 1))
-    length, *longer = cache_lengths(config.cache_chunk, config.max_new_tokens)
-    draws = Draws(key, np.int32(first_row), _budget(config, batch))
-    prompts, sequences = begin(fixed, params, prompt, draws, length)
-    weights = model.decoding_weights(params)
-    sampling = traced(config.sampling)
-    results, sizes = None, _sizes(sequences_in_all // shards, config.max_new_tokens)
-    while True:
-        smaller = [size for size in sizes if size < slot_ids.shape[1]]
-        enough = np.int32(max(smaller, default=0))
-        sequences, most = advance(fixed, weights, prompts, sequences, sampling, enough)
-        most = int(most)
-        if not most:
-            return finish(model, sequences.out, slot_ids, results, group).replace(prompt=prompt)
-        if fitting := [size for size in smaller if size >= most]:
-            own = prompts.slots is None and len(prompts.mask) == slot_ids.size
-            sequences, slot_ids, prompt_ids, results = compact(
-                model, sequences, slot_ids, results, min(fitting), None if own else group
-            )
-            left = slot_ids.size
-            room = (sequences_in_all - left) * length >= left * prompts.mask.shape[1]
-            if left <= (OWN_PROMPT if room else 1) * batch:
-                prompts = take_prompts(model, prompts, prompt_ids)
-            else:
-                prompts = prompts.replace(slots=Slots(slot_ids, group))
-        else:
-            length, *longer = longer
-            sequences = grow(model, sequences, length)
-
-
-def traced(sampling: SamplingParams) -> SamplingParams:
-    """Return the same values in fixed dtypes, so that a new value compiles no program again."""
-    return SamplingParams(
-        np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p)
-    )
-
-
-def _budget(config: GenerationConfig, batch: int) -> Int[Array, "B G"]:
-    if config.budget is None:
-        return np.full((batch, config.num_generations), config.max_new_tokens, np.int32)
-    return config.budget
-
-
-def cache_lengths(chunk: int, max_new_tokens: int) -> list[int]:
-    """Return the lengths in tokens of the caches, in order: at most `FIRST`, then by chunks."""
-    lengths = [min(FIRST, chunk), *range(chunk, max_new_tokens, chunk), max_new_tokens]
-    return sorted({length for length in lengths if length <= max_new_tokens})
-
-
-def _sizes(rows: int, max_new_tokens: int) -> list[int]:
-    """Return the batch sizes of a device that have programs: all sequences, and ever fewer."""
-    many, few, fewest = FINE if max_new_tokens >= LONG else COARSE
-    sizes, octave = {rows}, 0.0
-    # Each size is computed from `rows`, not from the size before, so that rounding errors don't add
-    # up: B x 2^n sequences reach exactly B.
-    while (size := math.ceil(rows * 2**-octave - 1e-6)) >= fewest:
-        sizes.add(size)
-        octave += many if octave < 2 else few
-    return sorted(sizes, reverse=True)
 
 
 @functools.partial(jax.jit, static_argnames=("fixed", "length"))

@@ -1,11 +1,11 @@
 """Group relative policy optimization: one step, and the jitted programs that it runs.
 
 GRPO is from DeepSeekMath (https://arxiv.org/abs/2402.03300). The loss is in `loss.py`, its terms
-are in `objectives.py`, and the completions come from `rollout/sampler.py`.
+are in `objectives.py`, and the completions come from `rollout/generation.py`.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -17,10 +17,13 @@ from rrft_jax.data import Batch, Processor
 from rrft_jax.models import prompt as prompts
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
-from rrft_jax.monitoring import waiting
+from rrft_jax.monitoring import compilations, waiting
 from rrft_jax.monitoring.stopwatch import Stopwatch
-from rrft_jax.parallel import distributed, sharding
+from rrft_jax.parallel import ahead, distributed, sharding
+from rrft_jax.parallel.ahead import Ahead
 from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+from rrft_jax.rollout import rollouts as rollout_data
+from rrft_jax.rollout.lookahead import Lookahead
 from rrft_jax.settings import Config, GRPOSettings
 from rrft_jax.training import objectives, rewarding, tuning
 from rrft_jax.training import optimizer as optimizers
@@ -67,6 +70,11 @@ class GRPO:
         self.update = make_update(model, optimizer, section, layout, config.seed)
         self.scorer = make_scorer(model, section.mini_batches * section.micro_batches)
         self.key = jax.random.fold_in(jax.random.key(config.seed), SAMPLING_STREAM)
+        # On a GPU XLA times kernels while it compiles, which a running program would disturb. On
+        # CPUs the sampler needs the cores, and a batch needs few of the sampler's programs.
+        platform = jax.default_backend()
+        self.ahead = None if platform == "gpu" else Ahead()
+        lookahead = Lookahead(self.ahead) if platform == "tpu" else None
         self.generation = GenerationConfig(
             num_generations=section.num_generations,
             max_new_tokens=sampling.max_new_tokens,
@@ -74,6 +82,7 @@ class GRPO:
             sampling=SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p),
             pad_token=processor.pad_token,
             cache_chunk=sampling.cache_chunk,
+            lookahead=lookahead,
         )
         self.terms = reward_functions.read_terms(section.rewards)
         self.failing = FailingRewards(section.reward_seconds)
@@ -100,6 +109,7 @@ class GRPO:
         config, clock = self.config, Stopwatch()
         params = {**self.base, **state.params}
         batch, prompt = next(batches)
+        self.compile_ahead(state, prompt)
         sampled = self.sample(params, prompt, number, 0, clock)
         if not config.dynamic_sampling:  # the devices score while the host decodes and rewards
             inputs, scores = self.score(params, sampled, prompt, clock)
@@ -114,6 +124,7 @@ class GRPO:
                 prompt = sharding.shard(self.mesh, local.prompt, prompts.AXES)
             inputs, scores = self.score(params, local, prompt, clock)
         with clock("update"):
+            self._finish_compiling("update", prompt)
             advantages = self.advantages(state, rollouts, inputs, scores)
             local_advantages = advantages[list(rollouts.row_ids)]
             learnt = Minibatch(inputs, scores, sharding.shard(self.mesh, local_advantages, "BG"))
@@ -139,6 +150,46 @@ class GRPO:
             },
             self.shown(rollouts, advantages, scores) if self._shows(number) else [],
         )
+
+    def compile_ahead(self, state: TrainState, prompt: Prompt) -> None:
+        """Begin to compile the scores and the update of prompts of a new shape, and return.
+
+        Meanwhile the sampler works. A batch whose groups are replaced may get another shape; its
+        programs are then compiled when they are needed.
+        """
+        if self.ahead is None or self.ahead.knows(self._job("update", prompt)):
+            return
+        config, length = self.config, self.generation.max_new_tokens
+        state, prompt, base = ahead.shapes((state, prompt, self.base))
+        reference = ahead.shapes(self.reference)
+        inputs = rollout_data.abstract(prompt, self.mesh, config.num_generations, length)
+
+        def score() -> Scores:
+            old = self.updates > 1 or self._penalized
+            weights = {**base, **state.params} if old else None, reference
+            return Scores(
+                *(w and ahead.result(self.scorer, w, prompt, inputs.tokens) for w in weights)
+            )
+
+        def update() -> None:
+            rows = inputs.tokens.shape[:2]
+            where = sharding.sharding(self.mesh, "BG", rows)
+            advantages = jax.ShapeDtypeStruct(rows, np.float32, sharding=where)
+            learnt = Minibatch(inputs, score(), advantages)
+            self.update.lower(state, learnt, 0, base).compile()
+
+        for name, compile in (("score", score), ("update", update)):
+            self.ahead.begin(self._job(name, prompt), compile)
+
+    def _job(self, name: str, prompt: Prompt) -> Hashable:
+        """Return the name of a compilation for prompts of a shape."""
+        return name, prompt.patches.shape, prompt.tokens.shape
+
+    def _finish_compiling(self, name: str, prompt: Prompt) -> None:
+        """Wait for a program that is being compiled for such prompts."""
+        if self.ahead:
+            words = compilations.WORDS[{"update": "grpo_step"}.get(name, name)]
+            self.ahead.finish(self._job(name, prompt), words)
 
     def sample(
         self, params: dict, prompt: Prompt, number: int, before: int, clock: Stopwatch
@@ -173,6 +224,7 @@ class GRPO:
     ) -> tuple[Rollouts, Scores]:
         """Return the rollouts on the mesh and the loss's scores; do not wait for the devices."""
         with clock("rewards"):
+            self._finish_compiling("score", prompt)
             inputs = sampled.shard(self.mesh, prompt)
             old = reference = None
             if self.updates > 1 or self._penalized:

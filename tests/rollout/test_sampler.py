@@ -11,7 +11,7 @@ from rrft_jax.models import prompt as prompts
 from rrft_jax.models import table
 from rrft_jax.parallel import sharding
 from rrft_jax.parallel.mesh import make_mesh
-from rrft_jax.rollout import GenerationConfig, SamplingParams, generate, sampler
+from rrft_jax.rollout import GenerationConfig, SamplingParams, generate, generation, sampler
 from tests import tiny
 
 LENGTH = 7
@@ -121,12 +121,12 @@ def test_growing_the_cache_in_chunks_changes_nothing(out):
 
 
 def test_caches_are_short_at_first_and_grow_in_chunks():
-    assert sampler.cache_lengths(256, 512) == [128, 256, 512]
-    assert sampler.cache_lengths(256, 600) == [128, 256, 512, 600]
-    assert sampler.cache_lengths(256, 200) == [128, 200]
-    assert sampler.cache_lengths(256, 64) == [64]
-    assert sampler.cache_lengths(128, 512) == [128, 256, 384, 512]
-    assert sampler.cache_lengths(3, 7) == [3, 6, 7]
+    assert generation.cache_lengths(256, 512) == [128, 256, 512]
+    assert generation.cache_lengths(256, 600) == [128, 256, 512, 600]
+    assert generation.cache_lengths(256, 200) == [128, 200]
+    assert generation.cache_lengths(256, 64) == [64]
+    assert generation.cache_lengths(128, 512) == [128, 256, 384, 512]
+    assert generation.cache_lengths(3, 7) == [3, 6, 7]
 
 
 def assert_same(got, want):
@@ -156,10 +156,15 @@ def uncompacted():
     ids=lambda axes: "-".join(axes) or "one device",
 )
 def test_compaction_changes_nothing_on_any_mesh(uncompacted, axes, monkeypatch):
-    monkeypatch.setattr(sampler, "COARSE", (1, 1, 1))
+    monkeypatch.setattr(generation, "COARSE", (1, 1, 1))
     shapes = []
-    compact = sampler.compact
-    monkeypatch.setattr(sampler, "compact", lambda *args: shapes.append(args[-2]) or compact(*args))
+    compact = generation.compact
+
+    def noted(*args):
+        shapes.append(args[-2])
+        return compact(*args)
+
+    monkeypatch.setattr(generation, "compact", noted)
     mesh = make_mesh(**axes)
     shardings = table.parameter_shardings(tiny.CONFIG, mesh)
     got = run(
@@ -233,9 +238,9 @@ def test_the_loop_gathers_no_logits_where_the_vocabulary_is_split():
 
 
 def test_batches_shrink_finely_where_completions_may_be_long_and_else_by_halves():
-    assert sampler._sizes(112, 512) == [
+    assert generation._sizes(112, 512) == [
         *(112, 95, 80, 67, 56, 48, 40, 34),  # by quarters of an octave
         *(28, 20, 14, 10, 7, 5, 4),  # by halves
     ]
-    assert sampler._sizes(112, 80) == [112, 56, 28, 14]
-    assert sampler._sizes(3, 512) == sampler._sizes(3, 80) == [3]
+    assert generation._sizes(112, 80) == [112, 56, 28, 14]
+    assert generation._sizes(3, 512) == generation._sizes(3, 80) == [3]

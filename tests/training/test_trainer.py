@@ -73,8 +73,11 @@ def train(workdir, processor, steps=STEPS, repetition=1.0, **fields):
         Source(examples[12:], rewards={"repetition": {"weight": repetition, "size": 1}}),
     ]
     loader = loader_of(sources, processor)
-    params, position = run(workdir, GRPO(config, model, processor, params, steps), loader, steps)
+    algorithm = GRPO(config, model, processor, params, steps)
+    params, position = run(workdir, algorithm, loader, steps)
     loader.close()
+    for job in algorithm.ahead._jobs.values():  # what was compiled ahead
+        assert job.cancelled() or job.exception() is None
     return params, position
 
 
