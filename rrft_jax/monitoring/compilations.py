@@ -5,7 +5,10 @@ because it imports JAX, which reads its environment once.
 """
 
 import collections
+import contextlib
 import threading
+import time
+from collections.abc import Iterator
 
 import jax
 
@@ -96,9 +99,18 @@ def kept(program: str = "") -> int:
 def seconds() -> dict[str, float]:
     """Return the seconds of "tracing" and of "compiling" in this thread since `listen`.
 
-    Reading from the cache is a part of compiling.
+    Reading from the cache is a part of compiling, and so is the wait for another thread.
     """
     return {part: _open.seconds[part] for part in ("tracing", "compiling")}
+
+
+@contextlib.contextmanager
+def waiting_for_thread(words: str) -> Iterator[None]:
+    """Count the block as compiling, and print `words` if it takes long."""
+    began = time.perf_counter()
+    with waits.waiting(words and f"compiling {words}"):
+        yield
+    _open.seconds["compiling"] += time.perf_counter() - began
 
 
 def _sum(counts: collections.Counter[str], program: str) -> int:

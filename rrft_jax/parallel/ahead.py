@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from rrft_jax.monitoring import compilations, waiting
+from rrft_jax.monitoring import compilations
 
 _THREADS = 4  # at most; every compilation uses several threads of XLA's own
 
@@ -86,7 +86,7 @@ class Ahead:
         """
         job = self._jobs.get(name)
         if job is not None and not job.done() and not job.cancel():
-            with waiting(words and f"compiling {words}"):
+            with compilations.waiting_for_thread(words):
                 concurrent.futures.wait([job])
 
     def _work(self) -> None:
