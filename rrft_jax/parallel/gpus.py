@@ -101,6 +101,15 @@ def node_devices(topology: str) -> Sequence[jax.Device]:
     return found.devices
 
 
+def connected(found: Sequence[jax.Device]) -> int | None:
+    """Return how many of the GPUs, in their order, NVLink connects; None for other devices."""
+    gpu = next((gpu for gpu in GPUS.values() if gpu.kind == found[0].device_kind), None)
+    if gpu is None:
+        return None
+    of_node = sum(device.process_index == found[0].process_index for device in found)
+    return min(len(found), of_node * (gpu.domain // gpu.node))
+
+
 def _parsed(topology: str) -> tuple[Gpu, int, int]:
     """Return (the card, the number of nodes, the cards of a node)."""
     name, _, size = topology.partition(":")

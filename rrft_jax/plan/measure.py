@@ -9,6 +9,7 @@ import jax
 
 from rrft_jax.data.shapes import Shape
 from rrft_jax.models.config import VLMConfig
+from rrft_jax.parallel import gpus
 from rrft_jax.parallel.devices import Limits
 from rrft_jax.plan import hlo, libraries
 from rrft_jax.plan.programs import Program, bytes_a_device, programs
@@ -57,11 +58,14 @@ class Part:
 
     def seconds(self, limits: Limits) -> dict[str, float]:
         """Return the least time of its operations, memory traffic and collectives, each alone."""
-        return {
+        seconds = {
             "compute": self.cost.flops / limits.flops,
             "memory": self.cost.bytes / limits.bandwidth,
             "network": self.cost.sent / limits.network,
         }
+        if self.cost.between:
+            seconds["between nodes"] = self.cost.between / limits.between
+        return seconds
 
 
 @dataclasses.dataclass
@@ -162,17 +166,17 @@ def make_plan(
     Raises:
       UserError: the mesh can't split a batch.
     """
-    parts = []
+    parts, connected = [], gpus.connected(mesh.devices.flatten())
     for program in programs(config, sizes, mesh, shape):
         if not only or program.name in only:
             say(f"compiling {program.name}")
-            parts.append(_measure(program))
+            parts.append(_measure(program, connected))
             if parts[-1].memory is None:
                 break  # the next program needs the outputs of this one
     return Plan(config, sizes, mesh, shape, limits, parts)
 
 
-def _measure(program: Program) -> Part:
+def _measure(program: Program, connected: int | None) -> Part:
     arguments, held = (
         {name: bytes_a_device(tree) for name, tree in trees.items() if tree is not None}
         for trees in (program.arguments, program.held)
@@ -198,7 +202,7 @@ def _measure(program: Program) -> Part:
     size = libraries.workspace(text)
     estimated = {libraries.CUDNN: size} if size else {}
     needed = sum(held.values()) + sum(memory.values()) - memory["aliased"] + size
-    cost = hlo.cost(text, program.branch).times(program.times)
+    cost = hlo.cost(text, program.branch, connected).times(program.times)
     return Part(program.name, memory, arguments, held, needed, cost, seconds, estimated)
 
 

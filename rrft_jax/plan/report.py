@@ -28,9 +28,10 @@ COST = {
     "GB sent": "sent to other devices",
     "collectives, GB": "arriving from other devices, by kind of message",
 }
+BETWEEN = {"GB between": "of those sent, what NVLink doesn't carry"}
 TIME = {
     "seconds at least": "of the slowest of operations, memory and messages, at the device's peak",
-    "bound by": "which of the three it is",
+    "bound by": "which of them it is",
 }
 
 
@@ -111,7 +112,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             }
             for part in plan.parts
         },
-        "columns": memory_columns(plan) | COST | TIME,
+        "columns": memory_columns(plan) | cost_columns(plan),
     }
 
 
@@ -133,6 +134,7 @@ def _cost_dict(part: Part, limits: Limits | None) -> dict[str, Any]:
         "bytes": part.cost.bytes,
         "collectives": dict(part.cost.collectives),
         "bytes_sent": part.cost.sent,
+        "bytes_between": part.cost.between,
         "uncounted": dict(part.cost.unknown),
         "seconds_at_least": part.seconds(limits) if limits else None,
     }
@@ -162,8 +164,9 @@ def as_text(plan: Plan) -> str:
     blocks = [verdict(plan), f"mesh: {shape}\nassumed: {names}", _table(memory, columns)]
     measured = [part for part in plan.parts if part.cost]
     if measured:
-        columns = COST | TIME if plan.limits else COST
-        cost = [("a device", *columns), *(_cost_row(part, plan.limits) for part in measured)]
+        columns = cost_columns(plan)
+        rows = (_cost_row(part, plan.limits, columns) for part in measured)
+        cost = [("a device", *columns), *rows]
         uncounted = filter(None, map(_uncounted_line, measured))
         blocks.append("\n".join([_table(cost, columns), *uncounted]))
     return "\n\n".join(blocks)
@@ -175,6 +178,16 @@ def memory_columns(plan: Plan) -> dict[str, str]:
     if any(part.estimated for part in plan.parts):
         columns.insert(list(MEMORY).index("sum"), *ESTIMATED.items())
     return dict(columns)
+
+
+def cost_columns(plan: Plan) -> dict[str, str]:
+    """Return the columns of the table of cost, with their meanings."""
+    columns = COST | (BETWEEN if _several_nodes(plan) else {})
+    return columns | (TIME if plan.limits else {})
+
+
+def _several_nodes(plan: Plan) -> bool:
+    return any(part.cost and part.cost.between for part in plan.parts)
 
 
 def verdict(plan: Plan) -> str:
@@ -205,6 +218,11 @@ def verdict(plan: Plan) -> str:
         if plan.limits and (steps := plan.seconds(stage)):
             parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
             lines.append(f"a step of {stage} takes at least {sum(steps.values()):.2f} s ({parts})")
+    if _several_nodes(plan):
+        lines.append(
+            f"between nodes a GPU is taken to send {plan.limits.between / 1e9:.0f} GB a second (an "
+            "estimate)"
+        )
     lines += [_epoch_line(stage, epoch(plan, stage)) for stage in plan.samples]
     lines.append(
         f"compiling took {plan.compile_seconds:.0f} s here, for one shape of batch; a run has "
@@ -252,18 +270,23 @@ def _memory_row(part: Part, columns: Mapping[str, str]) -> tuple[str, ...]:
     return (part.name, *(cells[name] for name in columns))
 
 
-def _cost_row(part: Part, limits: Limits | None) -> tuple[str, ...]:
+def _cost_row(part: Part, limits: Limits | None, columns: Mapping[str, str]) -> tuple[str, ...]:
     cost = part.cost
     kinds = ", ".join(
         f"{kind} {size / 1e9:.2f}" for kind, size in cost.collectives.most_common() if size > 5e6
     )
-    numbers = (cost.flops / 1e12, cost.bytes / 1e9, cost.sent / 1e9)
-    row = (part.name, *(f"{number:,.2f}" for number in numbers), kinds or "-")
-    if limits is None:
-        return row
-    seconds = part.seconds(limits)
-    slowest = max(seconds, key=seconds.get)
-    return (*row, f"{seconds[slowest]:.3f}", slowest)
+    cells = {
+        "TFLOP": f"{cost.flops / 1e12:,.2f}",
+        "GB moved": f"{cost.bytes / 1e9:,.2f}",
+        "GB sent": f"{cost.sent / 1e9:,.2f}",
+        "collectives, GB": kinds or "-",
+        "GB between": f"{cost.between / 1e9:,.2f}",
+    }
+    if limits:
+        seconds = part.seconds(limits)
+        slowest = max(seconds, key=seconds.get)
+        cells |= {"seconds at least": f"{seconds[slowest]:.3f}", "bound by": slowest}
+    return (part.name, *(cells[name] for name in columns))
 
 
 def _uncounted_line(part: Part) -> str:

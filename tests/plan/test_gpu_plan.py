@@ -42,6 +42,10 @@ def test_two_nodes_of_gpus_have_a_plan(gpu_plugin, shallow, capsys):
     stated = memory["arguments"] + memory["outputs"] + memory["temporaries"]
     extra = sum(part["held"].values()) + part["estimated"][libraries.CUDNN]
     assert part["needed"] == stated + extra
+    # Two nodes of one GPU: all that is sent goes from one to the other.
+    assert part["bytes_between"] == part["bytes_sent"] > 0
+    assert part["seconds_at_least"]["between nodes"] == part["bytes_sent"] / gpu.network
+    assert any("between nodes a GPU is taken to send 50 GB" in line for line in plan["verdict"])
 
 
 def test_the_search_looks_among_gpus(gpu_plugin, capsys):

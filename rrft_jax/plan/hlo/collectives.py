@@ -1,9 +1,9 @@
 """What a device exchanges with the others in one collective."""
 
-import math
 import re
 from typing import NamedTuple
 
+from rrft_jax.plan.hlo.groups import groups
 from rrft_jax.plan.hlo.module import Computation, Instruction, Module, size
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
@@ -16,11 +16,14 @@ class Exchange(NamedTuple):
       kind: one of `KINDS`.
       arrived: the bytes that arrive: of an all-gather the result, otherwise the operands.
       sent: the bytes that the device has to send.
+      between: the bytes of them that go to devices which the fast network doesn't connect, if those
+        that it connects first put together what they send.
     """
 
     kind: str
     arrived: float
     sent: float
+    between: float
 
 
 def kind(x: Instruction) -> str | None:
@@ -29,10 +32,24 @@ def kind(x: Instruction) -> str | None:
     return name if name in KINDS else None
 
 
-def exchange(x: Instruction, within: Computation, name: str, module: Module) -> Exchange:
-    """Return what a collective of the computation `name` exchanges."""
+def exchange(
+    x: Instruction, within: Computation, name: str, module: Module, connected: int | None = None
+) -> Exchange:
+    """Return what a collective of the computation `name` exchanges.
+
+    Args:
+      x: the collective.
+      within: the instructions of its computation.
+      name: the name of its computation.
+      module: the program.
+      connected: the number of neighbouring devices that the fast network connects; None for all.
+    """
     operands = sum(size(within[operand].shape) for operand in x.operands)
-    number, found = _group_size(x.attributes, module.devices), kind(x)
+    ids, found = groups(x.attributes, module.devices), kind(x)
+    number = ids.shape[1]
+    places = ids // (connected or module.devices)
+    apart = max(len(set(row)) for row in places.tolist())  # the places over which a group lies
+    near = number / apart
     # XLA's name for a reduce-scatter in a fusion.
     if found == "all-reduce" and name.startswith("all-reduce-scatter"):
         found = "reduce-scatter"
@@ -42,8 +59,15 @@ def exchange(x: Instruction, within: Computation, name: str, module: Module) -> 
         "all-reduce": 2 * operands * share,
         "collective-permute": operands,
     }.get(found, operands * share)
+    between = {
+        "all-gather": operands * (apart - 1),
+        "reduce-scatter": operands / near * (apart - 1) / apart,
+        "all-reduce": 2 * operands / near * (apart - 1) / apart,
+        "all-to-all": operands * (apart - 1) / apart,
+        "collective-permute": operands * (apart > 1),
+    }[found]
     arrived = operands * number if found == "all-gather" else operands
-    return Exchange(found, arrived, sent)
+    return Exchange(found, arrived, sent, between)
 
 
 def moved(x: Instruction, within: Computation) -> float:
@@ -83,15 +107,3 @@ class Started:
 def _channel(x: Instruction) -> str:
     found = re.search(r"channel_id=(\d+)", x.attributes)
     return found[1] if found else x.name
-
-
-def _group_size(attributes: str, devices: int) -> int:
-    """Return the number of devices in a group; XLA writes groups in three ways, or none for all."""
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
-        return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])  # of an axis perhaps a part
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    found = re.search(r"replica_groups=\{\{([\d,]+)\}", attributes)
-    return len(found[1].split(",")) if found else devices

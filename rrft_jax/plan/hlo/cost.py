@@ -30,6 +30,7 @@ class Cost:
       bytes: the bytes that are read from or written to main memory.
       collectives: the bytes that arrive by collectives, by kind.
       sent: the bytes that are sent to other devices.
+      between: the bytes of them that the fast network doesn't carry.
       unknown: the number of instructions that cost more than is counted, by name. A "while" whose
         condition states no limit is counted once. A call of an unknown function has no operations.
     """
@@ -38,6 +39,7 @@ class Cost:
     bytes: float = 0.0
     collectives: Counter = dataclasses.field(default_factory=Counter)
     sent: float = 0.0
+    between: float = 0.0
     unknown: Counter = dataclasses.field(default_factory=Counter)
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -46,33 +48,38 @@ class Cost:
             self.bytes + other.bytes,
             self.collectives + other.collectives,
             self.sent + other.sent,
+            self.between + other.between,
             self.unknown + other.unknown,
         )
 
     def times(self, n: int) -> "Cost":
         """Return the cost of `n` runs."""
         many = Counter({kind: n * size for kind, size in self.collectives.items()})
-        return Cost(n * self.flops, n * self.bytes, many, n * self.sent, self.unknown)
+        sent, between = n * self.sent, n * self.between
+        return Cost(n * self.flops, n * self.bytes, many, sent, between, self.unknown)
 
 
-def cost(text: str, branch: int | None = None) -> Cost:
+def cost(text: str, branch: int | None = None, connected: int | None = None) -> Cost:
     """Return the cost of a module.
 
     Args:
       text: the module, as `jax.stages.Compiled.as_text()` gives it.
       branch: the branch that every `jax.lax.switch` takes. The dearest branch counts for None, and
         in a conditional with fewer branches.
+      connected: the number of neighbouring devices that the fast network connects, such as the GPUs
+        of a node; None for all.
     """
     module = Module.parse(text)
-    return _Costs(module, branch).of(module.entry)
+    return _Costs(module, branch, connected).of(module.entry)
 
 
 class _Costs:
     """The costs of a module's computations, by name."""
 
-    def __init__(self, module: Module, branch: int | None):
+    def __init__(self, module: Module, branch: int | None, connected: int | None):
         self.module = module
         self.branch = branch
+        self.connected = connected
         self.kernels = Kernels(module)
         self.started = collectives.Started(module)
         self.traffic = Traffic(module, self.started)
@@ -96,8 +103,9 @@ class _Costs:
         if collectives.kind(x):
             if self.started.elsewhere(x, name):
                 return moved
-            kind, arrived, sent = collectives.exchange(x, within, name, self.module)
-            return moved + Cost(collectives=Counter({kind: arrived}), sent=sent)
+            found = collectives.exchange(x, within, name, self.module, self.connected)
+            arrived = Counter({found.kind: found.arrived})
+            return moved + Cost(collectives=arrived, sent=found.sent, between=found.between)
         if x.opcode == "custom-call":
             return moved + self._kernel(x, within)
         return moved + Cost(flops=products.flops(x, within))

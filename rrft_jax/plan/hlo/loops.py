@@ -68,6 +68,8 @@ def _value(
     module: Module, x: Instruction, within: Computation, arguments: Sequence[Value]
 ) -> Value:
     """Return a number or a tuple of numbers, where the parameters have these values."""
+    if not x.shape.startswith("(") and x.arrays[0].dimensions:
+        return None  # a whole array, behind which lies most of the program
     if x.opcode == "constant":
         found = re.fullmatch(r"\((-?\d+)\)", x.attributes)
         return int(found[1]) if found else None
