@@ -87,15 +87,17 @@ def _make(folder: pathlib.Path) -> None:
 
 
 def _tidy(folder: pathlib.Path) -> None:
-    """Delete what a process has left that was killed while it wrote a program.
+    """Delete what a process has left that was killed while it wrote a program, or a machine.
 
     JAX would neither read such a file nor replace it, and could keep no further program. It writes
-    the time of a program last, so half a program has none.
+    the time of a program last, so half a program has none. A machine that loses its power may leave
+    empty files.
     """
     with FileLock(folder / ".lockfile", timeout=_LOCK_SECONDS):
         for kept, time in (("-cache", "-atime"), ("-atime", "-cache")):
             for file in folder.glob(f"*{kept}"):
-                if not file.with_name(file.name.removesuffix(kept) + time).exists():
+                other = file.with_name(file.name.removesuffix(kept) + time)
+                if not other.exists() or (kept == "-cache" and not file.stat().st_size):
                     file.unlink()
 
 

@@ -120,6 +120,16 @@ def test_what_a_killed_process_has_half_written_is_written_again(tmp_path):
     assert compile_one(3) and compile_one(4)
 
 
+def test_an_empty_program_is_written_again(tmp_path, capsys):
+    compiled.keep_beside(tmp_path / "one")
+    assert not compile_one(3)
+    (empty,) = (tmp_path / "compiled").glob(ENTRY)
+    empty.write_bytes(b"")
+    compiled.keep_beside(tmp_path / "one")
+    assert not compile_one(3) and compile_one(3)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_damaged_program_is_compiled_and_said_once(tmp_path, capsys):
     compiled.keep_beside(tmp_path / "one")
     assert not compile_one(3) and not compile_one(4)

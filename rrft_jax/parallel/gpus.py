@@ -1,6 +1,7 @@
 """GPUs by name: the public figures of each card, and nodes of absent ones to compile for."""
 
 import importlib.metadata
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -207,7 +208,7 @@ def memory_fraction() -> float:
     """Return the share of a GPU's memory that JAX takes when it starts.
 
     Raises:
-      UserError: the environment states two shares, or one that is no positive number.
+      UserError: the environment states two shares, or one that is no positive, finite number.
     """
     told = {name: os.environ[name] for name in FRACTIONS if os.environ.get(name)}
     if len(told) > 1:
@@ -217,6 +218,6 @@ def memory_fraction() -> float:
         share = float(value)
     except ValueError:
         share = 0.0
-    if not share > 0:
+    if not 0 < share < math.inf:
         raise UserError(f"{name}={value}: expected a share of the memory, such as 0.9")
     return share

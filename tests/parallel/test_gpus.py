@@ -77,6 +77,7 @@ def test_the_plugin_is_silent_where_there_is_no_gpu(gpu_plugin):
     [
         ({"XLA_CLIENT_MEM_FRACTION": "most"}, "=most: expected a share of the memory, such as 0.9"),
         ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0"}, "=0: expected a share of the memory"),
+        ({"XLA_CLIENT_MEM_FRACTION": "inf"}, "=inf: expected a share of the memory"),
         (dict.fromkeys(gpus.FRACTIONS, "0.9"), "are both set; unset XLA_PYTHON_CLIENT_MEM_FRACT"),
     ],
 )
