@@ -9,11 +9,9 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grain
 import numpy as np
-from absl import flags
 
 from rrft_jax.data.batch import Batch, make_batch, used
 from rrft_jax.data.order import Batching, Order, Plan, causes, make_stream
@@ -24,6 +22,9 @@ from rrft_jax.data.shapes import Shape, union
 from rrft_jax.errors import UserError
 from rrft_jax.monitoring import waiting
 from rrft_jax.parallel import distributed
+
+if TYPE_CHECKING:
+    import grain
 
 # The share of skipped samples can end a run only after this many samples.
 _FIRST_VERDICT = 20
@@ -219,8 +220,12 @@ class Loader(Iterator[Batch]):
         self._given, self.used = state["batches"], state["used"]
         self.skipped = collections.Counter(state["skipped"])
 
-    def _read_ahead(self) -> grain.DatasetIterator:
+    def _read_ahead(self) -> "grain.DatasetIterator":
         """Start to read this process's rows from the next batch on."""
+        # Imported here, because a program on a machine without grain may need everything else.
+        import grain
+        from absl import flags
+
         share, rows = self._share, 2**62
         if not self._order.endless:
             plans = self._order.window(0).batches

@@ -20,15 +20,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import grain
 import numpy as np
 
 from rrft_jax.data import shapes
 from rrft_jax.data.pictures import BadSample
 from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 # A window has this many batches. It has more if batches are small, to reach this many samples.
 _WINDOW_BATCHES = 8
@@ -74,7 +76,7 @@ class Order:
     A finite order is a single window of any length. Its last batch may have fewer samples.
     """
 
-    stream: grain.MapDataset  # the numbers of samples, from `make_stream`
+    stream: "grain.MapDataset"  # the numbers of samples, from `make_stream`
     measure: Callable[[int], Shape | BadSample]  # number of a sample -> size of its row
     total: int  # number of samples
     batching: Batching
@@ -220,7 +222,7 @@ class Order:
 
 def make_stream(
     lengths: Sequence[int], weights: Sequence[float], batching: Batching
-) -> grain.MapDataset:
+) -> "grain.MapDataset":
     """Return the numbers of samples, which count through all sources, in the order of training.
 
     Args:
@@ -230,6 +232,8 @@ def make_stream(
         the mixture is as many samples as there are in all.
       batching: its seed, shuffle and epochs.
     """
+    # Imported here, because a program on a machine without grain may need everything else.
+    import grain
 
     def shuffled(numbers: range, name: str) -> grain.MapDataset:
         numbers = grain.MapDataset.range(numbers.start, numbers.stop)
