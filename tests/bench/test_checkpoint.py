@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
 from rrft_jax import main
 from rrft_jax.bench import __main__ as bench
@@ -49,6 +50,14 @@ def test_activations_and_logits_have_a_usual_size(name, tmp_path):
     logits = model.logits(params, hidden)
     assert 0.5 < float(logits.std()) < 2
     assert 0.1 < float(jax.jit(model.encode_images)(params, prompt).std()) < 10
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_transformers_reads_the_config(name, tmp_path):
+    assert write(tmp_path / "a", family=name) == 0
+    theirs = AutoConfig.from_pretrained(tmp_path / "a")
+    assert theirs.model_type == name
+    assert theirs.vision_config.depth == checkpoint.sizes(FAMILIES[name], "tiny").vision.depth
 
 
 def test_the_folder_depends_on_its_arguments_alone(tmp_path, capsys):

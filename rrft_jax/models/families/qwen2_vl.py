@@ -99,6 +99,7 @@ def read(raw: Mapping[str, Any], where: str) -> VLMConfig:
 def write(config: VLMConfig) -> dict[str, Any]:
     """Return the content of config.json for a configuration, as the released files lay it out."""
     vision = config.vision
+    ratio = vision.mlp_width / vision.width
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
         "model_type": "qwen2_vl",
@@ -107,7 +108,7 @@ def write(config: VLMConfig) -> dict[str, Any]:
             "depth": vision.depth,
             "embed_dim": vision.width,
             "hidden_size": vision.out_width,
-            "mlp_ratio": vision.mlp_width / vision.width,
+            "mlp_ratio": int(ratio) if ratio.is_integer() else ratio,  # transformers wants an int
             "num_heads": vision.heads,
             **qwen2.write_patch_sizes(vision),
         },
