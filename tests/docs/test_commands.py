@@ -200,6 +200,8 @@ def a_script(name: str, *arguments: str) -> None:
     elif name == "./launch/test.sh":
         for argument in arguments:
             assert argument in ("-x", "-m", "not slow") or (ROOT / argument).exists(), argument
+    elif name == "./launch/accelerator_check.sh":
+        parse_module("rrft_jax.accelerator", *arguments)
     elif name == "./launch/tpu_vm.sh":
         on_a_tpu(file, *arguments)
     else:

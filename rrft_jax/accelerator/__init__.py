@@ -1,0 +1,1 @@
+"""A check of an accelerator: are results right there, and how fast is a step?"""

@@ -1,0 +1,1 @@
+"""Parts of a check that go wrong, each in its own way; a child process runs them."""

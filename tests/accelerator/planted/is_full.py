@@ -1,0 +1,3 @@
+def check():
+    yield from ()
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nmore")
