@@ -32,13 +32,12 @@ def trips(module: Module, loop: Instruction, within: Computation) -> int | None:
         [module.computations[name] for name in loop.called(kind)] for kind in ("condition", "body")
     )
     carried = [[Carried(i) for i in range(len(loop.arrays))]]
-    after = _value(module, _root(body), body, carried)
-    before = _value(module, within[loop.operands[0]], within, ())
+    start = within[loop.operands[0]]
     counts = []
     for number, limit in _limits(module, _root(condition), condition, carried):
-        stepped = after[number.index] if after else None
+        stepped = _element(module, _root(body), number.index, body, carried)
         if isinstance(stepped, Carried) and stepped.index == number.index and stepped.plus > 0:
-            first = before[number.index] if before else 0
+            first = _element(module, start, number.index, within, ())
             first = first if isinstance(first, int) else 0
             counts.append(-(-(limit - number.plus - first) // stepped.plus))
     return min(counts, default=None)
@@ -77,12 +76,12 @@ def _value(
         return arguments[int(x.attributes[1:-1])] if arguments else None
     if x.opcode not in ("get-tuple-element", "tuple", "bitcast", "copy", "add", "fusion", "call"):
         return None
+    if x.opcode == "get-tuple-element":
+        index = int(re.search(r"index=(\d+)", x.attributes)[1])
+        return _element(module, within[x.operands[0]], index, within, arguments)
     values = [_value(module, within[name], within, arguments) for name in x.operands]
     if x.opcode == "tuple":
         return values
-    if x.opcode == "get-tuple-element":
-        index = int(re.search(r"index=(\d+)", x.attributes)[1])
-        return values[0][index] if isinstance(values[0], list) else None
     if x.opcode == "add":
         carried, constant = sorted(values, key=lambda value: isinstance(value, int))
         if isinstance(carried, Carried) and isinstance(constant, int):
@@ -92,6 +91,16 @@ def _value(
         return values[0]
     inner = module.computations[x.called("calls", "to_apply")[0]]
     return _value(module, _root(inner), inner, values)
+
+
+def _element(
+    module: Module, x: Instruction, index: int, within: Computation, arguments: Sequence[Value]
+) -> Value:
+    """Return the number at an index of a tuple, without a look at the others."""
+    if x.opcode == "tuple":
+        return _value(module, within[x.operands[index]], within, arguments)
+    values = _value(module, x, within, arguments)
+    return values[index] if isinstance(values, list) else None
 
 
 def _root(computation: Computation) -> Instruction:
