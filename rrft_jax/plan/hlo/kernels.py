@@ -18,11 +18,8 @@ from rrft_jax.plan.hlo.products import product
 FORWARD, BACKWARD = 2, 5
 
 
-# Calls without matrix products, such as XLA's own helpers, and sorting on a GPU.
-_NO_PRODUCTS = (
-    "AllocateBuffer", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "TopK",
-    "__gpu$TopK", "__cub$",
-)  # fmt: skip
+# Calls without matrix products: XLA's own helpers, such as AllocateBuffer, and sorting on a GPU.
+_NO_PRODUCTS = re.compile(r"[A-Z]\w*$|__gpu\$TopK|__cub\$")
 
 
 class Kernels:
@@ -47,7 +44,7 @@ class Kernels:
             return _cublas(x, within)
         if x.target.startswith("__cudnn$fmha"):
             return _cudnn_attention(x, within)
-        return 0.0 if x.target.startswith(_NO_PRODUCTS) else None
+        return 0.0 if _NO_PRODUCTS.match(x.target) else None
 
 
 def is_workspace(x: Instruction, index: int) -> bool:
