@@ -1,11 +1,7 @@
 """What makes compilation and runs short."""
 
-from importlib.metadata import version
-
 # For XLA_FLAGS. Nothing is optimised behind XLA's own passes, and one module of LLVM has all code.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if version("jaxlib").startswith("0.10."):  # has XLA's older emitter too: a third of the time
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
 
 SHORT = (
     "--config.grpo.batch_size=2",

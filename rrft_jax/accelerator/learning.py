@@ -21,9 +21,10 @@ from rrft_jax.data.drawn import TINY_SIZE, DrawnSource
 from rrft_jax.data.samples import Samples
 from rrft_jax.hf import load_pretrained
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.tasks import TASKS
 from rrft_jax.training.grpo import GRPO
 
-TASK = "visual_counting"
+TASK = next(iter(TASKS))
 # The base model has never seen the task's tags: to reward them gives a signal from the first step.
 REWARDS = {"tags": 1.0}
 FIRST = {"reward": 0.02, "completion_length": 0.5, "entropy": 0.01}  # the greatest differences

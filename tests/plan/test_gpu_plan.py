@@ -32,7 +32,7 @@ def test_two_nodes_of_gpus_have_a_plan(gpu_plugin, shallow, capsys):
     assert command.main(argv) == 0
     out, err = capsys.readouterr()
     plan, gpu = json.loads(out), gpus.GPUS["h100"]
-    assert err.splitlines()[-1] == "compiling sft"
+    assert "compiling sft" in err.splitlines()
     assert (plan["devices"], plan["device"], plan["fits"]) == (2, gpu.kind, True)
     assert plan["capacity"] == int(0.75 * gpu.memory * GIB)
     assert plan["beside"]["left"] == gpu.memory * GIB - plan["capacity"]
