@@ -76,9 +76,9 @@ def refuse_hidden(environment: Mapping[str, str]) -> None:
 
 def _against_table(device: jax.Device, driver: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what the device tells of itself, beside the table that the plan compiles for."""
-    card = {gpu.kind: gpu for gpu in gpus.GPUS.values()}.get(device.device_kind)
     if device.platform == "cpu":
         return
+    card = gpus.BY_KIND.get(device.device_kind)
     known = card is not None or device.device_kind in devices.LIMITS
     yield same("known to the plan", str(known), "True")
     if card is None:

@@ -45,6 +45,11 @@ class Outcome:
     seconds: float = 0.0
     findings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    @property
+    def holds(self) -> bool:
+        """True if the part has not failed, and no finding misses its bound."""
+        return self.status in ("ok", "skipped")
+
 
 @dataclasses.dataclass
 class Check:
@@ -70,7 +75,7 @@ class Check:
     @property
     def holds(self) -> bool:
         """True if no part has failed, and no finding misses its bound."""
-        return all(outcome.status in ("ok", "skipped") for outcome in self.outcomes.values())
+        return all(outcome.holds for outcome in self.outcomes.values())
 
     def run(self) -> None:
         """Run the parts.

@@ -72,6 +72,8 @@ GPUS = {  # by the names of `--topology`
         domain=72,
     ),
 }
+BY_KIND = {gpu.kind: gpu for gpu in GPUS.values()}  # by JAX's device kinds
+MOST_NODES = 1024  # a plan holds a record of every GPU
 
 
 def node_devices(topology: str) -> Sequence[jax.Device]:
@@ -104,7 +106,7 @@ def node_devices(topology: str) -> Sequence[jax.Device]:
 
 def connected(found: Sequence[jax.Device]) -> int | None:
     """Return how many of the GPUs, in their order, NVLink connects; None for other devices."""
-    gpu = next((gpu for gpu in GPUS.values() if gpu.kind == found[0].device_kind), None)
+    gpu = BY_KIND.get(found[0].device_kind)
     if gpu is None:
         return None
     of_node = sum(device.process_index == found[0].process_index for device in found)
@@ -127,6 +129,8 @@ def _parsed(topology: str) -> tuple[Gpu, int, int]:
             f"--topology={topology}: a node has at most {gpu.node} cards of {name}; for several "
             f"nodes write {name}:{-(-cards // gpu.node)}x{gpu.node}"
         )
+    if nodes > MOST_NODES:
+        raise UserError(f"--topology={topology}: expected at most {MOST_NODES} nodes")
     rack = gpu.domain // gpu.node
     if nodes > rack and nodes % rack:
         raise UserError(

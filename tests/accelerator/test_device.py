@@ -24,9 +24,9 @@ def test_a_card_that_jax_does_not_see_is_named(card):
 
 
 def test_the_cpu_can_be_asked_for(card):
-    device.refuse_hidden({"JAX_PLATFORMS": "cpu"})
+    assert device.refuse_hidden({"JAX_PLATFORMS": "cpu"}) is None
 
 
 def test_a_machine_without_a_card_is_checked_as_it_is(monkeypatch):
     monkeypatch.setattr(device, "_FILES", {"a TPU": (("/no/such/file",), "tpu")})
-    device.refuse_hidden({})
+    assert device.refuse_hidden({}) is None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from rrft_jax.errors import UserError
-from rrft_jax.parallel import gpus
+from rrft_jax.parallel import devices, gpus
 from rrft_jax.parallel.devices import GIB, LIMITS, absent_devices, limits
 from rrft_jax.parallel.mesh import make_mesh
 
@@ -65,7 +65,8 @@ def test_the_memory_of_an_absent_card_is_what_jax_would_take(gpu_plugin, monkeyp
 )
 def test_the_plugin_is_silent_where_there_is_no_gpu(gpu_plugin):
     left_out = ("JAX_PLATFORMS", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK")
-    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment = devices._NO_TPU_HERE | kept  # libtpu, which is also here, would look for a TPU
     program = "import rrft_jax, jax; print(jax.devices()[0].platform)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -99,6 +100,7 @@ def test_a_share_that_cannot_be_is_one_line(monkeypatch, told, message):
         ("h200:16", "at most 8 cards of h200; for several nodes write h200:2x8"),
         ("gb200:8", "at most 4 cards of gb200; for several nodes write gb200:2x4"),
         ("gb200:20x4", "expected at most 18 nodes, or a multiple of 18"),
+        ("h200:1025x8", "expected at most 1024 nodes"),
         ("l4:1", "with a card of a100-40, a100-80, h100, h200, b200, gb200"),
     ],
 )
