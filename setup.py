@@ -47,9 +47,15 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        # Compiles for GPUs on a machine that has none: JAX's plug-in of JAX's own release, without
-        # CUDA. JAX asks cuDNN for its version before it lowers an attention.
-        "plan-gpu": ["jax[cuda13-local]", "nvidia-cudnn-cu13>=9.12,<10"],
+        # Compiles for GPUs on a machine that has none, and no CUDA: JAX's plug-in of JAX's own
+        # release. XLA assembles kernels by nvcc's ptxas, and takes functions such as tan from nvvm.
+        # JAX asks cuDNN for its version before it lowers an attention.
+        "plan-gpu": [
+            "jax[cuda13-local]",
+            "nvidia-cuda-nvcc>=13,<14",
+            "nvidia-nvvm>=13,<14",
+            "nvidia-cudnn-cu13>=9.12,<10",
+        ],
         "tensorboard": ["tensorboard>=2.20"],
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],  # needs Pillow below 13, so it is no part of `test`

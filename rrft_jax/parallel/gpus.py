@@ -177,10 +177,12 @@ device_description_str: "{gpu.kind}"
 
 INSTALL = "pip install 'rrft_jax[plan-gpu]'"
 _PLUGIN = "jax-cuda13-plugin"
+_OF_JAX = (_PLUGIN, "jax-cuda13-pjrt")  # of the release of JAX
+_OF_CUDA = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cudnn-cu13")
 
 
 def check_plugin() -> None:
-    """Check that JAX's CUDA plug-in is installed, of the release of the installed JAX.
+    """Check that JAX's CUDA plug-in is installed, of JAX's release, with all that it compiles by.
 
     Raises:
       UserError: it is absent, or of another release.
@@ -190,14 +192,14 @@ def check_plugin() -> None:
         for asked in map(Requirement, importlib.metadata.requires("jax"))
         if asked.name == _PLUGIN and asked.marker.evaluate({"extra": "cuda13-local"})
     )
-    for name in (_PLUGIN, "jax-cuda13-pjrt", "nvidia-cudnn-cu13"):
+    for name in _OF_JAX + _OF_CUDA:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             raise UserError(
                 f"compiling for GPUs needs {name}, which isn't installed; {INSTALL}"
             ) from None
-        if name != "nvidia-cudnn-cu13" and not wanted.contains(found):
+        if name in _OF_JAX and not wanted.contains(found):
             raise UserError(
                 f"compiling for GPUs with jax {jax.__version__} needs {name}{wanted}, and {found} "
                 f"is installed; {INSTALL}"

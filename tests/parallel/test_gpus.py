@@ -1,5 +1,6 @@
 """Absent GPUs: their figures, their nodes, and one line where something is missing."""
 
+import glob
 import importlib.metadata
 import os
 import subprocess
@@ -47,6 +48,26 @@ def test_a_program_compiles_for_a_card_that_is_not_here(gpu_plugin):
     compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()
     assert "all-reduce" in compiled.as_text()
     assert compiled.memory_analysis().argument_size_in_bytes == 128 * 256 * 2
+
+
+def test_a_compilation_needs_no_cuda_of_the_machine(gpu_plugin):
+    """The extra installs the assembler of kernels, and the functions that they call."""
+    program = (
+        "import jax; from rrft_jax.parallel import devices;"
+        "where = jax.sharding.SingleDeviceSharding(devices.absent_devices('h200:1')[0]);"
+        "x = jax.ShapeDtypeStruct((4,), 'float32', sharding=where);"
+        "print(len(jax.jit(jax.lax.tan).lower(x).compile().as_text()))"
+    )
+    toolkits = {os.path.realpath(path) for path in glob.glob("/usr/local/cuda*") + ["/opt/cuda"]}
+    hide = [f"mount -t tmpfs none '{path}' || exit 77" for path in toolkits if os.path.isdir(path)]
+    script = "; ".join([*hide, f"PATH=/nowhere exec '{sys.executable}' -c \"{program}\""])
+    unshare = ["unshare", "--mount", "--map-root-user"] if hide else []
+    command = [*unshare, "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"CUDA can't be hidden here: {done.stderr}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 0
 
 
 def test_the_memory_of_an_absent_card_is_what_jax_would_take(gpu_plugin, monkeypatch):
@@ -116,15 +137,15 @@ def test_no_such_node_is_one_line(topology, message):
         ("jax-cuda13-plugin", None),
         ("jax-cuda13-plugin", "0.9.9"),
         ("jax-cuda13-pjrt", "99.0.0"),
+        ("nvidia-cuda-nvcc", None),
+        ("nvidia-nvvm", None),
         ("nvidia-cudnn-cu13", None),
     ],
 )
 def test_an_absent_plugin_or_one_of_another_release_is_one_line(monkeypatch, name, found):
-    real = importlib.metadata.version
-
     def version(asked):
         if asked != name:
-            return jax.__version__ if asked.startswith("jax-cuda") else real(asked)
+            return jax.__version__ if asked.startswith("jax-cuda") else "13.0"
         if found is None:
             raise importlib.metadata.PackageNotFoundError(asked)
         return found
