@@ -8,6 +8,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 
 from rrft_jax.errors import UserError
+from rrft_jax.parallel import gpus
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -81,19 +82,33 @@ def nearest(size: int, most: int, works: Callable[[int], bool]) -> str:
 
 def _ordered(shape: tuple[int, int, int], devices: Sequence[jax.Device], asked: str) -> np.ndarray:
     """Return the devices in the mesh's shape, ordered by their connections."""
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    # Some shapes cut an axis of a TPU's torus: 8 x 2 on 4 x 4 chips.
-    if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    over_data = math.gcd(shape[0], slices)
-    over_fsdp = slices // over_data
-    if shape[1] % over_fsdp or len(devices) % slices:
+    groups: dict[int, list[jax.Device]] = {}
+    for device, group in zip(devices, _connections(devices)):
+        groups.setdefault(group, []).append(device)
+    over_data = math.gcd(shape[0], len(groups))
+    over_fsdp = len(groups) // over_data
+    if shape[1] % over_fsdp or len(set(map(len, groups.values()))) > 1:
         raise UserError(
-            f"mesh: {asked}: the devices are {slices} slices, between which only data and fsdp "
-            f"may lie; expected mesh.data to be a multiple of {slices}"
+            f"mesh: {asked}: the devices are {len(groups)} slices or nodes, between which only "
+            f"data and fsdp may lie; expected mesh.data to be a multiple of {len(groups)}"
         )
-    between = (over_data, over_fsdp, 1)
-    within = tuple(size // count for size, count in zip(shape, between))
-    return mesh_utils.create_hybrid_device_mesh(
-        within, between, devices, allow_split_physical_axes=True
-    )
+    within = (shape[0] // over_data, shape[1] // over_fsdp, shape[2])
+    # Some shapes cut an axis of a TPU's torus: 8 x 2 on 4 x 4 chips.
+    parts = [
+        mesh_utils.create_device_mesh(within, groups[group], allow_split_physical_axes=True)
+        for group in sorted(groups)
+    ]
+    parts = np.stack(parts).reshape(over_data, over_fsdp, *within)
+    return parts.transpose(0, 2, 1, 3, 4).reshape(shape)
+
+
+def _connections(devices: Sequence[jax.Device]) -> list[int]:
+    """Return for each device the number of its slice, or of the GPUs that NVLink connects.
+
+    JAX states these numbers, but not for absent GPUs, which are in the order of their nodes. They
+    are those of no process, so none has a hardware id.
+    """
+    connected = gpus.connected(devices)
+    if connected and all(device.local_hardware_id is None for device in devices):
+        return [i // connected for i in range(len(devices))]
+    return [getattr(device, "slice_index", 0) for device in devices]

@@ -47,9 +47,9 @@ def advice(plan: Plan) -> str:
     pieces = peak.pieces
     largest = max(pieces, key=pieces.get)
     split = mesh["tensor"] * 2
-    more_tensor = (
-        f"mesh.tensor={split}" if text.kv_heads % split == 0 and mesh["fsdp"] % 2 == 0 else ""
-    )
+    connected = gpus.connected(plan.mesh.devices.flatten()) or split
+    divides = text.kv_heads % split == 0 and mesh["fsdp"] % 2 == 0 and connected % split == 0
+    more_tensor = f"mesh.tensor={split}" if divides else ""
     more_fsdp = f"mesh.data=1, mesh.fsdp={mesh['data'] * mesh['fsdp']}" if mesh["data"] > 1 else ""
     moments = "" if stage.moment_dtype == "bfloat16" else f"{prefix}.moment_dtype=bfloat16"
     weights, narrow = (

@@ -57,7 +57,10 @@ def search(
     possible, bounds = [], []
     for changes in candidates(config, sizes, len(devices)):
         changed = replaced(config, changes)
-        mesh = make_mesh(**changed.mesh.axes, devices=devices)
+        try:
+            mesh = make_mesh(**changed.mesh.axes, devices=devices)
+        except UserError:  # tensor would span nodes
+            continue
         least = lower_bound(changed, sizes, mesh, shape)
         bounds.append((least, describe(changes)))
         if least <= limits.memory:

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import topologies
 
 from rrft_jax.errors import UserError
-from rrft_jax.parallel.devices import slice_devices
+from rrft_jax.parallel.devices import absent_devices, slice_devices
 from rrft_jax.parallel.mesh import batch_shards, make_mesh, nearest
 
 
@@ -71,3 +71,19 @@ def test_between_slices_lies_data_and_fsdp_where_it_must():
     assert not first.any() and second.all()
     with pytest.raises(UserError, match="2 slices.*mesh.data to be a multiple of 2"):
         slices(tensor=16)
+
+
+@pytest.mark.parametrize("nodes, connected", [("h100:4x2", 2), ("h200:2x4", 4), ("gb200:2x4", 8)])
+def test_nodes_of_absent_gpus_are_told_apart_as_jax_does_with_present_ones(
+    gpu_plugin, nodes, connected
+):
+    devices = absent_devices(nodes)
+    groups = len(devices) // connected
+    for sizes in ({"fsdp": -1}, {"data": groups, "fsdp": -1}, {"data": -1, "tensor": 2}):
+        mesh = make_mesh(**sizes, devices=devices)
+        assert [device.id for device in mesh.devices.flat] == list(range(len(devices)))
+    # As one slice of TPUs, one group of GPUs is in the order of the machine.
+    assert make_mesh(data=-1, tensor=connected, devices=devices).shape["tensor"] == connected
+    if groups > 1:
+        with pytest.raises(UserError, match=f"{groups} slices or nodes.*multiple of {groups}"):
+            make_mesh(data=-1, tensor=2 * connected, devices=devices)

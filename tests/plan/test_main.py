@@ -341,6 +341,25 @@ def test_the_search_leaves_out_what_would_need_as_much_more(monkeypatch):
     ]
 
 
+def test_neither_the_search_nor_the_advice_splits_heads_between_nodes(gpu_plugin, monkeypatch):
+    config = replaced(_config("model=7b"), {"stages": ("grpo",)})
+    nodes, tried = devices.absent_devices("h200:2x1"), []
+
+    def make_plan(config, sizes, mesh, shape, limits, say):
+        tried.append(config.mesh.tensor)
+        part = measure.Part("update", {}, {}, {}, 0.0)
+        return measure.Plan(config, sizes, mesh, shape, limits, [part])
+
+    monkeypatch.setattr(measure, "make_plan", make_plan)
+    monkeypatch.setattr(report, "verdict", lambda plan: "verdict")
+    sizes, shape, limits = RELEASED["7b"], Shape(2448, 1024, 512), devices.limits(nodes[0])
+    found = search.search(config, sizes, nodes, shape, limits, 99, lambda text: None)
+    assert found and set(tried) == {1}
+    part = measure.Part("update", None, {}, {"sampler's weights": 9}, 9, hlo.Cost())
+    plan = measure.Plan(config, sizes, make_mesh(fsdp=2, devices=nodes), shape, None, [part])
+    assert "tensor" not in report.advice(plan)
+
+
 def test_the_search_says_where_no_mesh_divides():
     config, args = command.read([*QUICK, "--topology=v5e:2x2", "--search"])
     config = replaced(config, {"grpo.batch_size": 7})
