@@ -6,8 +6,10 @@ shapes, the versions, and the features of the processor or accelerator. So a pro
 by a machine that it does not suit.
 """
 
+import contextlib
 import os
 import pathlib
+import re
 import warnings
 from typing import Any
 
@@ -21,6 +23,10 @@ NAME = "compiled"
 MAX_BYTES = 4 * 2**30  # of a folder; the programs that were used last stay
 _LOCK_SECONDS = 10.0  # JAX waits as long for a program
 _BY_OTHERS = 0o002  # a folder's permission that lets anybody write
+_UNREAD = re.compile(r"Error reading persistent compilation cache entry for '(\w+)': (\w+)")
+_NOT_THE_FILE = ("Timeout", "PermissionError", "OSError")  # errors of a place, not of a program
+
+_tidied: pathlib.Path | None = None  # the folder that this process may tidy
 
 
 def keep_beside(run: pathlib.Path, first: bool = True) -> None:
@@ -35,6 +41,8 @@ def keep_beside(run: pathlib.Path, first: bool = True) -> None:
       run: the folder of a run. It need not be there yet.
       first: whether this is the first process of its run. JAX lets this one alone write programs.
     """
+    global _tidied
+    _tidied = None
     _tell_once()
     if not jax.config.jax_enable_compilation_cache:
         return
@@ -48,6 +56,7 @@ def keep_beside(run: pathlib.Path, first: bool = True) -> None:
         _make(folder)
         if first:
             _tidy(folder)
+            _tidied = folder
     except (OSError, Timeout) as error:
         say(
             f"compiled programs are not kept in {folder} ({error}); JAX_COMPILATION_CACHE_DIR "
@@ -101,8 +110,18 @@ def _tidy(folder: pathlib.Path) -> None:
                     file.unlink()
 
 
+def _forget(folder: pathlib.Path, name: str) -> None:
+    """Delete all programs of a name, so that JAX writes them again."""
+    with FileLock(folder / ".lockfile", timeout=_LOCK_SECONDS):
+        for file in folder.glob(f"{name}-*"):
+            file.unlink()
+
+
 def _tell_once() -> None:
-    """Say once that programs can't be read or kept, where JAX would warn of each one."""
+    """Say once that programs can't be read or kept, where JAX would warn of each one.
+
+    JAX would neither read a damaged program nor replace it. So it is deleted, where that is ours.
+    """
     show = warnings.showwarning
     if getattr(show, "tells_once", False):
         return
@@ -112,9 +131,19 @@ def _tell_once() -> None:
         nonlocal told
         if "persistent compilation cache entry" not in str(message):
             show(message, *where, **more)
-        elif not told:
+            return
+        found = _UNREAD.match(str(message))
+        cure = "programs that can't be read or kept are compiled each time"
+        if found and found[2] not in _NOT_THE_FILE:
+            folder = jax.config.jax_compilation_cache_dir
+            cure = f"delete {folder}/{found[1]}-*, or it is compiled each time"
+            if _tidied:
+                with contextlib.suppress(OSError):  # then the next start tries again
+                    _forget(_tidied, found[1])
+                    cure = "programs of this name are compiled and written again"
+        if not told:
             told = True
-            say(f"warning: {message}; programs that can't be read or kept are compiled each time")
+            say(f"warning: {message}; {cure}")
 
     tell.tells_once = True
     warnings.showwarning = tell

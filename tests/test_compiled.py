@@ -4,10 +4,12 @@ import os
 import resource
 import stat
 import warnings
+import zlib
 
 import jax
 import jax.numpy as jnp
 import pytest
+from filelock import FileLock
 from jax.experimental.compilation_cache import compilation_cache
 
 from rrft_jax import compiled
@@ -130,14 +132,48 @@ def test_an_empty_program_is_written_again(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_damaged_program_is_compiled_and_said_once(tmp_path, capsys):
+@pytest.mark.parametrize("damage", [b"no program", b"\0" * 999, "half", "another program's"])
+def test_a_damaged_program_is_said_once_and_written_again(tmp_path, capsys, damage):
     compiled.keep_beside(tmp_path / "one")
     assert not compile_one(3) and not compile_one(4)
     for file in (tmp_path / "compiled").glob(ENTRY):
-        file.write_bytes(b"no program")
+        whole = file.read_bytes()
+        halves = {"half": whole[: len(whole) // 2], "another program's": zlib.compress(b"ABCDEF")}
+        file.write_bytes(halves.get(damage, damage))
     assert not compile_one(3) and not compile_one(4)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: Error reading") and line.endswith("compiled each time")
+    assert line.startswith("warning: Error reading") and line.endswith("compiled and written again")
+    assert compile_one(3) and compile_one(4)
+    assert capsys.readouterr().err == ""
+
+
+def test_of_a_damaged_program_in_a_folder_of_the_user_the_line_names_the_files(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    compilation_cache.reset_cache()
+    compiled.keep_beside(tmp_path / "one")
+    assert not compile_one(3)
+    (file,) = (tmp_path / "own").glob(ENTRY)
+    file.write_bytes(b"no program")
+    assert not compile_one(3) and not compile_one(3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; delete {tmp_path / 'own'}/jit_program-*, or it is compiled each time")
+    assert file.read_bytes() == b"no program"
+
+
+def test_a_folder_that_is_locked_loses_no_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "_LOCK_SECONDS", 0.01)
+    compiled.keep_beside(tmp_path / "one")
+    assert not compile_one(3) and compile_one(3)
+    cache = jax._src.compilation_cache._cache
+    monkeypatch.setattr(cache, "lock_timeout_secs", 0.01)
+    with FileLock(tmp_path / "compiled" / ".lockfile"):
+        assert not compile_one(3)
+    assert compile_one(3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: Error reading") and "Timeout" in line
 
 
 def test_a_full_disk_costs_a_line(tmp_path, capsys):
