@@ -13,8 +13,9 @@ that a run jits:
   ends       the gathering of its other weights: embedding and head
   grow       the copy into a longer cache
   decode     the sampler's loop, in its longest cache, to the last token
+  old        the log-probabilities under the policy that has sampled, if the loss needs them
   reference  the log-probabilities under the frozen policy
-  update     the update of GRPO
+  update     the update of GRPO; it runs grpo.num_iterations x grpo.mini_batches times in a step
 
 `--topology` names the devices, which needn't be here. A TPU slice is v4:, v5e:, v5p:, v6e: or
 tpu7x:, followed by the chips along each axis. Compiling for it takes `libtpu`. GPUs are a100-40:,
@@ -111,6 +112,9 @@ def read(argv: Sequence[str]) -> tuple[Config, argparse.Namespace]:
     parser.add_argument("--target-tokens", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--samples", type=int, help="of an epoch; default: those of the data")
     args, rest = parser.parse_known_args(argv)
+    for name, value in vars(args).items():
+        if type(value) is int and value < 1:
+            raise UserError(f"--{name.replace('_', '-')}={value}: expected 1 or more")
     config = command.parse(rest)[0]
     objectives.check(config.grpo)
     return config, args
@@ -128,10 +132,16 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, measure.Pl
     shape = Shape(
         args.patches or picture_patches(config, sizes), args.prompt_tokens, args.target_tokens
     )
-    if shape.patches > shape.prompt * sizes.vision.merge_size**2:
+    of_token = sizes.vision.merge_size**2
+    if shape.patches % of_token:
         raise UserError(
-            f"--prompt-tokens={shape.prompt}: expected {shape.patches // 4} or more, which its "
-            "picture has (data.max_pixels, --patches)"
+            f"--patches={shape.patches}: expected a multiple of {of_token}, because a visual token "
+            "has so many"
+        )
+    if shape.patches > shape.prompt * of_token:
+        raise UserError(
+            f"--prompt-tokens={shape.prompt}: expected {shape.patches // of_token} or more, which "
+            "its picture has (data.max_pixels, --patches)"
         )
     limits = devices.limits(found[0])
     samples = num_samples(config, args.samples)

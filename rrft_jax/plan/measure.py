@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import jax
 
 from rrft_jax.data.shapes import Shape
+from rrft_jax.errors import UserError
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel import gpus
 from rrft_jax.parallel.devices import Limits
@@ -19,6 +20,7 @@ STEPS = {  # stage -> part of a step -> the programs that take the time of the p
     "sft": {"update": {"sft"}},
     "grpo": {
         "sample": {"prefill", "layer", "ends", "grow", "decode"},
+        "old": {"old"},
         "reference": {"reference"},
         "update": {"update"},
     },
@@ -164,19 +166,19 @@ def make_plan(
       say: a function that is called with a line before each compilation.
 
     Raises:
-      UserError: the mesh can't split a batch.
+      UserError: the mesh can't split a batch, or XLA can't compile a program.
     """
-    parts, connected = [], gpus.connected(mesh.devices.flatten())
+    parts = []
     for program in programs(config, sizes, mesh, shape):
         if not only or program.name in only:
             say(f"compiling {program.name}")
-            parts.append(_measure(program, connected))
+            parts.append(_measure(program, mesh))
             if parts[-1].memory is None:
                 break  # the next program needs the outputs of this one
     return Plan(config, sizes, mesh, shape, limits, parts)
 
 
-def _measure(program: Program, connected: int | None) -> Part:
+def _measure(program: Program, mesh: jax.sharding.Mesh) -> Part:
     arguments, held = (
         {name: bytes_a_device(tree) for name, tree in trees.items() if tree is not None}
         for trees in (program.arguments, program.held)
@@ -186,7 +188,11 @@ def _measure(program: Program, connected: int | None) -> Part:
         compiled = program.compiled
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            kind, why = mesh.devices.flat[0].device_kind, str(error).splitlines()[0]
+            raise UserError(
+                f"XLA can't compile {program.name} for a {kind} ({why:.200}); try other "
+                "sizes, such as another --prompt-tokens"
+            ) from error
         needed = sum(held.values()) + _used(str(error))
         seconds = time.perf_counter() - started
         return Part(program.name, None, arguments, held, needed, compile_seconds=seconds)
@@ -202,6 +208,7 @@ def _measure(program: Program, connected: int | None) -> Part:
     size = libraries.workspace(text)
     estimated = {libraries.CUDNN: size} if size else {}
     needed = sum(held.values()) + sum(memory.values()) - memory["aliased"] + size
+    connected = gpus.connected(mesh.devices.flatten())
     cost = hlo.cost(text, program.branch, connected).times(program.times)
     return Part(program.name, memory, arguments, held, needed, cost, seconds, estimated)
 

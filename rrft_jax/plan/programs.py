@@ -62,7 +62,14 @@ class Program:
         Raises:
           jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED if the program doesn't fit the device.
         """
-        return self.lowered.compile()
+        try:
+            return self.lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            # On a GPU XLA tries the tiles of Triton's products, and here it takes one without a
+            # trial. Where these tiles don't suit the shapes, the products are cuBLAS's.
+            if "output tile sizes" not in str(error):
+                raise
+            return self.lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def programs(
@@ -120,19 +127,27 @@ def _grpo(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
 
     held = {"optimizer": state.opt_state, **frozen}
     yield from sampling(config, model, params, prompt, held)
+    updates = stage.num_iterations * stage.mini_batches
+    old = updates > 1 or (reference is not None and stage.kl_in == "reward")
+    score = grpo.make_scorer(model, stage.mini_batches * stage.micro_batches)
+    if old:
+        yield Program(
+            "old",
+            lambda: score.lower(params, prompt, inputs.tokens),
+            {"parameters": params, "batch": (prompt, inputs.tokens)},
+            held,
+        )
     if reference:
-        score = grpo.make_scorer(model, stage.mini_batches * stage.micro_batches)
         yield Program(
             "reference",
             lambda: score.lower(reference, prompt, inputs.tokens),
             {"reference": reference, "batch": (prompt, inputs.tokens)},
             {"parameters": state.params, "optimizer": state.opt_state, "next batch": prompt},
         )
-    many = stage.num_iterations * stage.mini_batches > 1
     log_probs = inputs.rollout_log_probs
     batch = Minibatch(
         inputs,
-        Scores(old=log_probs if many else None, reference=log_probs if reference else None),
+        Scores(old=log_probs if old else None, reference=log_probs if reference else None),
         advantages=_array(model.mesh, "BG", jnp.float32, {"B": stage.batch_size, "G": group}),
     )
     update = grpo.make_update(model, optimizer, stage, states.layout(state))
@@ -141,6 +156,7 @@ def _grpo(config: Config, model: VLM, shape: Shape) -> Iterator[Program]:
         lambda: update.lower(state, batch, base=base),
         {"parameters": params, "optimizer": state.opt_state, "batch": batch},
         frozen,
+        times=updates,
     )
 
 

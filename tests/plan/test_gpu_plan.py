@@ -1,15 +1,19 @@
 """The plan of a shallow model for absent GPUs, as the command tells it."""
 
 import dataclasses
+import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from rrft_jax.models import attention
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import gpus
-from rrft_jax.parallel.devices import GIB
+from rrft_jax.parallel.devices import GIB, absent_devices
 from rrft_jax.plan import __main__ as command
-from rrft_jax.plan import libraries
+from rrft_jax.plan import libraries, programs
 from tests import tiny
 
 
@@ -46,6 +50,33 @@ def test_two_nodes_of_gpus_have_a_plan(gpu_plugin, shallow, capsys):
     assert part["bytes_between"] == part["bytes_sent"] > 0
     assert part["seconds_at_least"]["between nodes"] == part["bytes_sent"] / gpu.network
     assert any("between nodes a GPU is taken to send 50 GB" in line for line in plan["verdict"])
+
+
+def test_a_product_without_tiles_of_triton_compiles_too(gpu_plugin):
+    """XLA takes one tiling without a GPU, and this gradient's isn't one for its shapes."""
+    where = jax.sharding.SingleDeviceSharding(absent_devices("h200:1")[0])
+    array = functools.partial(jax.ShapeDtypeStruct, sharding=where)
+
+    @jax.jit
+    @jax.grad
+    def gradient(x, weights, segments):
+        q, k, v = jnp.split((x @ weights).reshape(4, 512, 12, 24), 3, axis=2)
+        return jnp.sum(attention.segment(q, k, v, segments, attention.PLAIN) ** 2)
+
+    arrays = array((4, 512, 96), "float32"), array((96, 288), "float32"), array((4, 512), "int32")
+    lowered = gradient.lower(*arrays)
+    text = programs.Program("gradient", lambda: lowered, {}, {}).compiled.as_text()
+    assert "__cublas$" in text
+
+
+def test_what_xla_cannot_compile_is_one_line(monkeypatch, capsys):
+    def compiled(program):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no tiles\n  for this\n" + 99 * "x")
+
+    monkeypatch.setattr(programs.Program, "compiled", property(compiled))
+    assert command.main(["--config=configs/sft.py"]) == 1
+    [line] = capsys.readouterr().err.splitlines()[1:]
+    assert line.startswith("error: XLA can't compile sft for a cpu (INTERNAL: no tiles); try other")
 
 
 def test_the_search_looks_among_gpus(gpu_plugin, capsys):

@@ -85,6 +85,29 @@ def test_a_report_adds_up(plan):
     )
 
 
+@pytest.mark.parametrize(
+    "changes, old, updates",
+    [
+        ({}, False, 1),
+        ({"num_iterations": 2, "mini_batches": 4, "beta": 0.0}, True, 8),
+        ({"kl_in": "reward"}, True, 1),
+        ({"kl_in": "reward", "beta": 0.0}, False, 1),
+    ],
+)
+def test_every_score_and_every_update_of_a_batch_counts(changes, old, updates):
+    """What a run does follows from the same fields: see `GRPO.score` and `GRPO.step`."""
+    fields = {f"grpo.{name}": value for name, value in changes.items()}
+    config = replaced(_config(), {"stages": ("grpo",), "grpo.batch_size": 8, **fields})
+    found = programs.programs(config, tiny.CONFIG, make_mesh(), Shape(16, 36, 16))
+    times = {program.name: program.times for program in found}
+    assert times["update"] == updates
+    assert ("old" in times) == old and ("reference" in times) == bool(config.grpo.beta)
+    parts = [measure.Part(name, None, {}, {}, 0.0, hlo.Cost(flops=n)) for name, n in times.items()]
+    limits = devices.Limits(1.0, 1.0, 1.0)
+    plan = measure.Plan(config, tiny.CONFIG, make_mesh(), Shape(16, 36, 16), limits, parts)
+    assert sum(plan.seconds("grpo").values()) == sum(times.values())
+
+
 def known(plan, memory):
     """The same on a device with this much memory."""
     limits = devices.Limits(flops=1e12, bandwidth=1e11, network=1e10, memory=memory)
@@ -397,6 +420,10 @@ def test_a_lower_bound_is_one(plan):
         (["--topology=mi300:8"], "expected a TPU slice such as v5e:2x4, or GPUs such as"),
         (["--config.stages="], "expected a stage of training"),
         (["--prompt-tokens=3"], "--prompt-tokens=3: expected"),
+        (["--prompt-tokens=-3"], "--prompt-tokens=-3: expected 1 or more"),
+        (["--patches=18"], "--patches=18: expected a multiple of 4"),
+        (["--samples=0"], "--samples=0: expected 1 or more"),
+        (["--search", "--tries=0"], "--tries=0: expected 1 or more"),
         (["--search"], "--search: the memory of a cpu isn't known"),
         (["--config.grpo.kl=k9"], "--config.grpo.kl=k9: expected one of k1, k2, k3"),
         (["--oops"], "--oops"),
