@@ -26,6 +26,7 @@ The exit code is 0 if everything holds, 1 if something does not, and 130 after C
 """
 
 import argparse
+import math
 import pathlib
 import signal
 import sys
@@ -34,6 +35,7 @@ from collections.abc import Sequence
 from rrft_jax.accelerator import parts, summary
 from rrft_jax.accelerator.findings import Finding
 from rrft_jax.accelerator.running import FILE, USUAL, Check, Outcome
+from rrft_jax.errors import UserError
 from rrft_jax.markdown import aligned
 from rrft_jax.prog import prog
 
@@ -57,11 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     names = args.parts.split(",")
-    if unknown := [name for name in names if name not in parts.PARTS]:
-        print(
-            f"error: --parts={args.parts}: {unknown[0]!r} is not one of {', '.join(parts.PARTS)}",
-            file=sys.stderr,
-        )
+    try:
+        verify(args, names)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     check = Check(pathlib.Path(args.out), names, 60 * args.minutes, show)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end, as Ctrl-C
@@ -75,6 +76,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"written: {check.out / FILE}")
     print(f"to look at: {', '.join(failed)}" if failed else "everything holds")
     return 0 if check.holds else 1
+
+
+def verify(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Check the arguments, and make the folder.
+
+    Raises:
+      UserError: there is no such part, no time, or no such folder.
+    """
+    if unknown := [name for name in names if name not in parts.PARTS]:
+        raise UserError(
+            f"--parts={args.parts}: {unknown[0]!r} is not one of {', '.join(parts.PARTS)}"
+        )
+    if not 0 < args.minutes < math.inf:
+        raise UserError(f"--minutes={args.minutes:g}: expected a number above 0, such as 9")
+    try:
+        pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            f"--out={args.out}: this folder can't be made ({why}); name another"
+        ) from error
 
 
 def show(name: str, outcome: Outcome) -> None:

@@ -56,7 +56,7 @@ class Check:
     """A run of the check.
 
     Attributes:
-      out: the folder of its files.
+      out: the folder of its files, which exists.
       names: the parts to run, in order.
       seconds: the time that all parts have together; their own limits grow with it.
       say: a function that is called with the table of each part at its end.
@@ -83,7 +83,6 @@ class Check:
         Raises:
           KeyboardInterrupt: a signal ended the check; its files are whole.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(prefix="rrft_jax-compiled-") as compiled,
             (self.out / LOG).open("w") as log,

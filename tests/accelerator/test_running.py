@@ -112,8 +112,16 @@ def test_a_signal_ends_the_check_with_what_was_measured(sent, tmp_path):
     assert found["device"]["findings"][0]["value"] == 1.0
 
 
-def test_an_unknown_part_is_refused(capsys):
-    assert main(["--parts=device,kernel"]) == 1
-    assert capsys.readouterr().err.startswith(
-        "error: --parts=device,kernel: 'kernel' is not one of device, kernels, score"
-    )
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--parts=device,kernel"], "--parts=device,kernel: 'kernel' is not one of device, kern"),
+        (["--minutes=0"], "--minutes=0: expected a number above 0"),
+        (["--minutes=nan"], "--minutes=nan: expected a number above 0"),
+        (["--out=/dev/null/found"], "--out=/dev/null/found: this folder can't be made"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, arguments, message):
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"error: {message}") and err.count("\n") == 1
