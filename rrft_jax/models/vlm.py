@@ -57,7 +57,8 @@ class VLM:
       attention: the library that computes attention (`models/attention`); "auto" chooses by the
         devices.
       remat: the rematerialisation policy of both towers' layers (`models/remat.py`).
-      logit_chunk: the number of tokens of each completion whose logits are in memory at a time.
+      logit_chunk: the greatest number of tokens of each completion whose logits are in memory at a
+        time.
       lora: the form of the adapter that `params` may have (`models/adapter.py`); None if it has
         none.
       mesh: the mesh that activations are laid out on; None on one device.
@@ -249,8 +250,8 @@ class VLM:
         The backward pass computes a chunk's logits again.
         """
         batch, group, length, width = hidden.shape
-        chunk = min(self.logit_chunk, length)
-        chunks = -(-length // chunk)
+        chunks = -(-length // self.logit_chunk)
+        chunk = -(-length // chunks)  # as equal as can be, so that little is padding
         pad = chunks * chunk - length
 
         def split(x):  # [B,G,T,...] -> [chunks,B,G,chunk,...]

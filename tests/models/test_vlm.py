@@ -114,12 +114,13 @@ def test_decoding_token_by_token_gives_the_scores(case):
 
 def test_chunks_and_rematerialisation_change_nothing(case):
     _, params, prompt, tokens, _ = case
+    tokens = tokens[..., :5]
 
     def gradient(model):
         return jax.jit(jax.grad(lambda p: model.score(p, prompt, tokens).sum()))(params)
 
     want = gradient(tiny.model(logit_chunk=100))
-    got = gradient(tiny.model(logit_chunk=5, remat="full"))  # 5 doesn't divide the 6 tokens
+    got = gradient(tiny.model(logit_chunk=3, remat="full"))  # the second chunk has 2 tokens
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), got, want)
 
 
