@@ -16,7 +16,7 @@ All other fields have the defaults of `rrft_jax/settings.py`.
 MODEL = {
     "checkpoint_every": 20,
     "model.compute_dtype": "float32",
-    "model.remat": "none",
+    "model.remat": "dots",
     "data.buckets": 1,  # rows have similar sizes, so a second shape costs more than it saves
     "data.thought_dropout": 0.5,  # SFT often skips the thought; GRPO learns when to think
     "sampling.temperature": 1.0,

@@ -69,8 +69,8 @@ class ModelSettings:
     )
     remat: str = field(
         "full",
-        "The backward pass recomputes every layer (`full`), all but its products with weights "
-        "(`dots`), or nothing.",
+        "The backward pass recomputes every layer (`full`), all but its products with weights and "
+        "its attention (`dots`), or nothing (`none`).",
         one_of("none", "full", "dots"),
         FREE,
     )

@@ -9,15 +9,20 @@ MLPs and norms are the parts that `VLMConfig` chooses from.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Float, Int
 
 from rrft_jax.models.arrays import Array
+
+# The names of what rematerialisation may keep: products with weights, and attention's results.
+PRODUCT, ATTENTION = "product", "attention"
 
 
 class Dense(nn.Module):
@@ -206,15 +211,13 @@ def product(
 
     The kernel's gradient is a float32 sum over the tokens of all devices, never rounded.
     """
-    if x.dtype == kernel.dtype == _wide(kernel):
-        return _dot(x, kernel, (x.ndim - 1,), (0,), dtype)
-    return _product(x, kernel, (x.dtype, jnp.dtype(dtype)))
+    return checkpoint_name(_product(x, kernel, (x.dtype, jnp.dtype(dtype))), PRODUCT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x: Array, kernel: Array, dtypes: tuple[jnp.dtype, jnp.dtype]) -> Array:
     """Return `product` for the dtypes of (x, the result)."""
-    return _dot(x, kernel.astype(x.dtype), (x.ndim - 1,), (0,), dtypes[1])
+    return _dot(x, kernel.astype(x.dtype), 0, dtypes[1])
 
 
 def _forward(x, kernel, dtypes):
@@ -228,15 +231,48 @@ def _backward(dtypes, kept, gradient):
     (x, kernel), (narrow, dtype) = kept, dtypes
     if isinstance(gradient, SymbolicZero):
         return None, None
-    of_x = _dot(gradient, kernel.astype(narrow), (gradient.ndim - 1,), (1,), dtype).astype(narrow)
+    of_x = _dot(gradient, kernel.astype(narrow), 1, dtype).astype(narrow)
     if x is None:
         return of_x, None
-    tokens = tuple(range(x.ndim - 1))
-    return of_x, _dot(x, gradient, tokens, tokens, _wide(kernel)).astype(kernel.dtype)
+    return of_x, _summed(x, gradient, _wide(kernel)).astype(kernel.dtype)
 
 
 _product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _dot(a, b, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: Any) -> Array:
-    return jax.lax.dot_general(a, b, ((of_a, of_b), ((), ())), preferred_element_type=dtype)
+def _dot(x: Array, kernel: Array, axis: int, dtype: Any) -> Array:
+    """Contract the last axis of x with one of the kernel's two."""
+
+    def dot(x):
+        axes = (x.ndim - 1,), (axis,)
+        return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=dtype)
+
+    def of_matrices(x):
+        return dot(_matrix(x)).reshape(*x.shape[:-1], -1)
+
+    return _by_platform(dot, of_matrices, x)
+
+
+def _summed(x: Array, y: Array, dtype: Any) -> Array:
+    """Return the sum over tokens of the products of x and y, [I,O]."""
+
+    def dot(x, y):
+        tokens = tuple(range(x.ndim - 1))
+        axes = (tokens, tokens), ((), ())
+        return jax.lax.dot_general(x, y, axes, preferred_element_type=dtype)
+
+    def of_matrices(x, y):
+        return dot(_matrix(x), _matrix(y))
+
+    return _by_platform(dot, of_matrices, x, y)
+
+
+def _by_platform(general: Callable, of_matrices: Callable, *arrays: Array) -> Array:
+    """Multiply matrices on CPUs, where XLA copies and transposes arrays of more axes."""
+    if arrays[0].ndim <= 2:
+        return general(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=of_matrices, default=general)
+
+
+def _matrix(x: Float[Array, "*N I"]) -> Float[Array, "M I"]:
+    return x.reshape(-1, x.shape[-1])

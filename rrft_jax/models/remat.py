@@ -6,11 +6,13 @@ import jax
 from flax import linen as nn
 
 from rrft_jax.errors import UserError
+from rrft_jax.models.layers import ATTENTION, PRODUCT
 
 POLICIES = {
     "none": None,  # keep everything
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input alone
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep products with weights
+    # Keep what is dear: products with weights, and what attention's own backward pass reads.
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, ATTENTION),
 }
 Layer = TypeVar("Layer", bound=type[nn.Module])
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import fused, neighbours
 from rrft_jax.models.attention.fused import Keys
-from rrft_jax.models.layers import widened
+from rrft_jax.models.layers import ATTENTION, widened
 
 
 def segment(
@@ -95,6 +96,7 @@ def _forward(q, sets):
         total = functools.reduce(jnp.logaddexp, (normaliser for _, normaliser in parts))
         shares = (widened(x) * jnp.exp(own - total)[..., None] for x, own in parts)
         attended = functools.reduce(jnp.add, shares).astype(q.dtype)
+    attended, total = checkpoint_name((attended, total), ATTENTION)
     return attended, (q, sets, attended, total)
 
 

@@ -18,6 +18,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
+from rrft_jax.models.layers import ATTENTION
 
 BLOCKS = (512, 256, 128)  # tokens that a kernel handles at a time
 PADDING, REAL = 0, 1  # the segments of a prompt
@@ -142,6 +143,7 @@ def _attend(
         block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCK_SIZES, how.block)),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=ATTENTION,
         interpret=how.interpret,
     )
 

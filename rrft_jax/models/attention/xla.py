@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Bool, Float, Int
 
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import neighbours
 from rrft_jax.models.attention.neighbours import NOTHING, beside, flat
-from rrft_jax.models.layers import widened
+from rrft_jax.models.layers import ATTENTION, widened
 
 MASKED = -1e30  # finite: a padding token that sees nothing must not become NaN
 MOST_SCORES = 2**21  # the most scores in memory at a time: 8 MiB
@@ -192,8 +193,9 @@ def _forward(q, sets):
             for w, each in zip(weights, sets)
         ],
     )
-    attended = (attended / total).astype(q.dtype)
-    return attended, (q, sets, attended, highest + jnp.log(total))
+    results = (attended / total).astype(q.dtype), highest + jnp.log(total)
+    attended, normaliser = checkpoint_name(results, ATTENTION)
+    return attended, (q, sets, attended, normaliser)
 
 
 def _backward(kept, gradient):
