@@ -89,6 +89,12 @@ class Ahead:
             with compilations.waiting_for_thread(words):
                 concurrent.futures.wait([job])
 
+    def give_up(self, name: Hashable) -> None:
+        """Take back a job, which need not exist, if no thread has begun it."""
+        job = self._jobs.get(name)
+        if job is not None:
+            job.cancel()
+
     def _work(self) -> None:
         compilations.be_quiet()
         while True:

@@ -14,6 +14,8 @@ from rrft_jax.models.arrays import Array
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel import sharding
 
+CUTS = (1, 2, 4, 8)  # the parts of T at which `cut` may end
+
 
 @flax.struct.dataclass
 class Rewards:
@@ -90,6 +92,25 @@ class Rollouts:
     def local(self) -> "Rollouts":
         """Return the rows of this process, with their prompts."""
         return self.select(self.row_ids).replace(prompt=self.prompt, row_ids=None)
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of a completion."""
+        return int(self.mask.sum(-1).max())
+
+    def cut(self, longest: int) -> "Rollouts":
+        """Return rollouts on the host without places that no completion needs.
+
+        Lengths are few, because a program is compiled for each: T, and its half, quarter and
+        eighth.
+
+        Args:
+          longest: the most tokens of a completion.
+        """
+        length = self.tokens.shape[-1]
+        length = min(x for part in CUTS if (x := -(-length // part)) >= longest)
+        arrays = {name: getattr(self, name) for name in ("tokens", "mask", "rollout_log_probs")}
+        return self.replace(**{name: x[..., :length] for name, x in arrays.items()})
 
     def inputs(self) -> "Rollouts":
         """Return only the arrays that scoring and the update read."""

@@ -67,7 +67,8 @@ class GRPO:
         self.base, trained = tuning.split(params)
         self.state = states.create(trained, optimizer, section.freeze, self.mesh)
         layout = states.layout(self.state)
-        self.update = make_update(model, optimizer, section, layout, config.seed)
+        longest = sampling.max_new_tokens
+        self.update = make_update(model, optimizer, section, layout, config.seed, longest)
         self.scorer = make_scorer(model, section.mini_batches * section.micro_batches)
         self.key = jax.random.fold_in(jax.random.key(config.seed), SAMPLING_STREAM)
         # On a GPU XLA times kernels while it compiles, which a running program would disturb. On
@@ -112,6 +113,7 @@ class GRPO:
         self.compile_ahead(state, prompt)
         sampled = self.sample(params, prompt, number, 0, clock)
         if not config.dynamic_sampling:  # the devices score while the host decodes and rewards
+            sampled = sampled.cut(max(distributed.gather(sampled.longest)))
             inputs, scores = self.score(params, sampled, prompt, clock)
         first = rollouts = self.reward(batch, sampled, number, clock)
         more = self._more(params, batches, number, clock)
@@ -119,12 +121,13 @@ class GRPO:
             rollouts, more, self.processor, config.dynamic_sampling
         )
         if config.dynamic_sampling:
+            rollouts = rollouts.cut(rollouts.longest)
             local = rollouts.local()
             if replaced:
                 prompt = sharding.shard(self.mesh, local.prompt, prompts.AXES)
             inputs, scores = self.score(params, local, prompt, clock)
         with clock("update"):
-            self._finish_compiling("update", prompt)
+            self._finish_compiling("update", inputs)
             advantages = self.advantages(state, rollouts, inputs, scores)
             local_advantages = advantages[list(rollouts.row_ids)]
             learnt = Minibatch(inputs, scores, sharding.shard(self.mesh, local_advantages, "BG"))
@@ -154,21 +157,23 @@ class GRPO:
     def compile_ahead(self, state: TrainState, prompt: Prompt) -> None:
         """Begin to compile the scores and the update of prompts of a new shape, and return.
 
-        Meanwhile the sampler works. A batch whose groups are replaced may get another shape; its
-        programs are then compiled when they are needed.
+        Meanwhile the sampler works. They are the programs for completions of full length. Those
+        for shorter ones are compiled when they are needed, and those for a batch whose groups are
+        replaced, if it gets another shape.
         """
-        if self.ahead is None or self.ahead.knows(self._job("update", prompt)):
+        if self.ahead is None:
             return
-        config, length = self.config, self.generation.max_new_tokens
-        state, prompt, base = ahead.shapes((state, prompt, self.base))
-        reference = ahead.shapes(self.reference)
-        inputs = rollout_data.abstract(prompt, self.mesh, config.num_generations, length)
+        group, length = self.config.num_generations, self.generation.max_new_tokens
+        if self.ahead.knows(self._job("update", prompt, length)):
+            return
+        state, base, reference = ahead.shapes((state, self.base, self.reference))
+        inputs = rollout_data.abstract(ahead.shapes(prompt), self.mesh, group, length)
 
         def score() -> Scores:
             old = self.updates > 1 or self._penalized
             weights = {**base, **state.params} if old else None, reference
             return Scores(
-                *(w and ahead.result(self.scorer, w, prompt, inputs.tokens) for w in weights)
+                *(w and ahead.result(self.scorer, w, inputs.prompt, inputs.tokens) for w in weights)
             )
 
         def update() -> None:
@@ -179,17 +184,22 @@ class GRPO:
             self.update.lower(state, learnt, 0, base).compile()
 
         for name, compile in (("score", score), ("update", update)):
-            self.ahead.begin(self._job(name, prompt), compile)
+            self.ahead.begin(self._job(name, prompt, length), compile)
 
-    def _job(self, name: str, prompt: Prompt) -> Hashable:
-        """Return the name of a compilation for prompts of a shape."""
-        return name, prompt.patches.shape, prompt.tokens.shape
+    def _job(self, name: str, prompt: Prompt, length: int) -> Hashable:
+        """Return the name of a compilation for prompts of a shape and completions of a length."""
+        return name, prompt.patches.shape, prompt.tokens.shape, length
 
-    def _finish_compiling(self, name: str, prompt: Prompt) -> None:
-        """Wait for a program that is being compiled for such prompts."""
-        if self.ahead:
-            words = compilations.WORDS[{"update": "grpo_step"}.get(name, name)]
-            self.ahead.finish(self._job(name, prompt), words)
+    def _finish_compiling(self, name: str, inputs: Rollouts) -> None:
+        """Wait for a program if it is being compiled for such rollouts."""
+        if not self.ahead:
+            return
+        prompt, length = inputs.prompt, inputs.tokens.shape[-1]
+        words = compilations.WORDS[{"update": "grpo_step"}.get(name, name)]
+        self.ahead.finish(self._job(name, prompt, length), words)
+        longest = self.generation.max_new_tokens
+        if length < longest:  # perhaps no batch will ever have the full length
+            self.ahead.give_up(self._job("update", prompt, longest))
 
     def sample(
         self, params: dict, prompt: Prompt, number: int, before: int, clock: Stopwatch
@@ -224,8 +234,8 @@ class GRPO:
     ) -> tuple[Rollouts, Scores]:
         """Return the rollouts on the mesh and the loss's scores; do not wait for the devices."""
         with clock("rewards"):
-            self._finish_compiling("score", prompt)
             inputs = sampled.shard(self.mesh, prompt)
+            self._finish_compiling("score", inputs)
             old = reference = None
             if self.updates > 1 or self._penalized:
                 with jax.profiler.TraceAnnotation("old"):
@@ -312,6 +322,7 @@ def make_update(
     config: GRPOSettings,
     layout: TrainState,
     seed: int = 0,
+    max_new_tokens: int | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
     """Return the jitted update: (state, batch, part, base) -> (state, metrics).
 
@@ -321,7 +332,7 @@ def make_update(
     batch. Row i belongs to part i % mini_batches. `layout` is a tree of shardings like the state
     (`state.layout`); the new state has the same layout. A state that has not moved yet must hold
     the weights of the reference. `base` are the frozen weights beside an adapter (`tuning.py`). The
-    dropout of an adapter depends on `seed`.
+    dropout of an adapter depends on `seed`. `max_new_tokens` is as in `weigh`.
     """
 
     @jax.named_scope("update")
@@ -331,7 +342,7 @@ def make_update(
         parts = sharding.micro_batches(batch, axes(batch), config.mini_batches)
         batch = jax.tree.map(lambda x: x[part], parts)
         # Computed before the split into micro-batches, because they depend on the whole batch.
-        batch = batch.replace(weights=weigh(config, batch.rollouts))
+        batch = batch.replace(weights=weigh(config, batch.rollouts, max_new_tokens))
         rows = len(batch.advantages)
         number = config.micro_batches or sharding.one_row_each(model.mesh, rows)
         keys = tuning.row_keys(model, seed, state.step, rows)

@@ -61,8 +61,10 @@ def axes(batch: Minibatch) -> Minibatch:
     return Minibatch(rollout_data.AXES, scores, "BG", weights)
 
 
-def weigh(config: GRPOSettings, rollouts: Rollouts) -> Weights:
+def weigh(config: GRPOSettings, rollouts: Rollouts, max_new_tokens: int | None = None) -> Weights:
     """Return each token's weight in a batch, by `config.aggregation` and `config.mask_truncated`.
+
+    `max_new_tokens` is the longest completion that the sampler allows; None is that of the arrays.
 
     A completion that was cut off may have been on its way to a right answer. `mask_truncated`
     takes it out of the loss, so that it isn't punished for its length (DAPO's overlong filtering,
@@ -70,9 +72,10 @@ def weigh(config: GRPOSettings, rollouts: Rollouts) -> Weights:
     """
     mask = rollouts.mask
     counted = mask & rollouts.finished[..., None] if config.mask_truncated else mask
+    most = max_new_tokens or mask.shape[-1]
     return Weights(
-        loss=objectives.AGGREGATIONS[config.aggregation](counted),
-        metrics=objectives.sequence_weights(mask),
+        loss=objectives.AGGREGATIONS[config.aggregation](counted, most),
+        metrics=objectives.sequence_weights(mask, most),
     )
 
 

@@ -288,7 +288,7 @@ AGGREGATIONS: dict[str, Choice] = {}
 
 
 @_register(AGGREGATIONS, "sequence", "GRPO", "https://arxiv.org/abs/2402.03300")
-def sequence_weights(mask: jax.Array) -> jax.Array:
+def sequence_weights(mask: jax.Array, max_new_tokens: int) -> jax.Array:
     """The mean over a completion's tokens, then over completions."""
     batch, group, _ = mask.shape
     lengths = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
@@ -296,7 +296,7 @@ def sequence_weights(mask: jax.Array) -> jax.Array:
 
 
 @_register(AGGREGATIONS, "token", "DAPO", "https://arxiv.org/abs/2503.14476")
-def token_weights(mask: jax.Array) -> jax.Array:
+def token_weights(mask: jax.Array, max_new_tokens: int) -> jax.Array:
     """The mean over all tokens of the batch, elsewhere called BNPO.
 
     The tokens of long completions count as much as others.
@@ -305,9 +305,10 @@ def token_weights(mask: jax.Array) -> jax.Array:
 
 
 @_register(AGGREGATIONS, "constant", "Dr. GRPO", "https://arxiv.org/abs/2503.20783")
-def constant_weights(mask: jax.Array) -> jax.Array:
+def constant_weights(mask: jax.Array, max_new_tokens: int) -> jax.Array:
     """The sum over tokens, divided by B x G x `sampling.max_new_tokens`."""
-    return mask / mask.size
+    batch, group, _ = mask.shape
+    return mask / (batch * group * max_new_tokens)
 
 
 # Field of the config's section `grpo` -> its choices by name.

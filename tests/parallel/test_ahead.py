@@ -30,9 +30,12 @@ def test_a_job_under_way_is_waited_for_and_one_in_the_queue_is_given_up(one_thre
 
     one_thread.begin("first", first)
     one_thread.begin("first", lambda: done.append("again"))
-    one_thread.begin("second", lambda: done.append("second"))
+    for name in ("second", "given up"):
+        one_thread.begin(name, lambda name=name: done.append(name))
     assert begun.wait(60)
     one_thread.finish("second")
+    for name in ("first", "given up", "unknown"):
+        one_thread.give_up(name)
     threading.Timer(0.1, goes_on.set).start()
     one_thread.finish("first")
     third = threading.Event()

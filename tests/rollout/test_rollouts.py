@@ -57,6 +57,21 @@ def test_rewards_that_only_some_rows_have_are_nan_in_the_others():
     assert joined.number_of_tokens == 3 * 10 + 3 * G * T
 
 
+def test_rollouts_are_cut_at_a_part_of_their_length_that_keeps_every_token():
+    rollouts = rewarded(0, 2, "a", (0, 1))
+    longer = {"tokens": np.int32, "mask": bool, "rollout_log_probs": np.float32}
+    rollouts = rollouts.replace(**{name: np.ones((2, G, 10), t) for name, t in longer.items()})
+    lengths = {}
+    for longest in range(11):
+        cut = rollouts.replace(mask=rollouts.mask & (np.arange(10) < longest))
+        assert cut.longest == longest
+        cut = cut.cut(cut.longest)
+        assert cut.mask.sum() == 2 * G * longest and cut.texts is rollouts.texts
+        assert cut.tokens.shape == cut.mask.shape == cut.rollout_log_probs.shape
+        lengths[longest] = cut.tokens.shape[-1]
+    assert list(lengths.values()) == [2, 2, 2, 3, 5, 5, 10, 10, 10, 10, 10]
+
+
 @pytest.mark.parametrize("axes", [{}, {"data": 2, "fsdp": 2}], ids=["one device", "four"])
 def test_abstract_rollouts_are_the_inputs_on_the_mesh(axes):
     mesh = make_mesh(**axes)

@@ -158,7 +158,31 @@ def test_a_resumed_run_samples_replaces_and_learns_the_same(finished, processor,
         assert got == want and len(got) >= STEPS
 
 
-def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_path):
+@pytest.fixture
+def lengths(monkeypatch):
+    """The lengths of completions in updates; completions end after two of eight tokens."""
+    seen, sample, make = [], grpo.generate, grpo.make_update
+
+    def ended(*args):
+        rollouts = sample(*args)
+        return rollouts.replace(mask=rollouts.mask & (np.arange(8) < 2))
+
+    def watched(*args):
+        update = make(*args)
+
+        def call(state, learnt, *rest):
+            seen.append(learnt.rollouts.tokens.shape[-1])
+            return update(state, learnt, *rest)
+
+        call.lower = update.lower
+        return call
+
+    monkeypatch.setattr(grpo, "generate", ended)
+    monkeypatch.setattr(grpo, "make_update", watched)
+    return seen
+
+
+def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_path, lengths):
     """A bfloat16 policy, an int8 reference, the penalty in the reward: all of it is rounding."""
     with_none = {"repetition": 0.0, "dynamic_sampling": 0}
     start, _ = train(tmp_path / "none", processor, steps=0, **with_none)
@@ -167,6 +191,7 @@ def test_steps_without_a_signal_leave_the_weights_as_they_are(processor, tmp_pat
     (metrics,) = lines(tmp_path / "some" / "metrics.jsonl")
     assert metrics["flat_groups"] == 1 and metrics["skipped_updates"] == 4
     assert metrics["kl"] == metrics["gradient_norm"] == 0
+    assert lengths == [2] * 4  # no place is scored that no completion needs
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,13 @@ def table():
     return {"table": jax.device_put(table, sharding.replicated(make_mesh()))}
 
 
-def updated(config, batches, parts=(0,)):
+def updated(config, batches, parts=(0,), longest=None):
     """The table after an update on each part of each batch, and the metrics of each update."""
     config = ml_collections.ConfigDict({**HYPER, **config})
     optimizer = optimizers.make_optimizer(config, 100)
     state = states.create(table(), optimizer, "", make_mesh())
-    step = grpo.make_update(Bigrams(), optimizer, config, states.layout(state))
+    layout = states.layout(state)
+    step = grpo.make_update(Bigrams(), optimizer, config, layout, max_new_tokens=longest)
     metrics = []
     for batch in batches:
         for part in parts:
@@ -95,6 +96,22 @@ def test_any_number_of_micro_batches_gives_the_same_parameters(aggregation, trun
         np.testing.assert_allclose(parts, whole, atol=1e-6)
         for name, value in metrics.items():
             assert of_parts[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("aggregation", objectives.AGGREGATIONS)
+def test_places_after_the_end_of_all_completions_change_nothing(aggregation):
+    config = {"aggregation": aggregation, "importance_sampling": "sequence"}
+    batch = jax.device_get(batch_of(make_mesh()))
+    ended = batch.rollouts.mask & (np.arange(T) < T // 2)
+    batch = batch.replace(rollouts=batch.rollouts.replace(mask=ended))
+    scores = jax.tree.map(lambda x: x[..., : T // 2], batch.scores)
+    short = batch.replace(rollouts=batch.rollouts.cut(T // 2), scores=scores)
+    assert short.rollouts.tokens.shape == (B, G, T // 2)
+    whole, (metrics,) = updated(config, [batch])
+    cut, (of_cut,) = updated(config, [short], longest=T)
+    np.testing.assert_allclose(cut, whole, atol=1e-6)
+    for name, value in metrics.items():
+        assert of_cut[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 def test_a_mini_batch_is_an_update_as_if_it_were_all():
