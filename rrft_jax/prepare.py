@@ -75,7 +75,7 @@ def check(config: Config, point: branch.Point | None = None) -> Checked:
     """
     trackers.check(config.trackers)
     mesh = make_mesh(**config.mesh.axes)
-    _check_batches(config, mesh)
+    check_batches(config, mesh)
     folder = model_folder(config.model)
     sizes, _ = read_config(folder)
     layout.check(sizes, mesh)
@@ -198,7 +198,12 @@ def _warn_about_size(config: Config, params: dict) -> None:
         )
 
 
-def _check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
+def check_batches(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Check that every device gets as many rows of a batch.
+
+    Raises:
+      UserError: the batch of a stage isn't a multiple of the devices and of its parts.
+    """
     parts = batch_shards(mesh)
     for stage in config.stages:
         section = config.stage(stage)

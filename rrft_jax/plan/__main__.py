@@ -63,11 +63,13 @@ from rrft_jax.data.shapes import Shape
 from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
 from rrft_jax.hf.pretrained import read_config
+from rrft_jax.models import layout
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.models.families import RELEASED
 from rrft_jax.parallel import devices
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.plan import measure, report, search
+from rrft_jax.prepare import check_batches
 from rrft_jax.prog import prog
 from rrft_jax.settings import Config
 from rrft_jax.training import objectives
@@ -124,7 +126,8 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, measure.Pl
     """Return (changes, plan) pairs: one without changes, or with --search one per candidate.
 
     Raises:
-      UserError: the config has no stage, the devices aren't known, or nothing can fit.
+      UserError: the config has no stage, the devices aren't known, a run would refuse their mesh,
+        or nothing can fit.
     """
     if not config.stages:
         raise UserError("--config.stages=: expected a stage of training, sft or grpo")
@@ -149,6 +152,8 @@ def run(config: Config, args: argparse.Namespace) -> list[tuple[dict, measure.Pl
         plans = search.search(config, sizes, found, shape, limits, args.tries, _say)
     else:
         mesh = make_mesh(**config.mesh.axes, devices=found)
+        check_batches(config, mesh)
+        layout.check(sizes, mesh)
         plans = [({}, measure.make_plan(config, sizes, mesh, shape, limits, say=_say))]
     for _, plan in plans:
         plan.samples = samples

@@ -17,6 +17,7 @@ import jax
 from rrft_jax.data.shapes import Shape
 from rrft_jax.errors import UserError
 from rrft_jax.fields import replaced
+from rrft_jax.models import layout
 from rrft_jax.models.config import VLMConfig
 from rrft_jax.parallel.devices import GIB, Limits
 from rrft_jax.parallel.mesh import make_mesh
@@ -59,7 +60,8 @@ def search(
         changed = replaced(config, changes)
         try:
             mesh = make_mesh(**changed.mesh.axes, devices=devices)
-        except UserError:  # tensor would span nodes
+            layout.check(sizes, mesh)
+        except UserError:  # a run would refuse this mesh
             continue
         least = lower_bound(changed, sizes, mesh, shape)
         bounds.append((least, describe(changes)))

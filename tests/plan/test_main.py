@@ -422,6 +422,11 @@ def test_a_lower_bound_is_one(plan):
         (["--prompt-tokens=3"], "--prompt-tokens=3: expected"),
         (["--prompt-tokens=-3"], "--prompt-tokens=-3: expected 1 or more"),
         (["--patches=18"], "--patches=18: expected a multiple of 4"),
+        (
+            ["--topology=v5e:4x4", "--config.mesh.data=16"],
+            "sft.batch_size=4: expected a multiple of",
+        ),
+        (["--config.mesh.tensor=8"], "--config.mesh.tensor=8: "),
         (["--samples=0"], "--samples=0: expected 1 or more"),
         (["--search", "--tries=0"], "--tries=0: expected 1 or more"),
         (["--search"], "--search: the memory of a cpu isn't known"),
