@@ -216,8 +216,8 @@ def verdict(plan: Plan) -> str:
     lines.append(f"for more room change first: {advice(plan)}")
     for stage in plan.config.stages:
         if plan.limits and (steps := plan.seconds(stage)):
-            parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in steps.items())
-            lines.append(f"a step of {stage} takes at least {sum(steps.values()):.2f} s ({parts})")
+            parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in steps.items())
+            lines.append(f"a step of {stage} takes at least {sum(steps.values()):.3g} s ({parts})")
     if _several_nodes(plan):
         lines.append(
             f"between nodes a GPU is taken to send {plan.limits.between / 1e9:.0f} GB a second (an "
@@ -285,7 +285,7 @@ def _cost_row(part: Part, limits: Limits | None, columns: Mapping[str, str]) -> 
     if limits:
         seconds = part.seconds(limits)
         slowest = max(seconds, key=seconds.get)
-        cells |= {"seconds at least": f"{seconds[slowest]:.3f}", "bound by": slowest}
+        cells |= {"seconds at least": f"{seconds[slowest]:.3g}", "bound by": slowest}
     return (part.name, *(cells[name] for name in columns))
 
 

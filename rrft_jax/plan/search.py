@@ -168,6 +168,6 @@ def as_text(found: Found) -> str:
         lines = [f"nothing that was tried fits; the nearest misses {-best.spare / GIB:.2f} GiB:"]
     for changes, plan in found:
         line = report.verdict(plan).splitlines()[0].removeprefix("verdict: ")
-        seconds = f"; {total_seconds(plan):.2f} s at least" if plan.fits else ""
+        seconds = f"; {total_seconds(plan):.3g} s at least" if plan.fits else ""
         lines.append(f"{describe(changes)}\n    {line}{seconds}")
     return "\n".join([*lines, "", "the first of them:", report.as_text(best)])
