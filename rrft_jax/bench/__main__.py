@@ -3,6 +3,7 @@
     python -m rrft_jax.bench grpo --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench update --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench repeated --preset=hf_baseline [--checkpoint=DIR] [--repeats=5]
+    python -m rrft_jax.bench growth [--repeats=3]
     python -m rrft_jax.bench lora --preset=hf_baseline [--rank=16] [--checkpoint=DIR] [--repeats=5]
     python -m rrft_jax.bench sampler [--preset=long_tail] [--checkpoint=DIR] [--cache_chunk=256]
         [--temperature=1 --top_k=0 --top_p=1] [--repeats=9]
@@ -25,6 +26,11 @@ reports the share of the peak that the model's own operations reach (model FLOPs
 
 `repeated` times the update in turns with a second form of it, in which every prompt and picture is
 repeated for each of its completions. The difference is the gain of sharing them.
+
+`growth` times steps of small shapes, and changes one size at a time: completions per prompt, tokens
+of a prompt, new tokens, prompts, patches of a picture. It reports the exponent of each part's time
+between neighbouring sizes, beside the same with every prompt repeated, and the exponent of the
+memory that the update takes for temporaries. 1 is linear growth, 0 is none.
 
 `lora` times the update of an adapter in turns with that of all weights. It also compares two ways
 to sample: the adapter is added to the sampler's weights once, or stays beside them.
@@ -57,8 +63,9 @@ imports, loading (weights, data, the first batch), tracing, compiling, and the e
 first step. There are no evaluations before the steps, and no SFT.
 
 `checkpoint` measures nothing. It writes a checkpoint folder of any family with random weights, to
-start runs and measurements from. `--preset` is `tiny`, or a released model such as `qwen2_5_vl_3b`,
-whose sizes the model gets. The tokenizer is that of the packaged model, whatever the sizes.
+start runs and measurements from. `--preset` is `tiny`, `small` (the model of `grpo`), or a released
+model such as `qwen2_5_vl_3b`, whose sizes the model gets. The tokenizer is that of the packaged
+model, whatever the sizes.
 """
 
 import argparse
@@ -69,6 +76,7 @@ from collections.abc import Sequence
 from rrft_jax.bench import checkpoint
 from rrft_jax.bench.asking import bench_asking
 from rrft_jax.bench.data import bench_data
+from rrft_jax.bench.growth import bench_growth
 from rrft_jax.bench.grpo import bench_grpo
 from rrft_jax.bench.lora import bench_lora
 from rrft_jax.bench.rewards import bench_rewards
@@ -102,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
         command.add_argument("--checkpoint", help="a folder instead of random weights")
         command.add_argument("--repeats", type=int, default=5)
+    command = commands.add_parser("growth", help="the exponents of a step's time and memory")
+    command.add_argument("--repeats", type=int, default=3)
     command = commands.add_parser("lora", help="the update of an adapter, and of all weights")
     command.add_argument("--preset", choices=PRESETS, default="hf_baseline")
     command.add_argument("--checkpoint", help="a folder instead of random weights")
@@ -143,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = bench_asking(args.checkpoint, args.repeats)
         elif args.command == "start":
             result = bench_start(args.config, args.steps)
+        elif args.command == "growth":
+            result = bench_growth(args.repeats)
         elif args.command == "lora":
             result = bench_lora(PRESETS[args.preset], args.checkpoint, args.repeats, args.rank)
         elif args.command == "checkpoint":

@@ -24,7 +24,26 @@ from rrft_jax.models import table
 from rrft_jax.models.config import Entry, VLMConfig
 from rrft_jax.models.families import FAMILIES, Family
 
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """The sizes of a small model: fields of both towers."""
+
+    vision: dict[str, int]
+    text: dict[str, Any]
+
+
 TINY_PRESET = "tiny"
+SIZES = {
+    "tiny": Size(  # has the vocabulary of the packaged model
+        dict(width=64, mlp_width=192),
+        dict(vocab_size=576, width=128, head_size=32, mlp_width=384, mrope_sections=(6, 5, 5)),
+    ),
+    "small": Size(  # the model of `workload.SMALL`
+        dict(width=128, mlp_width=512),
+        dict(vocab_size=2048, width=256, head_size=64, mlp_width=688, mrope_sections=(8, 12, 12)),
+    ),
+}
 DTYPES = ("float32", "bfloat16", "float16")
 COPIED = (
     "chat_template.json",
@@ -51,7 +70,7 @@ def write_checkpoint(
     Args:
       out: the folder; it must be empty, or not be there yet.
       family: a name of `FAMILIES`.
-      preset: "tiny", or one of the family's released models, whose sizes the model gets.
+      preset: one of `SIZES`, or one of the family's released models, whose sizes the model gets.
       dtype: the dtype of the weights.
       seed: the seed of the weights. A tensor depends on it and on its name alone.
       max_shard_bytes: the largest size of a file of weights.
@@ -92,42 +111,29 @@ def sizes(family: Family, preset: str) -> VLMConfig:
       UserError: the family has no such preset.
     """
     config = next(iter(family.released.values()))
-    if preset == TINY_PRESET:
-        config = _tiny(config)
+    if preset in SIZES:
+        config = _resized(config, SIZES[preset])
     elif preset in family.released:
         config = family.released[preset]
     else:
-        known = ", ".join([TINY_PRESET, *family.released])
+        known = ", ".join([*SIZES, *family.released])
         raise UserError(f"--preset={preset}: {family.title} has {known}")
     packaged, _ = pretrained.read_config(TINY)
     return dataclasses.replace(config, **{name: getattr(packaged, name) for name in _TOKENS})
 
 
-def _tiny(config: VLMConfig) -> VLMConfig:
-    """Return a model of the same parts, with the vocabulary of the packaged one."""
-    packaged, _ = pretrained.read_config(TINY)
+def _resized(config: VLMConfig, size: Size) -> VLMConfig:
+    """Return a model of the same parts in another size."""
     vision = dataclasses.replace(
         config.vision,
         depth=4,
-        width=64,
         heads=4,
-        mlp_width=192,
-        out_width=128,
+        out_width=size.text["width"],
         whole_blocks=config.vision.whole_blocks and (3,),
         deepstack=config.vision.deepstack and (0, 2),
+        **size.vision,
     )
-    text = dataclasses.replace(
-        config.text,
-        vocab_size=packaged.text.vocab_size,
-        width=128,
-        depth=4,
-        heads=4,
-        kv_heads=2,
-        head_size=32,
-        mlp_width=384,
-        mrope_sections=(6, 5, 5),
-        tied=True,
-    )
+    text = dataclasses.replace(config.text, depth=4, heads=4, kv_heads=2, tied=True, **size.text)
     return dataclasses.replace(config, vision=vision, text=text)
 
 

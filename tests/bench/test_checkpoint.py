@@ -18,7 +18,9 @@ from rrft_jax.models import families
 from rrft_jax.models.families import FAMILIES
 from tests import tiny
 
-PRESETS = [(name, preset) for name, f in FAMILIES.items() for preset in ("tiny", *f.released)]
+PRESETS = [
+    (name, preset) for name, f in FAMILIES.items() for preset in (*checkpoint.SIZES, *f.released)
+]
 GRPO = f"--config={pathlib.Path(__file__).resolve().parents[2]}/configs/grpo.py"
 
 

@@ -202,6 +202,10 @@ def a_script(name: str, *arguments: str) -> None:
             assert argument in ("-x", "-m", "not slow") or (ROOT / argument).exists(), argument
     elif name == "./launch/accelerator_check.sh":
         parse_module("rrft_jax.accelerator", *arguments)
+    elif name == "./launch/bench_peers.sh":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(ROOT / "launch/peers")
+            assert importlib.import_module("compare").read(arguments)
     elif name == "./launch/tpu_vm.sh":
         on_a_tpu(file, *arguments)
     else:

@@ -1,0 +1,51 @@
+"""Turns of a measured program: it waits for its turn, runs one step, and tells the time it took.
+
+Every program that is measured imports this file, whatever its Python has installed.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+
+class Turns:
+    """The measured program's end of the pipe to `compare.py`.
+
+    A line on the standard input starts a step. Each answer is one line of JSON on what was the
+    standard output. Whatever else the program prints goes to the standard error.
+    """
+
+    def __init__(self):
+        """Take over the standard output."""
+        self.answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        self.began = 0.0
+
+    def ready(self, *packages: str) -> None:
+        """Tell that the program is ready, with the versions of packages."""
+        from importlib.metadata import version
+
+        self._tell(versions={package: version(package) for package in packages})
+
+    def wait(self) -> bool:
+        """Wait for the next turn, and start its clock. Return False if there is none."""
+        more = bool(sys.stdin.readline())
+        self.began = time.perf_counter()
+        return more
+
+    def done(self, **counts: int) -> None:
+        """Tell the seconds of the turn, what it has counted, and the process's peak memory."""
+        seconds = time.perf_counter() - self.began
+        self._tell(seconds=seconds, counts=counts, peak_memory=_peak_memory())
+
+    def _tell(self, **values: Any) -> None:
+        self.answers.write(json.dumps(values) + "\n")
+
+
+def _peak_memory() -> int:
+    """Return the most bytes that the process has held; `getrusage` knows its parent's too."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        [kilobytes] = [line.split()[1] for line in file if line.startswith("VmHWM:")]
+    return 1024 * int(kilobytes)

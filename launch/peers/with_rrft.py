@@ -1,0 +1,101 @@
+"""A step of this package: pictures and texts in, an update out."""
+
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+import work as works
+from turns import Turns
+
+from rrft_jax.bench import grpo
+from rrft_jax.bench.workload import REMAT
+from rrft_jax.data import Processor, shapes
+from rrft_jax.data.shapes import Shape
+from rrft_jax.hf import load_pretrained
+from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.training import objectives, sft
+from rrft_jax.training import optimizer as optimizers
+from rrft_jax.training import state as states
+
+
+def main(folder: str) -> None:
+    """Run the steps of a work's folder, each in its turn."""
+    turns, work = Turns(), works.read(folder)
+    model, params = load_pretrained(work.checkpoint, np.float32, mesh=make_mesh())
+    model = dataclasses.replace(model, remat=REMAT)
+    processor = Processor.from_pretrained(work.checkpoint)
+    step = {"grpo": GRPO, "sft": SFT}[work.name](work, model, params, processor)
+    turns.ready("jax")
+    while turns.wait():
+        turns.done(**step())
+
+
+class GRPO:
+    """A step of GRPO with its reference, on the same prompts each time."""
+
+    def __init__(self, work, model, params, processor):
+        """Compile nothing yet."""
+        self.work, self.processor, self.number = work, processor, 0
+        self.parts = grpo.Step(model, params, work.samples, work.new_tokens)
+
+    def __call__(self) -> dict[str, int]:
+        """Run the step, and return what it has counted."""
+        prompt = prompts(self.work, self.processor)
+        rollouts = self.parts.sample(prompt, self.number)
+        log_probs = self.parts.reference(rollouts)
+        tokens = np.asarray(rollouts.tokens)
+        rewards = [[works.reward(self.processor.decode(row)) for row in rows] for rows in tokens]
+        advantages = objectives.group_std_advantages(np.array(rewards))
+        self.parts.update(rollouts, log_probs, np.asarray(advantages, np.float32))
+        self.number += 1
+        return {
+            "completions": tokens.shape[0] * tokens.shape[1],
+            "completion_tokens": int(rollouts.mask.sum()),
+            "prompt_tokens": int(prompt.mask[0].sum()),
+        }
+
+
+class SFT:
+    """A step of SFT on the same rows each time."""
+
+    def __init__(self, work, model, params, processor):
+        """Compile nothing yet."""
+        self.work, self.processor = work, processor
+        settings = grpo.STEP
+        optimizer = optimizers.make_optimizer(settings, 1000)
+        self.state = states.create(params, optimizer, "", make_mesh())
+        self.update = sft.make_step(model, optimizer, "", 1, states.layout(self.state))
+
+    def __call__(self) -> dict[str, int]:
+        """Run the step, and return what it has counted."""
+        prompt = prompts(self.work, self.processor)
+        target = self.processor.encode_target(self.work.target)
+        completions = np.zeros((len(prompt.tokens), 1, shape(len(target)).target), np.int32)
+        completions[:, :, : len(target)] = target
+        mask = np.broadcast_to(np.arange(completions.shape[2]) < len(target), completions.shape)
+        batch = sft.SFTBatch(prompt, completions, mask)
+        self.state, metrics = self.update(self.state, batch)
+        jax.block_until_ready((self.state, metrics))
+        return {
+            "rows": len(prompt.tokens),
+            "tokens": int(prompt.mask.sum() + mask.sum()),
+        }
+
+
+def prompts(work: works.Work, processor: Processor):
+    """Read the pictures, and return the prompts."""
+    rows = [processor.encode(work.chat, [picture]) for picture in work.pictures]
+    of_run = shape(prompt=rows[0].tokens.size, patches=len(rows[0].patches))
+    return processor.batch(rows, of_run.prompt, of_run.patches)
+
+
+def shape(target: int = 0, prompt: int = 0, patches: int = 0) -> Shape:
+    """Return the padded sizes that a run would choose for rows of one size."""
+    size = Shape(patches, prompt, target)
+    [chosen] = shapes.choose([size], Shape(2**30, 2**30, 2**30), max_shapes=1)
+    return chosen
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
