@@ -24,7 +24,7 @@ import work as works
 from rrft_jax.errors import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
-_TORCH = ("torch==2.13.0", "transformers==5.23.0", "pillow==12.3.0")
+_TORCH = ("torch==2.13.0", "transformers==5.23.0", "pillow==13.0.0")
 
 
 @dataclasses.dataclass(frozen=True)
