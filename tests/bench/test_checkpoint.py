@@ -84,7 +84,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "--out=" in (told := capsys.readouterr().err) and "not an empty folder" in told
     assert write(tmp_path / "new", "--preset=2b") == 1
     told = capsys.readouterr().err
-    assert told.startswith("error: --preset=2b: Qwen2.5-VL has tiny, qwen2_5_vl_3b") and (
+    assert told.startswith("error: --preset=2b: Qwen2.5-VL has tiny, small, qwen2_5_vl_3b") and (
         not (tmp_path / "new").exists()
     )
 
