@@ -47,6 +47,9 @@ def test_a_job_under_way_is_waited_for_and_one_in_the_queue_is_given_up(one_thre
 def test_a_job_that_fails_leaves_the_error_to_the_caller_s_own_call(one_thread):
     one_thread.begin("broken", lambda: 1 / 0)
     one_thread.finish("broken")
+    next_one = threading.Event()
+    one_thread.begin("next", next_one.set)
+    assert next_one.wait(60)
 
 
 def test_a_program_that_was_compiled_for_shapes_is_not_compiled_again():
