@@ -42,8 +42,8 @@ _TINY = {
     "grpo.steps": 0,
     "grpo.epochs": 1,
 }
-# CoT-SFT learns every thought. The empty ones are a device of the SFT before GRPO.
-_OF_PARADIGM = {"cot_sft": {"data.thought_dropout": 0.0}}
+# SFT learns every thought, as in the paper. The tuned experiments empty some of them.
+_OF_PARADIGM = dict.fromkeys(("cot_sft", "reason_rft"), {"data.thought_dropout": 0.0})
 _TUNED = {**evaluation.EXPERIMENTS, **grpo.EXPERIMENTS}
 EXPERIMENTS = {
     key: {**fields, **_TINY, **_OF_PARADIGM.get(key[-1], {})} for key, fields in _TUNED.items()

@@ -8,6 +8,7 @@ from rrft_jax.data.sources import Data
 from rrft_jax.errors import UserError
 from rrft_jax.study import cells
 from rrft_jax.study.cells import Choice, leader, read
+from rrft_jax.tasks import TASKS
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs/study.py")
 OUT = Path("studies/x")
@@ -71,6 +72,14 @@ def test_an_override_counts_where_it_has_an_effect():
 def test_a_mistake_is_named(overrides, choice, message):
     with pytest.raises(UserError, match=message):
         of(*overrides, **choice)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_sft_learns_all_thoughts_unless_told_otherwise(task):
+    choice = Choice(paradigms=("cot_sft", "reason_rft"), seeds=(0,), samples=(400,))
+    for overrides, share in ((), 0.0), (("--config.data.thought_dropout=0.5",), 0.5):
+        found = read(f"{CONFIG}:task={task}", overrides, OUT, choice)
+        assert [cell.config.data.thought_dropout for cell in found] == [share, share]
 
 
 def test_a_config_of_one_run_is_no_study():
