@@ -3,6 +3,8 @@
 #   ./launch/bench_peers.sh trl --work=grpo          a step of GRPO with its reference
 #   ./launch/bench_peers.sh trl --work=sft           a step of SFT
 #   ./launch/bench_peers.sh transformers             a step of GRPO by a plain loop around generate
+#   ./launch/bench_peers.sh tunix                    a step of GRPO without pictures
+#   ./launch/bench_peers.sh vllm                     sampling alone
 #   ./launch/bench_peers.sh trl --turns=9 --threads=1
 # The other package is installed once, into an environment of its own in PEERS_CACHE, by default
 # ~/.cache/rrft_jax/peers. PYTHON names the interpreter that has this package; otherwise it is that

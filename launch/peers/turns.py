@@ -5,6 +5,7 @@ Every program that is measured imports this file, whatever its Python has instal
 
 import json
 import os
+import pathlib
 import sys
 import time
 from typing import Any
@@ -36,7 +37,7 @@ class Turns:
         return more
 
     def done(self, **counts: int) -> None:
-        """Tell the seconds of the turn, what it has counted, and the process's peak memory."""
+        """Tell the seconds of the turn, what it has counted, and the peak memory so far."""
         seconds = time.perf_counter() - self.began
         self._tell(seconds=seconds, counts=counts, peak_memory=_peak_memory())
 
@@ -44,8 +45,16 @@ class Turns:
         self.answers.write(json.dumps(values) + "\n")
 
 
-def _peak_memory() -> int:
-    """Return the most bytes that the process has held; `getrusage` knows its parent's too."""
-    with open("/proc/self/status", encoding="utf-8") as file:
-        [kilobytes] = [line.split()[1] for line in file if line.startswith("VmHWM:")]
-    return 1024 * int(kilobytes)
+def _peak_memory(process: str = "self") -> int:
+    """Return the most bytes that a process has held, with those of the processes it started.
+
+    `getrusage` knows its parent's too.
+    """
+    folder, kilobytes = pathlib.Path("/proc") / process, 0
+    for line in (folder / "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            kilobytes = int(line.split()[1])
+    children = [
+        child for file in folder.glob("task/*/children") for child in file.read_text().split()
+    ]
+    return 1024 * kilobytes + sum(map(_peak_memory, children))

@@ -13,7 +13,9 @@ from rrft_jax.bench.workload import REMAT
 from rrft_jax.data import Processor, shapes
 from rrft_jax.data.shapes import Shape
 from rrft_jax.hf import load_pretrained
+from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel.mesh import make_mesh
+from rrft_jax.rollout import Rollouts
 from rrft_jax.training import objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -25,7 +27,7 @@ def main(folder: str) -> None:
     model, params = load_pretrained(work.checkpoint, np.float32, mesh=make_mesh())
     model = dataclasses.replace(model, remat=REMAT)
     processor = Processor.from_pretrained(work.checkpoint)
-    step = {"grpo": GRPO, "sft": SFT}[work.name](work, model, params, processor)
+    step = STEPS[work.name](work, model, params, processor)
     turns.ready("jax")
     while turns.wait():
         turns.done(**step())
@@ -49,11 +51,24 @@ class GRPO:
         advantages = objectives.group_std_advantages(np.array(rewards))
         self.parts.update(rollouts, log_probs, np.asarray(advantages, np.float32))
         self.number += 1
-        return {
-            "completions": tokens.shape[0] * tokens.shape[1],
-            "completion_tokens": int(rollouts.mask.sum()),
-            "prompt_tokens": int(prompt.mask[0].sum()),
-        }
+        return counts(rollouts)
+
+
+class Sampling:
+    """The completions of the same prompts each time, as texts."""
+
+    def __init__(self, work, model, params, processor):
+        """Compile nothing yet."""
+        self.work, self.processor, self.number = work, processor, 0
+        self.parts = grpo.Step(model, params, work.samples, work.new_tokens)
+
+    def __call__(self) -> dict[str, int]:
+        """Sample, and return what it has counted."""
+        rollouts = self.parts.sample(prompts(self.work, self.processor), self.number)
+        for row in np.asarray(rollouts.tokens).reshape(-1, self.work.new_tokens):
+            self.processor.decode(row)
+        self.number += 1
+        return counts(rollouts)
 
 
 class SFT:
@@ -83,9 +98,22 @@ class SFT:
         }
 
 
-def prompts(work: works.Work, processor: Processor):
+STEPS = {"grpo": GRPO, "grpo_text": GRPO, "sampling": Sampling, "sft": SFT}
+
+
+def counts(rollouts: Rollouts) -> dict[str, int]:
+    """Return what is counted of a step's completions."""
+    return {
+        "completions": rollouts.tokens.shape[0] * rollouts.tokens.shape[1],
+        "completion_tokens": int(rollouts.mask.sum()),
+        "prompt_tokens": int(rollouts.prompt.mask[0].sum()),
+    }
+
+
+def prompts(work: works.Work, processor: Processor) -> Prompt:
     """Read the pictures, and return the prompts."""
-    rows = [processor.encode(work.chat, [picture]) for picture in work.pictures]
+    pictures = [[picture] for picture in work.pictures] or work.prompts * [[]]
+    rows = [processor.encode(work.chat, one) for one in pictures]
     of_run = shape(prompt=rows[0].tokens.size, patches=len(rows[0].patches))
     return processor.batch(rows, of_run.prompt, of_run.patches)
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import pathlib
 
-PROMPTS = {"grpo": 4, "sft": 8}
+PROMPTS = {"grpo": 4, "grpo_text": 4, "sampling": 4, "sft": 8}
 PROMPT_TOKENS, TARGET_TOKENS = 293, 66
 SENTENCE = "How many cubes are left after removing all the small red ones ? "
 
@@ -17,9 +17,11 @@ class Work:
     """What a step does.
 
     Attributes:
-      name: "grpo" (sampling, reference, update) or "sft" (update).
+      name: "grpo" (sampling, reference, update), "grpo_text" (the same without pictures),
+        "sampling", or "sft" (update).
       checkpoint: the folder of the model, float32.
-      pictures: a picture file for each prompt.
+      prompts: the number of prompts.
+      pictures: a picture file for each prompt; none in "grpo_text".
       question: the text of every prompt, after its picture.
       target: the text that SFT trains on.
       samples: the completions per prompt, G.
@@ -33,6 +35,7 @@ class Work:
 
     name: str
     checkpoint: str
+    prompts: int
     pictures: list[str]
     question: str
     target: str
@@ -47,7 +50,8 @@ class Work:
     @property
     def chat(self) -> list[dict]:
         """The messages of a prompt."""
-        content = [{"type": "image"}, {"type": "text", "text": self.question}]
+        picture = [{"type": "image"}] if self.pictures else []
+        content = [*picture, {"type": "text", "text": self.question}]
         return [{"role": "user", "content": content}]
 
 
@@ -75,7 +79,7 @@ def write(folder: str, name: str, turns: int, threads: int) -> Work:
     checkpoint.write_checkpoint(model, "qwen2_vl", "small", "float32", 0, 5_000_000_000)
     config, _ = read_config(model)
     pictures = []
-    for number in range(PROMPTS[name]):
+    for number in range(0 if name == "grpo_text" else PROMPTS[name]):
         pictures.append(str(path / f"{number}.png"))
         values = np.random.default_rng(number).integers(0, 256, (320, 480, 3), np.uint8)
         Image.fromarray(values).save(pictures[-1])
@@ -83,6 +87,7 @@ def write(folder: str, name: str, turns: int, threads: int) -> Work:
     work = Work(
         name=name,
         checkpoint=model,
+        prompts=PROMPTS[name],
         pictures=pictures,
         question="",
         target="",

@@ -34,7 +34,7 @@ def programs():
         yield
 
 
-@pytest.fixture(scope="module", params=["grpo", "sft"])
+@pytest.fixture(scope="module", params=["grpo", "grpo_text", "sft"])
 def work(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     written = importlib.import_module("work").write(str(folder), request.param, 2, 1)
@@ -43,8 +43,9 @@ def work(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["nothing"], "nothing: is no known package; take one of trl, transformers"),
+    (["nothing"], "nothing: is no known package; take one of trl, transformers, vllm"),
     (["transformers", "--work=sft"], "--work=sft: with transformers, take one of grpo"),
+    (["vllm", "--work=grpo"], "--work=grpo: with vllm, take one of sampling"),
     (["trl", "--turns=0"], "--turns=0: must be at least 1"),
     (["trl", "--threads=999"], "--threads=999: must be from 1 to "),
 ])  # fmt: skip
@@ -54,6 +55,13 @@ def test_an_argument_that_makes_no_sense_is_one_line(arguments, said, tmp_path):
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {said}")
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_package_has_a_usual_work():
+    read = importlib.import_module("compare").read
+    works = {peer: read([peer]).work for peer in ("trl", "transformers", "vllm", "tunix")}
+    expected = {"trl": "grpo", "transformers": "grpo", "vllm": "sampling", "tunix": "grpo_text"}
+    assert works == expected and read(["trl", "--work=sft"]).work == "sft"
 
 
 def test_a_program_takes_turns_whatever_else_it_prints(tmp_path):
@@ -86,16 +94,43 @@ def test_a_program_that_fails_says_why_in_one_line(tmp_path):
     side.end()
 
 
+def test_the_peak_memory_is_that_of_all_processes_of_a_program():
+    peak = importlib.import_module("turns")._peak_memory
+    alone = peak()
+    program = "import os; x = os.urandom(2**26); print(flush=True); input()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert peak() - alone > 2**26
+        child.stdin.close()
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError"])
+def test_a_package_that_fails_to_load_is_seen(error, tmp_path, monkeypatch):
+    (tmp_path / "whole.py").touch()
+    (tmp_path / f"broken_{error}.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    loads = importlib.import_module("mend_vllm").loads
+    assert loads("whole") and not loads(f"broken_{error}")
+
+
 def test_both_sides_read_the_same_prompts(work):
-    ours = importlib.import_module("with_rrft")
-    prompt = ours.prompts(work, Processor.from_pretrained(work.checkpoint))
-    assert len(prompt.tokens) == {"grpo": 4, "sft": 8}[work.name]
+    processor = Processor.from_pretrained(work.checkpoint)
+    prompt = importlib.import_module("with_rrft").prompts(work, processor)
+    assert len(prompt.tokens) == work.prompts == (8 if work.name == "sft" else 4)
     assert (prompt.mask.sum(axis=1) == 293).all()
-    theirs = importlib.import_module("with_transformers").Step(work).inputs()
+    assert 293 + len(processor.encode_target(work.target)) == 359
+    if work.pictures:
+        theirs = importlib.import_module("with_transformers").Step(work).inputs()
+        tokens, found = theirs["input_ids"], theirs["pixel_values"].numpy()
+        pictures = np.repeat(prompt.patches[:, : 22 * 34], work.samples, axis=0)
+        assert np.allclose(pictures, found.reshape(pictures.shape), atol=1e-4)
+    else:
+        tokenizer = importlib.import_module("tokens").Tokenizer(work)
+        tokens = work.prompts * work.samples * [tokenizer.encode(tokenizer.prompt)]
+        text = tokenizer.decode([300, 301])
+        assert text == processor.decode([300, 301]) and not prompt.patches.size
+        counted = {"completions": 1, "completion_tokens": 2, "prompt_tokens": 293}
+        assert tokenizer.counts() == counted
     repeated = np.repeat(prompt.tokens[:, -293:], work.samples, axis=0)
-    assert np.array_equal(repeated, theirs["input_ids"])
-    pictures = np.repeat(prompt.patches[:, : 22 * 34], work.samples, axis=0)
-    found = theirs["pixel_values"].numpy().reshape(pictures.shape)
-    assert np.allclose(pictures, found, atol=1e-4)
-    target = Processor.from_pretrained(work.checkpoint).encode_target(work.target)
-    assert 293 + len(target) == 359
+    assert np.array_equal(repeated, tokens)
