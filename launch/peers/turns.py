@@ -51,10 +51,16 @@ def _peak_memory(process: str = "self") -> int:
     `getrusage` knows its parent's too.
     """
     folder, kilobytes = pathlib.Path("/proc") / process, 0
-    for line in (folder / "status").read_text().splitlines():
+    for line in _read(folder / "status").splitlines():
         if line.startswith("VmHWM:"):
             kilobytes = int(line.split()[1])
-    children = [
-        child for file in folder.glob("task/*/children") for child in file.read_text().split()
-    ]
+    children = [child for file in folder.glob("task/*/children") for child in _read(file).split()]
     return 1024 * kilobytes + sum(map(_peak_memory, children))
+
+
+def _read(file: pathlib.Path) -> str:
+    """Return the text of a file, or "" if its process or thread has ended."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
