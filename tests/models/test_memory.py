@@ -15,7 +15,7 @@ from tests import tiny
 
 def traced_gradient(tokens, **fields):
     """The gradient of `score` over prompts without pictures, of a deeper model."""
-    sizes = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, depth=6))
+    sizes = dataclasses.replace(tiny.CONFIG, text=dataclasses.replace(tiny.CONFIG.text, depth=12))
     model, prompt = VLM(sizes, **fields), tiny.prompts(len(tokens))
     prompt = prompt.replace(patches=prompt.patches[:, :0])
     params = jax.eval_shape(model.init, jax.random.key(0))
