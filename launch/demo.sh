@@ -6,6 +6,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/setup.sh
 setup_venv ""
-# Large pages make a step on a CPU some ten percent shorter (docs/performance.md).
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 exec .venv/bin/python -m rrft_jax.main --config=configs/grpo.py --workdir=runs/demo "$@"
