@@ -145,14 +145,14 @@ def assert_same(of_mesh, of_one):
         np.testing.assert_allclose(g, w, rtol=0, atol=rounding, err_msg=name)
     assert moments == 2 * len(jax.tree.leaves(want.params))
     # Adam's first step is g / (|g| + eps) of the learning rate. Where a gradient is small, the step
-    # has as much of its rounding as the derivative says.
+    # has as much of its rounding as the derivative says, but never 0.002 of the learning rate.
     gradients = jax.tree.leaves(optax.tree.get(want.opt_state, "mu"))
     for (path, w), (_, g), mu in zip(
         leaves(want.params), leaves(got.params), gradients, strict=True
     ):
         gradient = np.abs(mu) / (1 - HYPER.b1)
         rounding = 2e-5 * gradient.max() * HYPER.eps / (gradient + HYPER.eps) ** 2
-        wrong = np.abs(g - w) > HYPER.learning_rate * (1e-4 + rounding)
+        wrong = np.abs(g - w) > HYPER.learning_rate * np.minimum(1e-4 + rounding, 2e-3)
         assert not wrong.any(), (jax.tree_util.keystr(path), g[wrong], w[wrong])
 
 
