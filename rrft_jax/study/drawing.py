@@ -39,6 +39,7 @@ def draw(figures: Sequence[Figure], folder: pathlib.Path) -> None:
             axes = canvas.subplots(rows, columns, squeeze=False).ravel()
             for panel, axis in zip(figure.panels, axes):
                 _panel(panel, axis, colours)
+            _legend(canvas, axes)
             for axis in axes[len(figure.panels) :]:
                 axis.set_axis_off()
             for form, about in (("png", "Software"), ("svg", "Date")):
@@ -63,7 +64,15 @@ def _panel(panel: Panel, axis: Any, colours: Mapping[str, str]) -> None:
         axis.set_xscale("log")
         axis.set_xticks(ticks, [f"{x:,}" for x in ticks])
         axis.minorticks_off()
-    axis.legend(fontsize=8)
+
+
+def _legend(canvas: Any, axes: Sequence[Any]) -> None:
+    """Name the lines of all panels once, below them."""
+    found = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels()):
+            found.setdefault(name, handle)
+    canvas.legend(found.values(), found, loc="outside lower center", ncols=len(found), fontsize=9)
 
 
 def _draw_bars(panel: Panel, axis: Any, colours: Mapping[str, str]) -> None:

@@ -74,7 +74,7 @@ def _by_samples(task: str, cells: Sequence[Outcome]) -> Figure:
             for paradigm, own in _by_paradigm([one for one in ends if one.split == split])
         ]
         panels.append(Panel(f"{split}, accuracy, %", "training samples", lines, "log"))
-    return Figure(f"accuracy-{task}", task, panels)
+    return Figure(f"accuracy-{task}", f"{task}: accuracy by number of training samples", panels)
 
 
 def _bars(cells: Sequence[Outcome]) -> Figure:
