@@ -9,13 +9,14 @@ import work as works
 from turns import Turns
 
 from rrft_jax.bench import grpo
-from rrft_jax.bench.workload import REMAT
+from rrft_jax.bench.workload import REMAT, micro_batches
 from rrft_jax.data import Processor, shapes
 from rrft_jax.data.shapes import Shape
 from rrft_jax.hf import load_pretrained
 from rrft_jax.models.prompt import Prompt
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import Rollouts
+from rrft_jax.settings import SFTSettings
 from rrft_jax.training import objectives, sft
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -39,7 +40,8 @@ class GRPO:
     def __init__(self, work, model, params, processor):
         """Compile nothing yet."""
         self.work, self.processor, self.number = work, processor, 0
-        self.parts = grpo.Step(model, params, work.samples, work.new_tokens)
+        parts = micro_batches(work.prompts)
+        self.parts = grpo.Step(model, params, work.samples, work.new_tokens, parts)
 
     def __call__(self) -> dict[str, int]:
         """Run the step, and return what it has counted."""
@@ -60,7 +62,8 @@ class Sampling:
     def __init__(self, work, model, params, processor):
         """Compile nothing yet."""
         self.work, self.processor, self.number = work, processor, 0
-        self.parts = grpo.Step(model, params, work.samples, work.new_tokens)
+        parts = micro_batches(work.prompts)
+        self.parts = grpo.Step(model, params, work.samples, work.new_tokens, parts)
 
     def __call__(self) -> dict[str, int]:
         """Sample, and return what it has counted."""
@@ -77,10 +80,10 @@ class SFT:
     def __init__(self, work, model, params, processor):
         """Compile nothing yet."""
         self.work, self.processor = work, processor
-        settings = grpo.STEP
-        optimizer = optimizers.make_optimizer(settings, 1000)
+        optimizer = optimizers.make_optimizer(SFTSettings(), 1000)
         self.state = states.create(params, optimizer, "", make_mesh())
-        self.update = sft.make_step(model, optimizer, "", 1, states.layout(self.state))
+        parts = micro_batches(work.prompts)
+        self.update = sft.make_step(model, optimizer, "", parts, states.layout(self.state))
 
     def __call__(self) -> dict[str, int]:
         """Run the step, and return what it has counted."""

@@ -102,7 +102,7 @@ def measure(workload: Workload, repeat: bool, repeats: int) -> dict[str, float]:
             lambda axes, x: np.repeat(x, samples, axes.index("B")), prompts.AXES, prompt
         )
         advantages, samples = advantages.reshape(-1, 1), 1
-    step = Step(model, params, samples, workload.new_tokens)
+    step = Step(model, params, samples, workload.new_tokens, micro_batches=1)
     medians = step.medians(prompt, advantages, repeats)
     temporaries = step.compiled_update.memory_analysis().temp_size_in_bytes
     return {name: float(f"{x:.3g}") for name, x in medians.items()} | {

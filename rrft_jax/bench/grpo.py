@@ -18,13 +18,11 @@ from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
 from rrft_jax.training.loss import Minibatch, Scores
 
-STEP = GRPOSettings(micro_batches=1)
-
 
 class Step:
     """A GRPO step in parts, one call each. No completion ends early."""
 
-    def __init__(self, model: VLM, params: dict, samples: int, new_tokens: int):
+    def __init__(self, model: VLM, params: dict, samples: int, new_tokens: int, micro_batches: int):
         """Prepare the programs, without compiling them.
 
         Args:
@@ -32,15 +30,17 @@ class Step:
           params: its parameters; the first update consumes them.
           samples: the completions per prompt, G.
           new_tokens: the tokens of a completion, T.
+          micro_batches: the parts of a batch, in the reference and in the update.
         """
         self.model, mesh = model, make_mesh()
+        self.settings = GRPOSettings(micro_batches=micro_batches)
         self.generation = GenerationConfig(
             num_generations=samples, max_new_tokens=new_tokens, stop_tokens=()
         )
-        self.optimizer = optimizers.make_optimizer(STEP, 1000)
+        self.optimizer = optimizers.make_optimizer(self.settings, 1000)
         self.frozen = states.frozen_copy(model, params, "")
         self.state = states.create(params, self.optimizer, "", mesh)
-        self.scorer = grpo.make_scorer(model, 1)
+        self.scorer = grpo.make_scorer(model, micro_batches)
         self.compiled_update: jax.stages.Compiled | None = None
 
     def sample(self, prompt: Prompt, number: int) -> Rollouts:
@@ -60,7 +60,8 @@ class Step:
         """Learn from completions, and return the metrics. All batches must have one shape."""
         batch = Minibatch(rollouts.inputs(), Scores(reference=log_probs), advantages)
         if self.compiled_update is None:
-            update = grpo.make_update(self.model, self.optimizer, STEP, states.layout(self.state))
+            layout = states.layout(self.state)
+            update = grpo.make_update(self.model, self.optimizer, self.settings, layout)
             self.compiled_update = update.lower(self.state, batch).compile()
         self.state, metrics = self.compiled_update(self.state, batch)
         return jax.block_until_ready((self.state, metrics))[1]
@@ -97,7 +98,8 @@ def bench_grpo(workload: workloads.Workload, checkpoint: str | None, repeats: in
       repeats: the number of measured steps.
     """
     model, params, prompt = workloads.start(workload, checkpoint, make_mesh())
-    step = Step(model, params, workload.samples, workload.new_tokens)
+    parts = workloads.micro_batches(workload.prompts)
+    step = Step(model, params, workload.samples, workload.new_tokens, parts)
     advantages = random_advantages((workload.prompts, workload.samples))
     medians = step.medians(prompt, advantages, repeats)
     medians = {name: round(seconds, 3) for name, seconds in medians.items()}

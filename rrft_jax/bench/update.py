@@ -11,13 +11,12 @@ import numpy as np
 
 from rrft_jax.bench import workload as workloads
 from rrft_jax.bench.flops import score_flops
-from rrft_jax.bench.grpo import STEP
 from rrft_jax.bench.workload import Workload
 from rrft_jax.models import VLM
 from rrft_jax.parallel.devices import LIMITS
 from rrft_jax.parallel.mesh import make_mesh
 from rrft_jax.rollout import GenerationConfig, generate
-from rrft_jax.settings import Config, LoRASettings
+from rrft_jax.settings import Config, GRPOSettings, LoRASettings
 from rrft_jax.training import grpo, loss, tuning
 from rrft_jax.training import optimizer as optimizers
 from rrft_jax.training import state as states
@@ -91,10 +90,11 @@ def start(
     if repeat:
         batch = _one_completion_each(batch)
     batch = jax.device_put(batch, mesh.devices.flat[0])
-    optimizer = optimizers.make_optimizer(STEP, 1000)
+    settings = GRPOSettings(micro_batches=workloads.micro_batches(workload.prompts))
+    optimizer = optimizers.make_optimizer(settings, 1000)
     base, trained = tuning.split(params)
-    state = states.create(trained, optimizer, STEP.freeze, mesh)
-    step = grpo.make_update(model, optimizer, STEP, states.layout(state))
+    state = states.create(trained, optimizer, settings.freeze, mesh)
+    step = grpo.make_update(model, optimizer, settings, states.layout(state))
 
     def run() -> dict:
         nonlocal state
