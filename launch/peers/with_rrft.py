@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from concurrent import futures
 
 import jax
 import numpy as np
@@ -114,9 +115,10 @@ def counts(rollouts: Rollouts) -> dict[str, int]:
 
 
 def prompts(work: works.Work, processor: Processor) -> Prompt:
-    """Read the pictures, and return the prompts."""
+    """Read the pictures in threads, as a run does, and return the prompts."""
     pictures = [[picture] for picture in work.pictures] or work.prompts * [[]]
-    rows = [processor.encode(work.chat, one) for one in pictures]
+    with futures.ThreadPoolExecutor(work.threads) as pool:
+        rows = list(pool.map(lambda one: processor.encode(work.chat, one), pictures))
     of_run = shape(prompt=rows[0].tokens.size, patches=len(rows[0].patches))
     return processor.batch(rows, of_run.prompt, of_run.patches)
 
