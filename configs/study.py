@@ -44,9 +44,18 @@ _TINY = {
 }
 # SFT learns every thought, as in the paper. The tuned experiments empty some of them.
 _OF_PARADIGM = dict.fromkeys(("cot_sft", "reason_rft"), {"data.thought_dropout": 0.0})
+# The tuned experiment has batches of 16. Of four learning rates for these small ones, this one gave
+# SFT on 6,400 samples the best accuracy.
+_OF_TASK = {"spatial_transformation": {"sft.learning_rate": 1e-3}}
 _TUNED = {**evaluation.EXPERIMENTS, **grpo.EXPERIMENTS}
 EXPERIMENTS = {
-    key: {**fields, **_TINY, **_OF_PARADIGM.get(key[-1], {})} for key, fields in _TUNED.items()
+    (model, task, paradigm): {
+        **fields,
+        **_TINY,
+        **_OF_TASK.get(task, {}),
+        **_OF_PARADIGM.get(paradigm, {}),
+    }
+    for (model, task, paradigm), fields in _TUNED.items()
 }
 
 
