@@ -6,6 +6,7 @@ it was given. Everything that depends on a picture's size is decided here.
 """
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rrft_jax.data.image_processor import ImageProcessor
 from rrft_jax.data.pictures import BadSample, image_size, open_image, picture_name
 from rrft_jax.data.positions import patch_rows_cols, rope_positions
 from rrft_jax.data.shapes import bucket
@@ -26,7 +28,6 @@ from rrft_jax.rewards.format import TAGS
 _IMAGE = "<|image_pad|>"
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _PADDING = "<|endoftext|>"
-_LIMITS = {"min_pixels": 56**2, "max_pixels": 1280 * 28**2}  # of a folder that states none
 _LONGEST_CHARACTER = 4  # bytes of UTF-8, so also tokens
 
 # For folders without a template: the turns of these models and nothing else.
@@ -53,7 +54,9 @@ class Processor:
         "assistant\\n<think>\\n" of a Thinking model.
     """
 
-    def __init__(self, tokenizer: Any, image_processor: Any, stop_tokens: Sequence[int] = ()):
+    def __init__(
+        self, tokenizer: Any, image_processor: ImageProcessor, stop_tokens: Sequence[int] = ()
+    ):
         """Take the parts that `from_pretrained` loads; `stop_tokens` are the folder's own."""
         self._tokenizer = tokenizer
         self._image_processor = image_processor
@@ -82,7 +85,7 @@ class Processor:
         self.control_tokens: dict[int, str] = {index: text for text, index in special.items()}
         ends = [*stop_tokens, special[_END], special.get(_PADDING), tokenizer.eos_token_id]
         self.stop_tokens: tuple[int, ...] = tuple(dict.fromkeys(i for i in ends if i is not None))
-        self._values = _values_of_levels(image_processor)
+        self._values = image_processor.values()
         padding = [tokenizer.pad_token_id, special.get(_PADDING), special[_END]]
         self.pad_token: int = next(i for i in padding if i is not None)
         try:
@@ -114,12 +117,6 @@ class Processor:
         Raises:
           UserError: a file is missing or broken, or two files or the two limits contradict.
         """
-        # Imported here because these imports take seconds, and most tests and tools need neither.
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-            Qwen2VLImageProcessorPil,
-        )
-
         path = kinds.checkpoint(path)
         folder = pretrained.on_disk(path)
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -129,18 +126,20 @@ class Processor:
         config = None
         if (folder / "config.json").is_file():
             config, _ = pretrained.read_config(path)
-        settings = _image_settings(folder, min_pixels, max_pixels)
+        image_processor = ImageProcessor.from_pretrained(folder, min_pixels, max_pixels)
         agreement.check_pictures(path, folder, config)
         # tokenizer.json is used as it is. The class that a folder names would take only its
-        # vocabulary, and split words by its own rules.
-        whole = (folder / "tokenizer.json").is_file()
-        reader = PreTrainedTokenizerFast if whole else AutoTokenizer
+        # vocabulary, and split words by its own rules. The imports stand here because they take
+        # time, AutoTokenizer's seconds if torch is installed, and most tools need neither.
+        if (folder / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast as Tokenizer
+        else:
+            from transformers import AutoTokenizer as Tokenizer
         try:
-            tokenizer = reader.from_pretrained(str(folder), local_files_only=True)
-            image_processor = Qwen2VLImageProcessorPil.from_dict(settings)
+            tokenizer = Tokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # A broken file can fail anywhere inside the library.
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path}: the tokenizer or preprocessor is broken: {reason}") from error
+            raise UserError(f"{path}: the tokenizer is broken: {reason}") from error
         tokenizer.chat_template = _chat_template(folder, tokenizer.chat_template)
         agreement.check_tokens(path, folder, config, tokenizer)
         return cls(tokenizer, image_processor, pretrained.stop_tokens(path))
@@ -228,11 +227,7 @@ class Processor:
             squares = np.empty((rows.max() + 1, cols.max() + 1, side, side, 3), np.float32)
             squares[rows, cols] = np.moveaxis(prompt.patches[mine].reshape(shape)[:, :, 0], 1, -1)
             pixels = squares.swapaxes(1, 2).reshape(len(squares) * side, -1, 3)
-            if process.do_normalize:
-                pixels = pixels * np.array(process.image_std) + np.array(process.image_mean)
-            if process.do_rescale:
-                pixels = pixels / process.rescale_factor
-            pictures.append(Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)))
+            pictures.append(process.picture(pixels))
         return pictures
 
     def batch(
@@ -329,11 +324,11 @@ class Processor:
         return re.sub("\ue000([0-9]{1,4})\ue001", literal, text)
 
     def _count_patches(self, image: Any) -> int:
-        width, height = image_size(image)
         try:
-            return self._image_processor.get_number_of_image_patches(height, width)
-        except Exception as error:  # as in `_patches`
+            pixels = math.prod(self._image_processor.size(*image_size(image)))
+        except ValueError as error:
             raise BadSample("picture", f"{picture_name(image)}: {error}") from error
+        return pixels // self._image_processor.patch_size**2
 
     def _patches(self, images: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return the patches of all pictures [S,.], and each one's rows and columns [I,2]."""
@@ -344,13 +339,12 @@ class Processor:
         for image in images:
             opened = open_image(image)
             try:
-                pixels = process.process_image(opened, do_convert_rgb=True)  # [3,height,width]
-                pixels = process.resize(pixels, process.size, process.resample, merge * side)
-            except Exception as error:  # For example, the picture is far too elongated.
+                pixels = process.levels(opened)
+            except Exception as error:  # Pillow refuses some conversions.
                 raise BadSample("picture", f"{picture_name(image)}: {error}") from error
-            rows, cols = pixels.shape[1] // side, pixels.shape[2] // side
-            squares = pixels.reshape(3, rows // merge, merge, side, cols // merge, merge, side)
-            levels = squares.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * cols, 3, 1, side**2)
+            rows, cols = pixels.shape[0] // side, pixels.shape[1] // side
+            squares = pixels.reshape(rows // merge, merge, side, cols // merge, merge, side, 3)
+            levels = squares.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * cols, 3, 1, side**2)
             # A patch holds a still picture twice, like two frames of a film.
             values = np.empty((rows * cols, 3, frames, side**2), np.float32)
             for channel, table in enumerate(self._values):
@@ -370,57 +364,6 @@ def _without_special_tags(backend: Any) -> Any:
     for token in written["added_tokens"]:
         token["special"] = token["special"] and token["content"] not in TAGS
     return type(backend).from_str(json.dumps(written))
-
-
-def _image_settings(
-    folder: pathlib.Path, min_pixels: int | None, max_pixels: int | None
-) -> dict[str, Any]:
-    """Return the image processor's settings, with its limits in one spelling."""
-    nested = pretrained.read_json(folder / agreement.PROCESSOR).get("image_processor")
-    settings = dict(
-        _expected(folder, "image_processor", nested or {}, Mapping)
-        or pretrained.read_json(folder / agreement.PREPROCESSOR)
-    )
-    if not settings:
-        raise UserError(
-            f"{folder}: no image settings; expected preprocessor_config.json (it comes with "
-            f"every {TITLES} checkpoint)"
-        )
-    size = _expected(folder, "size", settings.pop("size", None) or {}, Mapping)
-    limits = {}
-    for edge, name, given in (
-        ("shortest_edge", "min_pixels", min_pixels),
-        ("longest_edge", "max_pixels", max_pixels),
-    ):
-        stored = settings.pop(name, None) or size.get(edge) or size.get(name) or _LIMITS[name]
-        limits[edge] = given or _expected(folder, name, stored, int | float)
-    if limits["shortest_edge"] > limits["longest_edge"]:
-        raise UserError(
-            f"min_pixels={limits['shortest_edge']} is above max_pixels={limits['longest_edge']}; "
-            "set data.min_pixels or data.max_pixels"
-        )
-    return {**settings, "size": limits}
-
-
-def _expected(folder: pathlib.Path, name: str, value: Any, kind: Any) -> Any:
-    """Return the value of an image setting if it is of this kind."""
-    if not isinstance(value, kind):
-        what = "an object" if kind is Mapping else "a number"
-        raise UserError(
-            f"{folder}: the image settings have {name} {value!r:.60}, expected {what}; download "
-            "the folder again"
-        )
-    return value
-
-
-def _values_of_levels(process: Any) -> np.ndarray:
-    """Return the model's input for each level of each colour, [3,256] float32."""
-    values = np.tile(np.arange(256, dtype=np.uint8), (3, 1, 1))
-    if process.do_rescale:
-        values = process.rescale(values, process.rescale_factor)
-    if process.do_normalize:
-        values = process.normalize(values, process.image_mean, process.image_std)
-    return values.astype(np.float32)[:, 0]
 
 
 def _chat_template(folder: pathlib.Path, of_tokenizer: Any) -> Any:

@@ -63,7 +63,7 @@ class GRPO:
         if section.beta:
             self.reference = tuning.reference(model, params, section.reference_dtype)
         optimizer = optimizers.make_optimizer(section, steps * self.updates)
-        self.learning_rate = optimizers.learning_rate(section, steps * self.updates)
+        self.learning_rate = jax.jit(optimizers.learning_rate(section, steps * self.updates))
         self.base, trained = tuning.split(params)
         self.state = states.create(trained, optimizer, section.freeze, self.mesh)
         layout = states.layout(self.state)

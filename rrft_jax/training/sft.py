@@ -45,7 +45,7 @@ class SFT:
         """Prepare the stage, which starts from `params`; the first step consumes what it trains."""
         settings, self.mesh = config.sft, model.mesh
         optimizer = optimizers.make_optimizer(settings, steps)
-        self.learning_rate = optimizers.learning_rate(settings, steps)
+        self.learning_rate = jax.jit(optimizers.learning_rate(settings, steps))
         self.base, trained = tuning.split(params)
         self.state = states.create(trained, optimizer, settings.freeze, self.mesh)
         self.update = make_step(

@@ -104,12 +104,15 @@ def frozen_copy(model: VLM, params: dict, dtype: str) -> dict:
     `dtype` is the config's `grpo.reference_dtype`. "" is the dtype that the model computes in, to
     which weights are rounded at their use anyway. "int8" is the form of `models/int8.py`.
     """
-    if dtype == "int8":
-        shardings = jax.tree.map(lambda x: x.sharding, abstract_copy(model, params, dtype))
-        quantise = jax.jit(int8.quantise, static_argnums=1, out_shardings=shardings)
-        return quantise(params, jnp.dtype(model.dtype))
     own = jnp.dtype(model.dtype)
-    return jax.tree.map(lambda x: x.copy() if x.dtype == own else x.astype(own), params)
+
+    def copy(params: dict) -> dict:
+        if dtype == "int8":
+            return int8.quantise(params, own)
+        return jax.tree.map(lambda x: jnp.copy(x.astype(own)), params)
+
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_copy(model, params, dtype))
+    return jax.jit(copy, out_shardings=shardings)(params)
 
 
 def abstract_copy(model: VLM, params: dict, dtype: str) -> dict:

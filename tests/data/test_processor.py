@@ -95,7 +95,8 @@ def test_positions_of_a_mixed_batch_equal_torch(checkpoint, preset):
     batch = processor.batch(list(rows.values()))
     model = AutoModelForImageTextToText.from_pretrained(checkpoint(preset)).model
     images = list(itertools.chain(*pictures.values()))
-    grids = processor._image_processor(images=images, return_tensors="np")["image_grid_thw"]
+    theirs = Qwen2VLImageProcessorPil.from_pretrained(checkpoint(preset))
+    grids = theirs(images=images, return_tensors="np")["image_grid_thw"]
     tokens = torch.tensor(batch.tokens).long()
     positions, deltas = model.get_rope_index(
         tokens,
