@@ -123,7 +123,7 @@ class ImageProcessor:
         edges, pixels = (width, height), width * height
         if max(edges) > _MOST_ELONGATED * min(edges):
             raise ValueError(
-                f"{width} x {height} pixels: an aspect ratio above {_MOST_ELONGATED} is not allowed"
+                f"the aspect ratio of {width} x {height} pixels must be at most {_MOST_ELONGATED}"
             )
         rounded = [round(edge / side) * side for edge in edges]
         if math.prod(rounded) > self.max_pixels:
