@@ -53,7 +53,7 @@ def step(
     params: dict,
     number: jax.Array,
     signal: jax.Array,
-) -> tuple[dict, optax.OptState]:
+) -> tuple[dict, optax.OptState, jax.Array]:
     """Run one step of an optimizer; skip it if the gradient has no signal.
 
     In a skipped step neither momentum nor weight decay changes parameters or moments. Only the
@@ -68,7 +68,7 @@ def step(
       signal: [] bool, the result of `has_signal`.
 
     Returns:
-      (parameters, optimizer's state).
+      (parameters, optimizer's state, [] bool: whether the step may have changed a parameter).
     """
     updates, new = optimizer.update(grads, state, params)
     applied = apply_updates(params, updates, number)
@@ -79,7 +79,10 @@ def step(
     def chosen(new: Any, old: Any) -> Any:
         return new if is_schedule(new) else jnp.where(signal, new, old)
 
-    return jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule)
+    # Told by the updates: to compare the parameters, XLA would copy them before it changes them.
+    changes = [jnp.any(x != 0) for x in updates.values()]
+    params, state = jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule)
+    return params, state, signal & jnp.any(jnp.stack(changes))
 
 
 def has_signal(norm: jax.Array) -> jax.Array:

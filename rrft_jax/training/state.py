@@ -31,7 +31,7 @@ class TrainState:
     step: jax.Array
     params: dict
     opt_state: optax.OptState
-    moved: jax.Array  # [] bool: True once a step has changed a trained weight
+    moved: jax.Array  # [] bool: True once a step may have changed a trained weight
 
 
 def split(params: dict, freeze: str) -> tuple[dict, dict]:
@@ -189,15 +189,16 @@ def update(
     metrics["gradient_norm"] = norm = optax.tree.norm(grads)
     signal = optimizers.has_signal(norm)
     metrics["skipped_updates"] = 1 - signal
-    new, opt_state = optimizers.step(optimizer, grads, state.opt_state, trained, state.step, signal)
-    # Checked here, right after the update has written the weights, to save reading them again.
-    finite = [jnp.all(jnp.isfinite(x)) for x in new.values()]
-    changed = [jnp.any(x != trained[path]) for path, x in new.items()]
-    metrics["finite_weights"] = jnp.all(jnp.stack(finite))
+    new, opt_state, moved = optimizers.step(
+        optimizer, grads, state.opt_state, trained, state.step, signal
+    )
+    # Checked here, right after the update has written the weights, to save reading them again. A
+    # sum is finite only if all of its terms are.
+    metrics["finite_weights"] = jnp.isfinite(optax.tree.sum(new))
     state = TrainState(
         step=state.step + 1,
         params=merge(new, frozen),
         opt_state=opt_state,
-        moved=state.moved | jnp.any(jnp.stack(changed)),
+        moved=state.moved | moved,
     )
     return state, metrics
