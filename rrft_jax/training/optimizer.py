@@ -53,7 +53,7 @@ def step(
     params: dict,
     number: jax.Array,
     signal: jax.Array,
-) -> tuple[dict, optax.OptState, jax.Array]:
+) -> tuple[dict, optax.OptState, jax.Array, jax.Array]:
     """Run one step of an optimizer; skip it if the gradient has no signal.
 
     In a skipped step neither momentum nor weight decay changes parameters or moments. Only the
@@ -68,7 +68,8 @@ def step(
       signal: [] bool, the result of `has_signal`.
 
     Returns:
-      (parameters, optimizer's state, [] bool: whether the step may have changed a parameter).
+      (parameters; optimizer's state; [] bool: whether the step may have changed a parameter;
+      [] bool: whether all parameters are finite numbers after it).
     """
     updates, new = optimizer.update(grads, state, params)
     applied = apply_updates(params, updates, number)
@@ -79,10 +80,18 @@ def step(
     def chosen(new: Any, old: Any) -> Any:
         return new if is_schedule(new) else jnp.where(signal, new, old)
 
-    # Told by the updates: to compare the parameters, XLA would copy them before it changes them.
-    changes = [jnp.any(x != 0) for x in updates.values()]
     params, state = jax.tree.map(chosen, (applied, new), (params, state), is_leaf=is_schedule)
-    return params, state, signal & jnp.any(jnp.stack(changes))
+
+    def found(x: jax.Array, update: jax.Array) -> jax.Array:
+        """Return 2 if a number is not finite, else 1 if one may have changed, in one pass.
+
+        The updates tell what changes. To compare with the parameters before, XLA would copy them.
+        """
+        changed = (signal & (update != 0)).astype(jnp.int8)
+        return jnp.max(jnp.where(jnp.isfinite(x), changed, jnp.int8(2)))
+
+    codes = jnp.stack(jax.tree.leaves(jax.tree.map(found, params, updates)))
+    return params, state, jnp.any(codes > 0), jnp.all(codes < 2)
 
 
 def has_signal(norm: jax.Array) -> jax.Array:

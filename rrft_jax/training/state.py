@@ -189,12 +189,10 @@ def update(
     metrics["gradient_norm"] = norm = optax.tree.norm(grads)
     signal = optimizers.has_signal(norm)
     metrics["skipped_updates"] = 1 - signal
-    new, opt_state, moved = optimizers.step(
+    new, opt_state, moved, finite = optimizers.step(
         optimizer, grads, state.opt_state, trained, state.step, signal
     )
-    # Checked here, right after the update has written the weights, to save reading them again. A
-    # sum is finite only if all of its terms are.
-    metrics["finite_weights"] = jnp.isfinite(optax.tree.sum(new))
+    metrics["finite_weights"] = finite
     state = TrainState(
         step=state.step + 1,
         params=merge(new, frozen),

@@ -134,16 +134,23 @@ def test_bfloat16_parameters_move_by_less_than_they_can_tell():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_step_says_whether_it_may_have_changed_a_parameter(dtype):
+def test_a_step_says_whether_it_may_have_changed_a_parameter_and_whether_all_are_numbers(dtype):
     """Not without a signal, and not at a rate of 0, with which a warm-up begins."""
-    params = {"a/kernel": jnp.ones((2, 3), dtype), "b/bias": jnp.ones(3, dtype)}
     grads = {"a/kernel": jnp.zeros((2, 3)), "b/bias": jnp.array([0.0, 0.1, 0.0])}
-    for rate, signal, moves in ((0.1, True, True), (0.1, False, False), (0.0, True, False)):
+    for rate, start, signal, moves, finite in (
+        (0.1, 1.0, True, True, True),
+        (0.1, 1.0, False, False, True),
+        (0.0, 1.0, True, False, True),
+        (3e38, -2e38, True, True, False),
+        (3e38, -2e38, False, False, True),
+    ):
+        params = {"a/kernel": jnp.ones((2, 3), dtype), "b/bias": jnp.full(3, start, dtype)}
         optimizer = optax.chain(
             optimizers.scale_by_adam(0.9, 0.999, 1e-8, jnp.float32), optax.scale(-rate)
         )
-        new, _, moved = optimizers.step(
+        new, _, *found = optimizers.step(
             optimizer, grads, optimizer.init(params), params, jnp.array(0), jnp.array(signal)
         )
-        assert moved == moves
+        assert found == [moves, finite]
         assert moves == any((new[name] != params[name]).any() for name in params)
+        assert finite == all(jnp.isfinite(x).all() for x in new.values())
