@@ -26,7 +26,7 @@ from rrft_jax.models.prompt import Prompt
 from rrft_jax.models.vlm import VLM
 from rrft_jax.monitoring import Progress, interrupts, say, waiting
 from rrft_jax.parallel import distributed, sharding
-from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, generate
+from rrft_jax.rollout import GenerationConfig, Rollouts, SamplingParams, stream
 from rrft_jax.settings import Config
 from rrft_jax.tasks import find
 from rrft_jax.tasks.opening import reply_of
@@ -141,59 +141,65 @@ class Evaluator:
     ) -> None:
         """Complete every sample and write `file`: JSON lines, one per completion.
 
-        Every process scores its own completions, and the first process writes. Finished batches are
-        kept in `FILE.partial`. After an interruption the next call continues after them. It comes
-        to the same rows, because a draw depends only on the seed and on the sample's place in the
-        loader's order. It reads the finished batches again, so that the loader counts the samples
-        that it leaves out, but does not sample them again.
+        Every process scores its own completions, and the first process writes. Finished streams of
+        batches are kept in `FILE.partial`. After an interruption the next call continues after
+        them. It comes to the same rows, because a draw depends only on the seed and on the sample's
+        place in the loader's order, and rounding on the batches of the stream. It reads the
+        finished batches again, so that the loader counts the samples that it leaves out, but does
+        not sample them again.
         """
         passes = self.config.eval.passes
         terms = reward_functions.read_terms(self.config.eval.rewards)
         partial = Partial(file, passes) if distributed.is_host0() else None
-        begun, done = partial.begun if partial else 0, 0
-        means: dict[str, list[float]] = collections.defaultdict(list)
-        with Progress(title, total=total, start=begun) as progress:
+        begun, tally = partial.begun if partial else 0, _Tally()
+
+        def unfinished() -> Iterator[tuple[int, Batch, Prompt]]:
+            """Yield the batches that `partial` lacks, with their numbers."""
             for number, (batch, prompt) in enumerate(Prefetch(loader, self._place)):
-                told = distributed.gather(
-                    (interrupts.requested(), partial.take(batch.ids) if partial else None)
-                )
-                rows = told[0][1]
+                rows = distributed.gather(partial.take(batch.ids) if partial else None)[0]
                 if rows is None:
-                    if any(stop for stop, _ in told):
-                        raise interrupts.Interrupted(f"{title}, at sample {done} of {total}")
-                    first = f"{title}: the first batch, which compiles its programs"
-                    with waiting(first if done == begun else ""):
-                        rollouts = self._sample(prompt, number, sampling, params).fetch()
-                    row_ids = [batch.row_ids[b] for b in batch.rows]
-                    limit = reward_functions.guard.limit(self.config.eval.reward_seconds)
-                    with limit, waiting("scoring completions"):
-                        own = list(_rows(self.processor, batch, rollouts, terms, done < PICTURED))
-                    rows = list(
-                        itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
-                    )
-                    rows = [self.thumbnails.keep(row) for row in rows]
+                    yield number, batch, prompt
+                else:
+                    tally.add(batch, rows)
+
+        with Progress(title, total=total, start=begun) as progress:
+            together = stream.batches_together()
+            for _, batches in itertools.groupby(unfinished(), lambda own: own[0] // together):
+                kept, finished = f"{title}, at sample {tally.samples} of {total}", []
+                _check_interrupted(kept)
+                first = f"{title}: the first batch, which compiles its programs"
+                first = first if tally.samples == begun else ""
+                for batch, rollouts, more in self._sampled(batches, sampling, params, first):
+                    rows = self._rows(batch, rollouts, terms, tally.samples < PICTURED)
                     _check_finite(rows, title)
-                    if partial:
-                        partial.append(rows)
-                done += len(batch.ids)
-                for row in rows:
-                    own = tables.reward_columns(row)
-                    found = {"accuracy": row.get(MODES["default"]), **own}
-                    for measure, value in found.items():
-                        means[measure] += [] if value is None else [value]
-                if done > begun:
-                    shown = {n: sum(values) / len(values) for n, values in means.items() if values}
-                    progress.update(min(done, total), shown)
+                    finished += rows
+                    tally.add(batch, rows)
+                    progress.update(min(tally.samples, total), tally.means())
+                    if more:
+                        _check_interrupted(kept)
+                if partial:
+                    partial.append(finished)
         if partial:
             partial.finish()
 
     def _place(self, batch: Batch) -> Prompt:
         return sharding.shard(self.model.mesh, batch.prompt, prompts.AXES)
 
-    def _sample(
-        self, prompt: Prompt, number: int, sampling: SamplingParams, params: dict
-    ) -> Rollouts:
-        """Sample the completions of a batch; `number` counts the batches from 0."""
+    def _sampled(
+        self,
+        batches: Iterator[tuple[int, Batch, Prompt]],
+        sampling: SamplingParams,
+        params: dict,
+        first: str,
+    ) -> Iterator[tuple[Batch, Rollouts, bool]]:
+        """Yield batches with their completions, and True if another batch is on its way.
+
+        Args:
+          batches: the batches with their numbers, from 0.
+          sampling: temperature, top-k and top-p.
+          params: the weights.
+          first: the words about a long wait for the first of the batches.
+        """
         config = GenerationConfig(
             num_generations=self.config.eval.passes,
             max_new_tokens=self.config.eval.max_new_tokens,
@@ -202,7 +208,59 @@ class Evaluator:
             pad_token=self.processor.pad_token,
         )
         key = jax.random.fold_in(jax.random.key(self.config.seed), SAMPLING_STREAM)
-        return generate(self.model, params, prompt, key, config, number * len(prompt.tokens))
+        begun: collections.deque[Batch] = collections.deque()
+
+        def given() -> Iterator[tuple[int, Prompt]]:
+            for number, batch, prompt in batches:
+                begun.append(batch)
+                yield number * len(prompt.tokens), prompt
+
+        completions = stream.complete(self.model, params, given(), key, config)
+        while True:
+            with waiting(first):
+                rollouts = next(completions, None)
+            if rollouts is None:
+                return
+            first = ""
+            yield begun.popleft(), rollouts, bool(begun)
+
+    def _rows(
+        self,
+        batch: Batch,
+        rollouts: Rollouts,
+        terms: Sequence[reward_functions.Term],
+        pictures: bool,
+    ) -> list[dict[str, Any]]:
+        """Return the rows of all processes, scored; with `pictures`, small ones are kept."""
+        limit = reward_functions.guard.limit(self.config.eval.reward_seconds)
+        with limit, waiting("scoring completions"):
+            own = list(_rows(self.processor, batch, rollouts, terms, pictures))
+        row_ids = [batch.row_ids[b] for b in batch.rows]
+        rows = itertools.chain.from_iterable(distributed.gather_rows(row_ids, own))
+        return [self.thumbnails.keep(row) for row in rows]
+
+
+def _check_interrupted(place: str) -> None:
+    if any(distributed.gather(interrupts.requested())):
+        raise interrupts.Interrupted(place)
+
+
+class _Tally:
+    """The samples so far, and the means of their scores and rewards."""
+
+    def __init__(self):
+        self.samples = 0
+        self._values: dict[str, list[float]] = collections.defaultdict(list)
+
+    def add(self, batch: Batch, rows: Sequence[dict[str, Any]]) -> None:
+        self.samples += len(batch.ids)
+        for row in rows:
+            found = {"accuracy": row.get(MODES["default"]), **tables.reward_columns(row)}
+            for measure, value in found.items():
+                self._values[measure] += [] if value is None else [value]
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(own) / len(own) for name, own in self._values.items() if own}
 
 
 def _check_finite(rows: list[dict], name: str) -> None:

@@ -74,13 +74,15 @@ class DecodeStep:
     """The inputs of every layer of a decoding step besides its stream and its caches.
 
     Attributes:
-      time: the index of the token in its completion, a scalar.
+      slot: the place of the tokens in the caches, a scalar.
+      seen: [T] or [R,T] bool, the places of its cache that a sequence attends to, with `slot`.
       angles: the token's rotary angles [R,C/2].
       prompt_mask: [B,P] bool, False on padding.
       slots: the slots of the sequences (`attention/decoding.py`); None if sequence r is in slot r.
     """
 
-    time: Array | int
+    slot: Array | int
+    seen: Array
     angles: Array
     prompt_mask: Array
     slots: Slots | None = None
@@ -142,18 +144,17 @@ class DecoderLayer(nn.Module):
           x: the stream.
           step: see `DecodeStep`.
           prompt: keys [B,K,C,P] and values [B,K,P,C] of the prompts.
-          own: keys [R,K,C,T] and values [R,K,T,C] of the sequences, filled up to `step.time`.
+          own: keys [R,K,C,T] and values [R,K,T,C] of the sequences.
 
         Returns:
           (the stream, `own` with this token).
         """
         q, k, v = self._project(x, step.angles)
         own = KeyValues(
-            _write(own.keys, k[..., None], step.time, axis=3),
-            _write(own.values, v[:, :, None], step.time, axis=2),
+            _write(own.keys, k[..., None], step.slot, axis=3),
+            _write(own.values, v[:, :, None], step.slot, axis=2),
         )
-        seen = jnp.arange(own.length) <= step.time
-        attended = decoding.attend(q, prompt, step.prompt_mask, own, seen, step.slots)
+        attended = decoding.attend(q, prompt, step.prompt_mask, own, step.seen, step.slots)
         return self._residual(x, attended), own
 
     def _project(
@@ -258,8 +259,8 @@ def _with_feature(
 def _write(
     cache: Float[Array, "R K _ _"],
     new: Float[Array, "R K _ _"],
-    time: Int[Array, ""] | int,
+    slot: Int[Array, ""] | int,
     axis: int,
 ) -> Float[Array, "R K _ _"]:
     """Write one token of each sequence into a cache, in place inside a loop."""
-    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), time, axis)
+    return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), slot, axis)

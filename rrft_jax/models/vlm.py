@@ -181,23 +181,34 @@ class VLM:
         next_position: Int[Array, " R"],
         prompts: PromptCache,
         cache: LayerCaches,
+        begun: Int[Array, " R"] | None = None,
     ) -> tuple[Float[Array, "R D"], LayerCaches]:
         """Run one token of each sequence through the decoder.
 
+        Sequences that begin at different times share one clock: all of them write into the same
+        place of their caches. Then a cache is a ring, where time t has the place t modulo T.
+
         Args:
           weights: the result of `decoding_weights`.
-          tokens: the tokens at index `time` of their completions.
-          time: the index of the tokens.
-          next_position: the position of each sequence's first completion token.
+          tokens: the tokens of this time.
+          time: the time; without `begun` it is the index of the tokens in their completions.
+          next_position: the position that each sequence would have at time 0.
           prompts: the sequences' prompts.
-          cache: keys [R,K,C,T] and values [R,K,T,C] of each layer, filled up to `time`.
+          cache: keys [R,K,C,T] and values [R,K,T,C] of each layer, with the times before this one.
+          begun: the time of each sequence's first token, less than T before this one; None if it is
+            0 for all of them.
 
         Returns:
           (hidden state, which predicts the token at `time + 1`; the cache with this token).
         """
+        length = cache[0].length
+        slot, seen = time, jnp.arange(length) <= time
+        if begun is not None:
+            slot, age = time % length, (time - jnp.arange(length)) % length
+            seen = age <= (time - begun)[:, None]
         positions = jnp.broadcast_to(next_position + time, (3, len(tokens)))
         angles = text_angles(self.config.text, positions)
-        step = DecodeStep(time, angles, prompts.mask, prompts.slots)
+        step = DecodeStep(slot, seen, angles, prompts.mask, prompts.slots)
         layer = decoder.DecoderLayer(self.config.text, self.dtype)
         x, extended = self._embed(weights, tokens), []
         for own_weights, prompt, own in zip(weights["language"]["layers"], prompts.kv, cache):

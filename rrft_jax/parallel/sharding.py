@@ -148,6 +148,17 @@ def micro_batches(tree: Any, axes: Any, number: int) -> Any:
     return jax.tree.map(split, axes, tree)
 
 
+def micro_batch(tree: Any, axes: Any, number: int, index: jax.Array) -> Any:
+    """Return one of the micro-batches of `micro_batches`, without a copy of the others."""
+
+    def take(own: str, x: jax.Array) -> jax.Array:
+        axis = own.index("B")
+        shape = (*x.shape[:axis], x.shape[axis] // number, number, *x.shape[axis + 1 :])
+        return jax.lax.dynamic_index_in_dim(x.reshape(shape), index, axis + 1, keepdims=False)
+
+    return jax.tree.map(take, axes, tree)
+
+
 def join_micro_batches(x: jax.Array) -> jax.Array:
     """Undo `micro_batches` for one array: [number,B/number,...] -> [B,...]."""
     x = jnp.moveaxis(x, 0, 1)

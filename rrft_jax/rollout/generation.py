@@ -153,6 +153,29 @@ class Loop:
         advance.lower(self.fixed, weights, prompts, sequences, sampling, enough).compile()
         finish.lower(self.fixed.model, sequences.out, slot_ids, results, self.group).compile()
 
+    def sample(
+        self,
+        weights: dict,
+        state: LoopState,
+        sampling: SamplingParams,
+        lookahead: Lookahead | None = None,
+    ) -> Rollouts:
+        """Return the rollouts [B,G,T] of a state, once all of its sequences are done."""
+        while True:
+            if lookahead:
+                lookahead.begin(self, weights, state, sampling)
+            sequences, most = advance(
+                self.fixed, weights, state.prompts, state.sequences, sampling, self.smaller(state)
+            )
+            state, most = state._replace(sequences=sequences), int(most)
+            if not most:
+                fixed, out = self.fixed, sequences.out
+                return finish(fixed.model, out, state.slot_ids, state.results, self.group)
+            if most > self.smaller(state):
+                state = self.move("grow", state, lookahead)
+            while most <= self.smaller(state):
+                state = self.move("compact", state, lookahead)
+
     def _compacted(self, state: LoopState, run: Run) -> LoopState:
         model, prompts, slots = self.fixed.model, state.prompts, state.slot_ids
         own = prompts.slots is None and len(prompts.mask) == slots.size
@@ -190,38 +213,31 @@ def generate(
       first_row: the index of the first prompt, if a data set comes in several batches. A sample's
         draws then don't depend on the size of the batches.
     """
+    loop, state = start(model, params, prompt, draws(key, config, prompt, first_row), config)
+    weights = model.decoding_weights(params)
+    out = loop.sample(weights, state, traced(config.sampling), config.lookahead)
+    return out.replace(prompt=prompt)
+
+
+def start(
+    model: VLM, params: dict, prompt: Prompt, draws: Draws, config: GenerationConfig
+) -> tuple[Loop, LoopState]:
+    """Run the prompts through the model; return the loop over their tokens, and its first state."""
     batch, group = len(prompt.tokens), config.num_generations
-    sequences_in_all = batch * group
     # The sequences are split evenly over `shards` devices; over one if the prompts aren't split.
     shards = 1 if model.mesh is None else sharding.num_shards(model.mesh, "B", batch)
+    rows = batch * group // shards
     fixed = Fixed(model, config.max_new_tokens, config.stop_tokens, config.pad_token, shards)
-    slot_ids = np.tile(np.arange(sequences_in_all // shards, dtype=np.int32), (shards, 1))
-    length = cache_lengths(config.cache_chunk, config.max_new_tokens)[0]
-    draws = Draws(key, np.int32(first_row), _budget(config, batch))
-    prompts, sequences = begin(fixed, params, prompt, draws, length)
-    weights = model.decoding_weights(params)
-    loop = Loop(
-        fixed,
-        batch,
-        group,
-        _sizes(sequences_in_all // shards, config.max_new_tokens),
-        cache_lengths(config.cache_chunk, config.max_new_tokens),
-    )
-    state, sampling = LoopState(prompts, sequences, slot_ids, None), traced(config.sampling)
-    while True:
-        if config.lookahead:
-            config.lookahead.begin(loop, weights, state, sampling)
-        sequences, most = advance(
-            fixed, weights, state.prompts, state.sequences, sampling, loop.smaller(state)
-        )
-        state, most = state._replace(sequences=sequences), int(most)
-        if not most:
-            out = finish(model, sequences.out, state.slot_ids, state.results, group)
-            return out.replace(prompt=prompt)
-        if most > loop.smaller(state):
-            state = loop.move("grow", state, config.lookahead)
-        while most <= loop.smaller(state):
-            state = loop.move("compact", state, config.lookahead)
+    lengths = cache_lengths(config.cache_chunk, config.max_new_tokens)
+    loop = Loop(fixed, batch, group, _sizes(rows, config.max_new_tokens), lengths)
+    prompts, sequences = begin(fixed, params, prompt, draws, lengths[0])
+    slot_ids = np.tile(np.arange(rows, dtype=np.int32), (shards, 1))
+    return loop, LoopState(prompts, sequences, slot_ids, None)
+
+
+def draws(key: Array, config: GenerationConfig, prompt: Prompt, first_row: int) -> Draws:
+    """Return the source of the random numbers of a batch."""
+    return Draws(key, np.int32(first_row), _budget(config, len(prompt.tokens)))
 
 
 def traced(sampling: SamplingParams) -> SamplingParams:

@@ -2,6 +2,10 @@
 
 `generation.py` calls them. The loop extends all completions by one token at a time. It ends if the
 cache is full, or if the unfinished sequences fit a smaller batch; another program then goes on.
+
+In a stream of batches (`stream.py`) the next prompts take the rows that have become free. The
+sequences then begin at different times, and their caches and results are rings: time t has the
+place t modulo the length.
 """
 
 import dataclasses
@@ -15,9 +19,9 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from rrft_jax.models.arrays import Array
 from rrft_jax.models.attention import KeyValues
-from rrft_jax.models.prompt import Prompt
+from rrft_jax.models.prompt import AXES, Prompt
 from rrft_jax.models.vlm import VLM, LayerCaches, PromptCache
-from rrft_jax.parallel.sharding import constrain
+from rrft_jax.parallel.sharding import constrain, micro_batch
 from rrft_jax.rollout.rollouts import Rollouts
 from rrft_jax.rollout.sampling import EXCLUDED, SamplingParams, sample
 
@@ -59,18 +63,36 @@ class Draws:
 
 
 @flax.struct.dataclass
-class Sequences:
-    """The sequences that are being sampled, before the token at index `time` is drawn.
+class Refill:
+    """A part of a batch, and the rows that it takes.
 
     Attributes:
-      time: the index of the next token, a scalar.
+      batch: the prompts of the whole batch.
+      draws: the random numbers of the whole batch.
+      number: the number of the part; it has every so-manyth prompt of each device.
+      slots: [N,n], the places of its prompts among the prompts of each device.
+    """
+
+    batch: Prompt
+    draws: Draws
+    number: Int[Array, ""]
+    slots: Int[Array, "shards n"]
+
+
+@flax.struct.dataclass
+class Sequences:
+    """The sequences that are being sampled, before the token of `time` is drawn.
+
+    Attributes:
+      time: the time, a scalar; without `begun` it is the index of the next token.
       hidden: the hidden states [R,D] from which the next token is drawn.
       cache: each layer's keys [R,K,C,T'] and values [R,K,T',C]; T' grows.
       uniform: random numbers [R,T] in [0, 1), one for each draw.
-      next_position: the position [R] of each sequence's first token.
-      budget: the most tokens [R] of each sequence.
+      next_position: the position [R] that each sequence would have at time 0.
+      budget: the time [R] at which each sequence ends at the latest.
       done: [R] bool, True for a sequence that is finished or at the end of its budget.
       out: the rollouts so far, with arrays [R,T] and [R].
+      begun: the time [R] of each sequence's first token; None if it is 0 for all of them.
     """
 
     time: Int[Array, ""]
@@ -81,6 +103,7 @@ class Sequences:
     budget: Int[Array, " R"]
     done: Bool[Array, " R"]
     out: Rollouts
+    begun: Int[Array, " R"] | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("fixed", "length"))
@@ -89,9 +112,22 @@ def begin(
     fixed: Fixed, params: dict, prompt: Prompt, draws: Draws, length: int
 ) -> tuple[PromptCache, Sequences]:
     """Run the prompts through the model; return their caches, and sequences of `length` room."""
+    return _begin(fixed, params, prompt, draws, jnp.arange(len(draws.budget)), length)
+
+
+def _begin(
+    fixed: Fixed,
+    params: dict,
+    prompt: Prompt,
+    draws: Draws,
+    prompt_ids: Int[Array, " B"],
+    length: int,
+) -> tuple[PromptCache, Sequences]:
+    """Run prompts through the model; `prompt_ids` are their places in their whole batch."""
     model, (batch, group) = fixed.model, draws.budget.shape
     rows = batch * group
-    index = draws.first_row * group + jnp.arange(rows)
+    first = (draws.first_row + prompt_ids) * group
+    index = (first[:, None] + jnp.arange(group)).reshape(-1)
     hidden, kv = model.prefill(params, prompt)
 
     def draw(row, time):
@@ -124,6 +160,62 @@ def begin(
     return PromptCache(kv, prompt.mask), sequences
 
 
+@functools.partial(jax.jit, static_argnames="fixed", donate_argnames=("prompts", "sequences"))
+@jax.named_scope("sample")
+def refill(
+    fixed: Fixed, params: dict, part: Refill, prompts: PromptCache, sequences: Sequences
+) -> tuple[PromptCache, Sequences, Rollouts]:
+    """Run a part of a batch through the model, and put its sequences into their places.
+
+    Every prompt has its G sequences, in order (`prompts.slots` is None). The caches of the
+    sequences keep what is in them, because no sequence sees a time before its own.
+
+    Returns:
+      (the prompts; the sequences; the rollouts [N*n*G,T] that were in these places).
+    """
+    model, time, group = fixed.model, sequences.time, part.draws.budget.shape[1]
+    whole = part.batch, part.draws.budget, jnp.arange(len(part.draws.budget))
+    axes = AXES, "BG", "B"
+    taken = micro_batch(whole, axes, len(part.draws.budget) // part.slots.size, part.number)
+    batch, budget, prompt_ids = jax.tree.map(
+        lambda own, x: constrain(x, own, model.mesh), axes, taken
+    )
+    draws = part.draws.replace(budget=budget)
+    own, new = _begin(fixed, params, batch, draws, prompt_ids, 0)
+    new = new.replace(
+        uniform=jnp.roll(new.uniform, time, axis=1),
+        next_position=new.next_position - time,
+        budget=new.budget + time,
+        begun=jnp.full_like(new.budget, time),
+    )
+    rows = part.slots[..., None] * group + jnp.arange(group)
+    rows = rows.reshape(len(part.slots), -1)
+
+    def put(whole: jax.Array, x: jax.Array, slots: jax.Array) -> jax.Array:
+        axes = {1: "R", 2: "R.", 4: "RK.."}[x.ndim]
+        return constrain(_put(whole, x, slots), axes, model.mesh)
+
+    left = jax.tree.map(lambda x: _take(model, x, rows), sequences.out)
+    kept = {"time", "cache"}
+    names = [field.name for field in dataclasses.fields(sequences) if field.name not in kept]
+    placed = {
+        name: jax.tree.map(
+            lambda whole, x: put(whole, x, rows), getattr(sequences, name), getattr(new, name)
+        )
+        for name in names
+    }
+    kv, mask = jax.tree.map(
+        lambda whole, x: put(whole, x, part.slots), (prompts.kv, prompts.mask), (own.kv, own.mask)
+    )
+    return PromptCache(kv, mask), sequences.replace(**placed), left
+
+
+@functools.partial(jax.jit, static_argnames=("fixed", "group"))
+def free(fixed: Fixed, done: Bool[Array, " R"], group: int) -> Bool[Array, "shards r"]:
+    """Return the prompts of each device whose `group` sequences are all done, on every process."""
+    return constrain(done.reshape(fixed.shards, -1, group).all(-1), "..", fixed.model.mesh)
+
+
 @functools.partial(jax.jit, static_argnames="fixed", donate_argnames="sequences")
 @jax.named_scope("sample")
 def advance(
@@ -150,10 +242,17 @@ def advance(
     def most(sequences: Sequences) -> jax.Array:
         return jnp.max(jnp.sum(~sequences.done.reshape(fixed.shards, -1), axis=1))
 
+    def full(sequences: Sequences) -> jax.Array | int:
+        """Return the time at which an unfinished sequence has filled its cache."""
+        if sequences.begun is None:
+            return length
+        return length + jnp.min(jnp.where(sequences.done, sequences.time, sequences.begun))
+
     def step(sequences: Sequences) -> Sequences:
         time, done, out = sequences.time, sequences.done, sequences.out
+        column = time if sequences.begun is None else time % fixed.max_new_tokens
         logits = constrain(model.logits(weights, sequences.hidden), "RV", model.mesh)
-        uniform = jax.lax.dynamic_index_in_dim(sequences.uniform, time, axis=1, keepdims=False)
+        uniform = jax.lax.dynamic_index_in_dim(sequences.uniform, column, axis=1, keepdims=False)
         allowed = jnp.where(is_banned, EXCLUDED, logits)
         tokens, sampled = sample(uniform, allowed, sampling, model.mesh)
         # A sum instead of a look-up, because V may be split over devices.
@@ -163,8 +262,11 @@ def advance(
         tokens = jnp.where(done, fixed.pad_token, tokens)
         stopped = jnp.isin(tokens, jnp.array(fixed.stop_tokens, int)) & ~done
 
-        def put(column, x):
-            return jax.lax.dynamic_update_slice_in_dim(column, x[:, None], time, axis=1)
+        def put(whole, x):
+            if sequences.begun is not None:  # the ring of a finished sequence is not overwritten
+                before = jax.lax.dynamic_index_in_dim(whole, column, axis=1, keepdims=False)
+                x = jnp.where(done, before, x)
+            return jax.lax.dynamic_update_slice_in_dim(whole, x[:, None], column, axis=1)
 
         out = Rollouts(
             prompt=None,
@@ -176,12 +278,18 @@ def advance(
         )
         done |= stopped | (time + 1 >= sequences.budget)
         hidden, cache = model.decode(
-            weights, tokens, time, sequences.next_position, prompts, sequences.cache
+            weights,
+            tokens,
+            time,
+            sequences.next_position,
+            prompts,
+            sequences.cache,
+            sequences.begun,
         )
         return sequences.replace(time=time + 1, hidden=hidden, cache=cache, done=done, out=out)
 
     def goes_on(sequences: Sequences) -> jax.Array:
-        return (sequences.time < length) & (most(sequences) > enough)
+        return (sequences.time < full(sequences)) & (most(sequences) > enough)
 
     sequences = jax.lax.while_loop(goes_on, step, sequences)
     return sequences, constrain(most(sequences), "", model.mesh)
@@ -190,10 +298,14 @@ def advance(
 @functools.partial(jax.jit, static_argnames=("model", "length"))
 def grow(model: VLM, sequences: Sequences, length: int) -> Sequences:
     """Make room for `length` tokens in the cache."""
-    more = (0, length - sequences.cache[0].length)
+    now, last = sequences.cache[0].length, sequences.time - 1
 
     def longer(x: jax.Array, axis: int) -> jax.Array:
-        x = jnp.pad(x, [more if i == axis else (0, 0) for i in range(x.ndim)])
+        if sequences.begun is None:
+            x = jnp.pad(x, [(0, length - now) if i == axis else (0, 0) for i in range(x.ndim)])
+        else:  # a place of the longer ring has the latest time that belongs there
+            times = last - (last - jnp.arange(length)) % length
+            x = jnp.take(x, times % now, axis)
         return constrain(x, "RK..", model.mesh)
 
     cache = tuple(KeyValues(longer(k, 3), longer(v, 2)) for k, v in sequences.cache)
@@ -266,12 +378,18 @@ def _merge(out: Rollouts, slot_ids: Int[Array, "shards r"], results: Rollouts | 
     if results is None:
         return out
 
-    def put(whole, x):
-        return jax.vmap(lambda whole, x, slots: whole.at[slots].set(x))(
-            *(y.reshape(len(slot_ids), -1, *y.shape[1:]) for y in (whole, x)), slot_ids
-        ).reshape(whole.shape)
+    return jax.tree.map(lambda whole, x: _put(whole, x, slot_ids), results, out)
 
-    return jax.tree.map(put, results, out)
+
+def _put(
+    whole: Shaped[Array, "m_in_all ..."],
+    x: Shaped[Array, "r_in_all ..."],
+    slots: Int[Array, "shards r"],
+) -> Shaped[Array, "m_in_all ..."]:
+    """Write sequences or prompts into the `slots`-th places of each device."""
+    return jax.vmap(lambda whole, x, slots: whole.at[slots].set(x))(
+        *(y.reshape(len(slots), -1, *y.shape[1:]) for y in (whole, x)), slots
+    ).reshape(whole.shape)
 
 
 def _take(

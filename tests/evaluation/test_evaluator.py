@@ -13,7 +13,9 @@ from rrft_jax.assets import TINY
 from rrft_jax.data.drawn import TINY_SIZE
 from rrft_jax.evaluation import rescore
 from rrft_jax.hf import load_pretrained
+from rrft_jax.monitoring import interrupts
 from rrft_jax.rewards import score
+from rrft_jax.rollout import stream
 from rrft_jax.tasks.drawings import counting
 from tests import thinking
 
@@ -268,3 +270,30 @@ def test_predictions_of_a_thinking_model_are_whole_replies(tmp_path):
     for before, after in zip(rows, lines(tmp_path / "again.jsonl"), strict=True):
         assert after["rewards"]["tags"] == before["rewards"]["tags"]
         assert after["score"] == before["score"]
+
+
+def test_a_stream_of_batches_gives_the_same_rows_and_goes_on_behind_the_last_whole_one(
+    tmp_path, monkeypatch
+):
+    command = [f"{EVAL}:paradigm=zero_shot", "--config.mesh.data=1", "--config.eval.samples=8"]
+    command += ["--config.eval.batch_size=2", "--config.eval.max_new_tokens=12"]
+    command += ["--config.eval.temperature=2.0", "--config.eval.sampled=False"]
+
+    def run(name: str) -> bytes:
+        assert main.main([*command, f"--workdir={tmp_path / name}"]) == 0
+        return (tmp_path / name / "predictions-id.jsonl").read_bytes()
+
+    run("alone")
+    monkeypatch.setattr(stream, "batches_together", lambda: 2)
+    whole = run("whole")
+    rows = [lines(tmp_path / name / "predictions-id.jsonl") for name in ("alone", "whole")]
+    for own, other in zip(*rows, strict=True):
+        assert own.pop("log_probs") == pytest.approx(other.pop("log_probs"), abs=2e-5)
+        assert own == other
+    with monkeypatch.context() as patch:  # a signal in the middle of the second stream
+        asked = iter([False] * 3)
+        patch.setattr(interrupts, "requested", lambda: next(asked, True))
+        assert main.main([*command, f"--workdir={tmp_path}/again"]) == 0
+    partial = tmp_path / "again" / "predictions-id.jsonl.partial"
+    assert partial.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+    assert run("again") == whole

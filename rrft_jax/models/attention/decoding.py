@@ -51,7 +51,7 @@ def attend(
     prompt: KeyValues,
     prompt_mask: Bool[Array, "B P"],
     own: KeyValues,
-    own_mask: Bool[Array, " T"],
+    own_mask: Bool[Array, "*N T"],
     slots: Slots | None,
 ) -> Float[Array, "R H C"]:
     """Attend to the prompt and to the sequence's own tokens under one softmax.
@@ -61,7 +61,7 @@ def attend(
       prompt: keys [B,K,C,P] and values [B,K,P,C] of the prompts.
       prompt_mask: False on padding.
       own: keys [R,K,C,T] and values [R,K,T,C] of the sequences.
-      own_mask: the own tokens that every sequence sees.
+      own_mask: the own tokens [T] that every sequence sees, or [R,T] those that each one sees.
       slots: the slots of the sequences; None if R = B x G and every sequence is in its own.
     """
     sequences, heads, size = q.shape
@@ -77,7 +77,7 @@ def attend(
         shared = tuple(slots.gather(x) for x in shared)
     else:
         shared = tuple(x.reshape(sequences, *x.shape[2:]) for x in shared)
-    past = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own, own_mask)
+    past = _softmax("nkrc,nkct->nkrt", "nkrt,nktc->nkrc", q, own, own_mask[..., None, None, :])
     highest = jnp.maximum(shared[1], past[1])
     scales = [jnp.exp(x[1] - highest)[..., None] for x in (shared, past)]
     attended = shared[0] * scales[0] + past[0] * scales[1]
