@@ -168,7 +168,8 @@ def refill(
     """Run a part of a batch through the model, and put its sequences into their places.
 
     Every prompt has its G sequences, in order (`prompts.slots` is None). The caches of the
-    sequences keep what is in them, because no sequence sees a time before its own.
+    sequences are not needed: they keep what is in them, because no sequence sees a time before its
+    own.
 
     Returns:
       (the prompts; the sequences; the rollouts [N*n*G,T] that were in these places).

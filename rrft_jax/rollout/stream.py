@@ -106,10 +106,11 @@ def _complete(
             state, places = _with_room(loop, weights, state, sampling, rows.size // parts)
             part = Refill(prompt, draws(key, config, prompt, first_row), np.int32(index), places)
             time = int(state.sequences.time)
+            cache = state.sequences.cache  # apart, so that its length compiles nothing again
             prompts, sequences, left = refill(
-                loop.fixed, params, part, state.prompts, state.sequences
+                loop.fixed, params, part, state.prompts, state.sequences.replace(cache=())
             )
-            state = state._replace(prompts=prompts, sequences=sequences)
+            state = state._replace(prompts=prompts, sequences=sequences.replace(cache=cache))
             rows.swap(left, places, first_row, index, time)
         yield from rows.complete()
     rows.collect(loop.sample(weights, state, sampling), range(loop.batch))

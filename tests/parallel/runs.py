@@ -96,12 +96,18 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def start(number: int, devices: int, arguments: list[str], logs: Path, heartbeat: int = 10):
+def start(
+    number: int,
+    devices: int,
+    arguments: list[str],
+    logs: Path,
+    heartbeat: int = 10,
+    program: tuple[str, ...] = ("-m", "rrft_jax.main"),
+):
     """`number` processes of a run, of `devices` devices each; see `launch`."""
     together = [f"--coordinator=127.0.0.1:{free_port()}", f"--heartbeat_seconds={heartbeat}"]
     own = [f"--num_processes={number}", "--process_id={}"]
-    program = ["-m", "rrft_jax.main", *arguments, *together, *own]
-    return launch(number, program, logs, devices)
+    return launch(number, [*program, *arguments, *together, *own], logs, devices)
 
 
 def launch(

@@ -57,6 +57,33 @@ def test_what_one_of_two_processes_can_not_read_both_leave_out(tmp_path):
     assert all("step 2 is incomplete" in one and told in one for one in outputs), outputs
 
 
+def test_an_evaluation_in_streams_is_the_same_in_two_processes(tmp_path):
+    settings = [
+        f"--config={runs.ROOT}/configs/eval.py:paradigm=zero_shot",
+        f"--config.model.path={runs.write_model(tmp_path / 'model')}",
+        "--config.mesh.data=2",
+        "--config.mesh.fsdp=2",
+        "--config.eval.samples=22",  # so that the last batch is not full
+        "--config.eval.batch_size=4",
+        "--config.eval.temperature=2.0",  # lengths from one token to all
+        "--config.eval.max_new_tokens=12",
+        "--config.eval.sampled=False",
+    ]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main.main([*settings, f"--workdir={alone}"]) == 0
+    code = (
+        "import sys; from rrft_jax import main; from rrft_jax.rollout import stream; "
+        "stream.batches_together = lambda: 3; sys.exit(main.main(sys.argv[1:]))"
+    )
+    settings.append(f"--workdir={together}")
+    two = runs.start(2, 2, settings, tmp_path / "two", program=("-c", code))
+    outputs = runs.said(two, tmp_path / "two")
+    assert [one.returncode for one in two] == [0, 0], outputs
+    file = "predictions-id.jsonl"
+    assert_same(lines(together / file), lines(alone / file), file)
+    assert len({len(row["tokens"]) for row in lines(alone / file)}) > 3
+
+
 @pytest.mark.slow
 def test_a_run_goes_through_two_processes_and_four_to_the_numbers_of_one(tmp_path):
     settings = [
