@@ -75,7 +75,8 @@ def _token(
     """Run one token of each sequence through the decoder, as `VLM.decode` does."""
     text, time, rows = model.config.text, 0, len(sequences.done)
     positions = np.zeros((3, 1), np.int32) + sequences.next_position
-    step = DecodeStep(time, text_angles(text, positions), prompts.mask, prompts.slots)
+    angles, seen = text_angles(text, positions), np.arange(sequences.cache[0].length) <= time
+    step = DecodeStep(time, seen, angles, prompts.mask, prompts.slots)
     layer, x, caches = DecoderLayer(text, model.dtype), sequences.hidden, []
     for i, own in enumerate(weights["language"]["layers"]):
         variables = {"params": own, **({"adapter": adapters[i]} if adapters else {})}
