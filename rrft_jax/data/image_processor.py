@@ -16,26 +16,19 @@ from PIL import Image
 
 from rrft_jax.errors import UserError
 from rrft_jax.hf import agreement, pretrained
+from rrft_jax.json_files import is_number
 from rrft_jax.models.families import TITLES
 
 _MIN_PIXELS, _MAX_PIXELS = 56**2, 1280 * 28**2  # of a folder that states none
 _MOST_ELONGATED = 200  # the longer side, in shorter ones
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _is_by_colour(value: Any) -> bool:
-    return all(map(_is_number, value if isinstance(value, list) else [value]))
+    return all(map(is_number, value if isinstance(value, list) else [value]))
 
 
-_COUNT = ("a positive integer", _is_count)
-_SWITCH = ("true or false", lambda value: isinstance(value, bool))
+_COUNT = ("a positive integer", lambda v: is_number(v) and isinstance(v, int) and v > 0)
+_SWITCH = ("true or false", lambda v: isinstance(v, bool))
 _BY_COLOUR = ("a number, or one of each colour", _is_by_colour)
 _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "patch_size": _COUNT,
@@ -43,7 +36,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "merge_size": _COUNT,
     "resample": ("the number of a filter of Pillow", lambda v: v in list(Image.Resampling)),
     "do_rescale": _SWITCH,
-    "rescale_factor": ("a number", _is_number),
+    "rescale_factor": ("a number", is_number),
     "do_normalize": _SWITCH,
     "image_mean": _BY_COLOUR,
     "image_std": _BY_COLOUR,
@@ -182,7 +175,7 @@ def _limits(
 
     def limit(given: int | None, name: str, edge: str, default: int) -> float:
         value = settings.get(name) or size.get(edge) or size.get(name) or default
-        if not _is_number(value):
+        if not is_number(value):
             raise _broken(folder, name, value, "a number")
         return given or value
 
